@@ -1,0 +1,1 @@
+"""The network, nothing else: configuration, paths, stages, weight files, published names."""

@@ -1,0 +1,94 @@
+"""The one description of a TISDiSS network: every width, order, repetition count and rate.
+
+Symbols in comments follow the paper (arXiv 2509.15666): S speakers, D channels, H hidden channels
+of a feed-forward, A attention width, T frames, F frequency bins.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Config:
+    """Architecture, STFT and sampling rate of a network; the defaults are the released model.
+
+    Raises ValueError, in one sentence, when a value is impossible or two do not fit together.
+    """
+
+    speakers: int = 2  # S
+    channels: int = 128  # D
+    ffn_hidden: int = 384  # H
+    kernel_size: int = 4  # of the feed-forwards' convolutions
+    attention_channels: int = 128  # A
+    heads: int = 4
+    norm_groups: int = 4
+    eps: float = 1e-5
+    path_order: str = "ft"  # "ft": frequency path first, "tf": frame path first
+    separator_layers: int = 1
+    separator_repeats: int = 2
+    separator_reinjection: bool = True  # mixture features before every layer but the very first
+    reconstructor_layers: int = 1
+    reconstructor_repeats: int = 6  # as trained, and the default at inference
+    reconstructor_reinjection: bool = False  # mixture features before every layer
+    n_fft: int = 128
+    hop_length: int = 64
+    sample_rate: int = 8000  # Hz
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif type(value) is not kind:
+                raise ValueError(f"configuration: {field.name} must be of type {kind.__name__}, not {value!r}")
+            if kind in (int, float) and value <= 0:
+                raise ValueError(f"configuration: {field.name} must be above 0, not {value}")
+        if self.path_order not in ("ft", "tf"):
+            raise ValueError(f"configuration: path_order must be 'ft' or 'tf', not {self.path_order!r}")
+        if self.channels % self.norm_groups:
+            raise ValueError(
+                f"configuration: channels ({self.channels}) must be a multiple of norm_groups ({self.norm_groups})"
+            )
+        if self.attention_channels % (2 * self.heads):
+            raise ValueError(
+                f"configuration: attention_channels ({self.attention_channels}) must be a multiple of "
+                f"2 x heads ({2 * self.heads}): the rotary embedding turns pairs of channels"
+            )
+        if self.n_fft % 2 or self.hop_length > self.n_fft // 2:
+            raise ValueError(
+                f"configuration: n_fft ({self.n_fft}) must be even and at least twice hop_length ({self.hop_length})"
+            )
+
+    @property
+    def bins(self) -> int:
+        """F, the number of frequency bins of the one-sided spectrum."""
+        return self.n_fft // 2 + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The configuration that `to_dict` wrote; ValueError names an unknown key."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"configuration: unknown key {unknown[0]!r}")
+        return cls(**values)
+
+
+# Named configurations, each as its differences from the released one (paper, section 3 and table 2).
+CONFIGS: dict[str, dict[str, Any]] = {
+    "released": {},
+    "re1x6": {},
+    "re1x3": {"reconstructor_repeats": 3},
+    "re2x2": {"reconstructor_layers": 2, "reconstructor_repeats": 2},
+    "small": {"channels": 64, "ffn_hidden": 96, "attention_channels": 64, "reconstructor_repeats": 4},
+}
+
+
+def named_config(name: str) -> Config:
+    """The configuration of that name; ValueError lists the names there are."""
+    if name not in CONFIGS:
+        raise ValueError(f"no configuration is named {name!r}: choose from {', '.join(CONFIGS)}")
+    return Config(**CONFIGS[name])

@@ -1,0 +1,108 @@
+"""The network: one forward, a generator of estimates that inference, scoring and training share."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.stages import Decoder, Encoder, Reconstructor, Reinjection, Separator, Splitter
+
+SEPARATOR, SPLITTER, RECONSTRUCTOR = "separator", "splitter", "reconstructor"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the network knows after one stage; nothing is decoded until `waveforms` is called."""
+
+    stage: str  # "separator" (through the Splitter), "splitter" or "reconstructor"
+    repeat: int  # 1, 2, ... within that stage; 0 for the Splitter's
+    ends_repeat: bool  # False for all but the last layer of a repeat
+    waveforms: Callable[[], Tensor]  # () -> (B, S, L), at the mixture's level
+
+
+class TISDiSS(nn.Module):
+    """Time-domain in, time-domain out speech separation that scales at inference (arXiv 2509.15666)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.separator = Separator(config)
+        self.splitter = Splitter(config)
+        self.reconstructor = Reconstructor(config)
+        self.decoder = Decoder(config)
+        reinjected = config.separator_reinjection or config.reconstructor_reinjection
+        self.reinjection = Reinjection(config) if reinjected else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform matrices and kernels (the paper's recipe), zero biases, unit norms."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    @property
+    def parameter_count(self) -> int:
+        """As the authors count: with the rotary frequencies, one table for each kind of path."""
+        tables = 3 * self.config.attention_channels // self.config.heads // 2
+        return sum(parameter.numel() for parameter in self.parameters()) + tables
+
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples of a mixture that `estimates` takes (the STFT's reflection needs them)."""
+        return self.config.n_fft // 2 + 1
+
+    def estimates(
+        self,
+        mixture: Tensor,
+        repeats: int | None = None,
+        separator_repeats: int | None = None,
+        separator_outputs: bool = False,
+    ) -> Iterator[Estimate]:
+        """Yields the estimate after the Splitter and after every Reconstructor layer, in order.
+
+        Args:
+            mixture: (B, L) at the configured rate, L at least `min_samples`; any level, each item
+                is scaled by its own standard deviation. A silent item gives silence.
+            repeats: of the Reconstructor's stack, at least 0 (0: only the Splitter's estimate);
+                None: as trained.
+            separator_repeats: of the Separator's stack, at least 1; None: as trained.
+            separator_outputs: also yields, first, each Separator layer's output but the last, sent
+                through the Splitter (an option of the paper's multi-loss).
+
+        Raises:
+            ValueError: a repetition count or the mixture's shape is out of range.
+        """
+        repeats = self.config.reconstructor_repeats if repeats is None else repeats
+        separator_repeats = self.config.separator_repeats if separator_repeats is None else separator_repeats
+        if repeats < 0 or separator_repeats < 1:
+            raise ValueError(f"repeats ({repeats}) must be at least 0, separator_repeats ({separator_repeats}) 1")
+        if mixture.dim() != 2 or mixture.shape[1] < self.min_samples:
+            raise ValueError(f"mixture must be (B, L) with L >= {self.min_samples}, not {tuple(mixture.shape)}")
+
+        scale = mixture.std(dim=-1, keepdim=True)  # (B, 1), unbiased
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+
+        def estimate(stage: str, repeat: int, x: Tensor, ends_repeat: bool = True) -> Estimate:
+            return Estimate(stage, repeat, ends_repeat, lambda: self.decoder(x, mixture.shape[1]) * scale[:, None])
+
+        features = self.encoder(mixture / scale)
+        layers = len(self.separator.layers)
+        for index, x in enumerate(self.separator(features, separator_repeats, self.reinjection), 1):
+            if separator_outputs and index < separator_repeats * layers:
+                yield estimate(SEPARATOR, -(-index // layers), self.splitter(x), index % layers == 0)
+        split = self.splitter(x)
+        yield estimate(SPLITTER, 0, split)
+        layers = len(self.reconstructor.layers)
+        for index, x in enumerate(self.reconstructor(features, split, repeats, self.reinjection), 1):
+            yield estimate(RECONSTRUCTOR, -(-index // layers), x, index % layers == 0)
+
+    def forward(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
+        """(B, L) -> (B, S, L): the last estimate, the only one that is decoded."""
+        for last in self.estimates(mixture, repeats, separator_repeats):  # noqa: B007  one estimate alive at a time
+            pass
+        return last.waveforms()

@@ -1,0 +1,173 @@
+"""One path of TF-Locoformer (Saijo et al. 2024), the block that TISDiSS repeats.
+
+Features are kept channels last, (N, T, F, D), so that every linear map is a plain matrix product and
+every convolution runs on the `channels_last` view (N, D, T, F) of the same memory. A sequence runs
+along one axis, all the others are batch: the frequency path along F, the frame path along T, the
+speaker path along S. Parameters keep the published shapes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tisdiss_cli.model.config import Config
+
+FREQUENCY, FRAME = "frequency", "frame"
+
+
+class RMSGroupNorm(nn.Module):
+    """Divides each of `groups` groups of channels by (its root mean square + eps), then scales.
+
+    (..., D) -> (..., D). The statistics are float32 under any precision.
+    """
+
+    def __init__(self, channels: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D), in x's dtype."""
+        grouped = x.float().unflatten(-1, (self.groups, -1))  # (..., G, D / G)
+        rms = grouped.square().mean(dim=-1, keepdim=True).sqrt()
+        return ((grouped / (rms + self.eps)).flatten(-2) * self.gamma).to(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """Convolutional SwiGLU: Conv1d D -> 2H, gate, ConvTranspose1d H -> D, along one axis.
+
+    The sequence of length n is padded with kernel - 1 zeros at both ends and the kernel - 1 outermost
+    positions of the transposed convolution are dropped, so that length n comes out again. A transposed
+    convolution that is cropped so is a plain one with the kernel turned round, which is how it runs.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        d, h, k = config.channels, config.ffn_hidden, config.kernel_size
+        self.conv = nn.Conv1d(d, 2 * h, k)
+        self.deconv = nn.ConvTranspose1d(h, d, k)
+
+    def forward(self, x: Tensor, axis: str) -> Tensor:
+        """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
+        pad = self.conv.kernel_size[0] - 1
+        kernel_axis, padding = (2, (0, pad)) if axis == FREQUENCY else (3, (pad, 0))
+        conv_weight = self.conv.weight.unsqueeze(kernel_axis)
+        deconv_weight = self.deconv.weight.flip(-1).transpose(0, 1).unsqueeze(kernel_axis)
+        y = F.conv2d(x.permute(0, 3, 1, 2), conv_weight, self.conv.bias, padding=padding)
+        value, gate = y.permute(0, 2, 3, 1).chunk(2, dim=-1)
+        y = (value * F.silu(gate)).permute(0, 3, 1, 2)  # (N, H, T, F + pad) or (N, H, T + pad, F)
+        return F.conv2d(y, deconv_weight, self.deconv.bias).permute(0, 2, 3, 1)
+
+    def dense_maps(self, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same function on a sequence of fixed `length` S as two matrices and their biases.
+
+        With P = S + kernel - 1 positions between the convolutions: (P*2H, S*D), (P*2H,), (S*D, P*H),
+        (S*D,). On two speakers most of the kernel meets padding; here no product touches it.
+        """
+        kernel = self.conv.kernel_size[0]
+        positions = length + kernel - 1
+        device = self.conv.weight.device
+        # Position p of the first convolution reads input s through tap s - p + kernel - 1; position s
+        # of the transposed one reads p through the same tap. Taps outside the kernel are zeros.
+        tap = torch.arange(length, device=device)[None] - torch.arange(positions, device=device)[:, None] + kernel - 1
+        inside = ((tap >= 0) & (tap < kernel)).to(self.conv.weight.dtype)
+        tap = tap.clamp(0, kernel - 1)
+        first = self.conv.weight[:, :, tap] * inside  # (2H, D, P, S)
+        second = self.deconv.weight[:, :, tap] * inside  # (H, D, P, S)
+        return (
+            first.permute(2, 0, 3, 1).flatten(2).flatten(0, 1),
+            self.conv.bias.repeat(positions),
+            second.permute(3, 1, 2, 0).flatten(2).flatten(0, 1),
+            self.deconv.bias.repeat(length),
+        )
+
+
+def rotary_angles(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (length, head_dim / 2) of the rotary embedding, base 10000, float32."""
+    frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns interleaved pairs: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in x's dtype."""
+    x0, x1 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((x0 * cos - x1 * sin, x1 * cos + x0 * sin), dim=-1).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions; no biases."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.channels, 3 * config.attention_channels, bias=False)
+        self.out = nn.Linear(config.attention_channels, config.channels, bias=False)
+
+    def forward(self, x: Tensor, axis: str) -> Tensor:
+        """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (N, T, F, 3, heads, head_dim)
+        if axis == FRAME:
+            qkv = qkv.transpose(1, 2)
+        batch, length = qkv.shape[:2], qkv.shape[2]
+        cos, sin = rotary_angles(length, qkv.shape[-1], x.device)
+        cos, sin = cos[:, None, None], sin[:, None, None]  # (length, 1, 1, head_dim / 2)
+        q, k = rotate(qkv[..., :2, :, :], cos, sin).unbind(-3)
+        q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, qkv[..., 2, :, :]))
+        y = F.scaled_dot_product_attention(q, k, v)  # (N * batch axis, heads, length, head_dim)
+        y = y.transpose(1, 2).flatten(2).unflatten(0, batch)
+        return self.out(y if axis == FREQUENCY else y.transpose(1, 2).contiguous())
+
+    def across(self, x: Tensor) -> Tensor:
+        """(N, S, D) -> (N, S, D) for many very short sequences, in closed form."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (N, S, 3, heads, head_dim)
+        cos, sin = rotary_angles(x.shape[1], qkv.shape[-1], x.device)
+        q, k = rotate(qkv[:, :, :2], cos[:, None, None], sin[:, None, None]).unbind(2)
+        v = qkv[:, :, 2]
+        scores = (q[:, :, None] * k[:, None]).float().sum(-1) * q.shape[-1] ** -0.5  # (N, S, S, heads)
+        weights = scores.softmax(dim=2).to(v.dtype)
+        return self.out((weights[..., None] * v[:, None]).sum(2).flatten(2).contiguous())
+
+
+class SpectralPath(nn.Module):
+    """Frequency or frame path: feed-forward, attention, feed-forward, each added to its input."""
+
+    def __init__(self, config: Config, axis: str) -> None:
+        super().__init__()
+        self.axis = axis
+
+        def norm() -> RMSGroupNorm:
+            return RMSGroupNorm(config.channels, config.norm_groups, config.eps)
+
+        self.ffn_pre_norm, self.ffn_pre = norm(), FeedForward(config)
+        self.attention_norm, self.attention = norm(), Attention(config)
+        self.ffn_post_norm, self.ffn_post = norm(), FeedForward(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, F, D) -> (N, T, F, D)."""
+        x = x + self.ffn_pre(self.ffn_pre_norm(x), self.axis)
+        x = x + self.attention(self.attention_norm(x), self.axis)
+        return x + self.ffn_post(self.ffn_post_norm(x), self.axis)
+
+
+class SpeakerPath(nn.Module):
+    """Attention and feed-forward across the speakers of each time-frequency bin."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.attention_norm = RMSGroupNorm(config.channels, config.norm_groups, config.eps)
+        self.attention = Attention(config)
+        self.ffn_post_norm = RMSGroupNorm(config.channels, config.norm_groups, config.eps)
+        self.ffn_post = FeedForward(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, T, F, D) -> (B, S, T, F, D)."""
+        batch, speakers, frames, bins, channels = x.shape
+        y = x.permute(0, 2, 3, 1, 4).reshape(-1, speakers, channels)  # (B * T * F, S, D)
+        y = y + self.attention.across(self.attention_norm(y))
+        first, first_bias, second, second_bias = self.ffn_post.dense_maps(speakers)
+        hidden = F.linear(self.ffn_post_norm(y).flatten(1), first, first_bias)
+        hidden = hidden.unflatten(-1, (-1, 2, second.shape[1] // (speakers + self.ffn_post.conv.kernel_size[0] - 1)))
+        gated = (hidden[:, :, 0] * F.silu(hidden[:, :, 1])).flatten(1)  # (B * T * F, P * H)
+        y = y + F.linear(gated, second, second_bias).unflatten(-1, (speakers, channels))
+        return y.view(batch, frames, bins, speakers, channels).permute(0, 3, 1, 2, 4)

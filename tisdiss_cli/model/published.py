@@ -1,0 +1,156 @@
+"""The authors' checkpoints: their parameter names and configuration keys, translated to ours.
+
+A published checkpoint is a `.pth` of tensors whose names carry the prefix `separator.`, beside an
+ESPnet `config.yaml` with `encoder_conf`, `separator_conf` and `sample_rate`.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tisdiss_cli.model.config import Config
+
+_PREFIX = "separator."
+
+# Ours -> published, first match wins; the rest of a name stands as it is.
+_NAMES: list[tuple[str, str]] = [
+    (r"^encoder\.conv\.", "conv.0."),
+    (r"^encoder\.norm\.", "conv.1."),
+    (r"^reinjection\.conv\.", "concat_block.0."),
+    (r"^reinjection\.activation\.", "concat_block.1."),
+    (r"^splitter\.conv\.", "spk_spliter.conv2d."),
+    (r"^splitter\.deconv\.", "spk_spliter.deconv2d."),
+    (r"^decoder\.deconv\.", "reconstructor_deconv."),
+    (r"^separator\.layers\.(\d+)\.", r"encoder_blocks.\1."),
+    (r"^reconstructor\.layers\.(\d+)\.(?:spectral\.)?", r"reconstructor_blocks.\1."),
+]
+_IN_PATH: list[tuple[str, str]] = [
+    (r"\.frequency\.", ".freq_path."),
+    (r"\.frame\.", ".frame_path."),
+    (r"\.speaker\.", ".spk_path."),
+    (r"\.ffn_post\.", ".ffn.0."),
+    (r"\.ffn_pre\.", ".ffn.1."),
+    (r"\.ffn_post_norm\.", ".ffn_norm.0."),
+    (r"\.ffn_pre_norm\.", ".ffn_norm.1."),
+    (r"(\.ffn\.\d)\.conv\.", r"\1.conv1d."),
+    (r"(\.ffn\.\d)\.deconv\.", r"\1.deconv1d."),
+    (r"\.attention_norm\.", ".attn_norm."),
+    (r"\.attention\.qkv\.", ".attn.qkv."),
+    (r"\.attention\.out\.", ".attn.aggregate_heads.0."),
+]
+
+# separator_conf key -> Config field, for those that map one to one.
+_KEYS = {
+    "num_spk": "speakers",
+    "emb_dim": "channels",
+    "num_groups": "norm_groups",
+    "tf_order": "path_order",
+    "n_heads": "heads",
+    "attention_dim": "attention_channels",
+    "conv1d_kernel": "kernel_size",
+    "eps": "eps",
+    "encoder_n_layers": "separator_layers",
+    "encoder_repeat_times": "separator_repeats",
+    "repeat_residual_module": "separator_reinjection",
+    "reconstructor_n_layers": "reconstructor_layers",
+    "reconstructor_repeat_times": "reconstructor_repeats",
+    "reconstructor_repeat_residual_module": "reconstructor_reinjection",
+}
+# Values of keys that our network does not vary; any other is another network.
+_FIXED = {"norm_type": "rmsgroupnorm", "conv1d_shift": 1, "encoder_decoder": False}
+
+
+def published_name(name: str) -> str:
+    """Our parameter name in the authors' words, without their prefix."""
+    for pattern, replacement in _NAMES:
+        name, found = re.subn(pattern, replacement, name)
+        if found:
+            break
+    for pattern, replacement in _IN_PATH:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def config_from_options(
+    separator_conf: dict[str, Any], encoder_conf: dict[str, Any] | None = None, sample_rate: int = 8000
+) -> Config:
+    """A Config from the authors' option names; ValueError names an option that ours cannot express."""
+    for key, wanted in _FIXED.items():
+        if separator_conf.get(key, wanted) != wanted:
+            raise ValueError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {wanted!r} is supported")
+    values: dict[str, Any] = {_KEYS[key]: value for key, value in separator_conf.items() if key in _KEYS}
+    if "eps" in values:
+        values["eps"] = float(values["eps"])  # YAML reads 1e-5, without a point, as text
+    if "ffn_hidden_dim" in separator_conf:
+        hidden = separator_conf["ffn_hidden_dim"]
+        widths = set(hidden if isinstance(hidden, list | tuple) else [hidden])
+        if len(widths) != 1:
+            raise ValueError(f"separator_conf.ffn_hidden_dim is {hidden}, and only equal widths are supported")
+        values["ffn_hidden"] = widths.pop()
+    kinds = separator_conf.get("ffn_type", "swiglu_conv1d")
+    if set(kinds if isinstance(kinds, list | tuple) else [kinds]) != {"swiglu_conv1d"}:
+        raise ValueError(f"separator_conf.ffn_type is {kinds}, and only 'swiglu_conv1d' is supported")
+    encoder_conf = encoder_conf or {}
+    for key in ("n_fft", "hop_length"):
+        if key in encoder_conf:
+            values[key] = encoder_conf[key]
+    return Config(**values, sample_rate=sample_rate)
+
+
+def read_config(path: Path) -> Config:
+    """The Config that an authors' `config.yaml` describes; ValueError, in one sentence, when it does not."""
+    import yaml
+
+    try:
+        options = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as YAML ({reason}): pass the checkpoint's config.yaml") from None
+    if not isinstance(options, dict) or not isinstance(options.get("separator_conf"), dict):
+        raise ValueError(f"{path} has no separator_conf: pass the config.yaml that lies beside the checkpoint")
+    try:
+        return config_from_options(
+            options["separator_conf"], options.get("encoder_conf"), int(options.get("sample_rate", 8000))
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
+    """Our state dict from an authors' `.pth`, read with `weights_only=True`.
+
+    Raises:
+        ValueError: the file cannot be read, or a tensor is missing, superfluous or misshapen; one
+            sentence names the file and the first such tensor.
+    """
+    import torch
+
+    from tisdiss_cli.model.network import TISDiSS
+
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe pickle
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{checkpoint} cannot be read as a checkpoint of tensors ({reason})") from None
+    if not isinstance(stored, dict) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
+        raise ValueError(f"{checkpoint} is no plain dictionary of tensors: pass the model's .pth, not a training state")
+    stored = {name: value for name, value in stored.items() if not name.endswith("rope.freqs")}  # derived
+
+    with torch.device("meta"):
+        wanted = TISDiSS(config).state_dict()
+    names = {name: _PREFIX + published_name(name) for name in wanted}
+    missing = [name for name in names.values() if name not in stored]
+    extra = sorted(set(stored) - set(names.values()))
+    if missing:
+        raise ValueError(f"{checkpoint} lacks {len(missing)} tensors of this configuration, {missing[0]} among them")
+    if extra:
+        raise ValueError(
+            f"{checkpoint} has {len(extra)} tensors too many for this configuration, {extra[0]} among them"
+        )
+    for ours, theirs in names.items():
+        if stored[theirs].shape != wanted[ours].shape:
+            raise ValueError(
+                f"{checkpoint}: {theirs} has shape {tuple(stored[theirs].shape)} where the configuration "
+                f"wants {tuple(wanted[ours].shape)}"
+            )
+    return {ours: stored[theirs].float().contiguous() for ours, theirs in names.items()}

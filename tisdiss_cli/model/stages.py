@@ -1,0 +1,157 @@
+"""The five stages of TISDiSS under the paper's names: Encoder, Separator, Splitter, Reconstructor, Decoder."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.paths import FRAME, FREQUENCY, SpeakerPath, SpectralPath
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3 x 3 convolution over (T, F) with zero padding 1, channels last: (N, T, F, C) -> (N, T, F, C')."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
+
+
+def deconv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`conv2d`'s transpose for a weight (C, C', 3, 3): a convolution with the kernel turned round."""
+    return conv2d(x, weight.flip(-1, -2).transpose(0, 1), bias)
+
+
+class Encoder(nn.Module):
+    """Waveform to mixture features: STFT, Conv2d 2 -> D, GroupNorm over (D, T, F)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = config.n_fft, config.hop_length
+        self.conv = nn.Conv2d(2, config.channels, 3, padding=1)
+        self.norm = nn.GroupNorm(1, config.channels, eps=1e-5)
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """(B, L) -> complex (B, T, F) with T = L // hop + 1; L must exceed n_fft / 2. Always float32."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            return torch.stft(
+                waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True
+            ).transpose(1, 2)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(B, L) -> (B, T, F, D)."""
+        x = conv2d(torch.view_as_real(self.spectrum(waveform)), self.conv.weight, self.conv.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.norm(x.float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+class Reinjection(nn.Module):
+    """Adds the mixture features to what a layer reads: PReLU(depthwise 1 x 1 convolution of the sum)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(config.channels, config.channels, 1, groups=config.channels)
+        self.activation = nn.PReLU()
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        """`features` (B, T, F, D), broadcast over the speakers of `x` (..., T, F, D); x's shape comes out."""
+        # A depthwise 1 x 1 convolution is one factor and one offset a channel.
+        return self.activation((features + x) * self.conv.weight.flatten() + self.conv.bias)
+
+
+class SeparatorLayer(nn.Module):
+    """Frequency and frame path, in the configured order."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.order = (FREQUENCY, FRAME) if config.path_order == "ft" else (FRAME, FREQUENCY)
+        self.frequency = SpectralPath(config, FREQUENCY)
+        self.frame = SpectralPath(config, FRAME)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, F, D) -> (N, T, F, D)."""
+        for axis in self.order:
+            x = getattr(self, axis)(x)
+        return x
+
+
+class Separator(nn.Module):
+    """A stack of layers, run several times with the same parameters, on the mixture's features."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.reinjected = config.separator_reinjection
+        self.layers = nn.ModuleList(SeparatorLayer(config) for _ in range(config.separator_layers))
+
+    def forward(self, features: Tensor, repeats: int, reinjection: Reinjection | None) -> Iterator[Tensor]:
+        """(B, T, F, D) -> the output (B, T, F, D) of every layer of every repeat, in order."""
+        x = features
+        for index in range(repeats * len(self.layers)):
+            if self.reinjected and index > 0:
+                x = reinjection(features, x)
+            x = self.layers[index % len(self.layers)](x)
+            yield x
+
+
+class Splitter(nn.Module):
+    """One feature map to S: Conv2d D -> 2M with a SwiGLU gate, ConvTranspose2d M -> D * S, M = 2 * D * S."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.speakers = config.speakers
+        hidden = 2 * config.channels * config.speakers
+        self.conv = nn.Conv2d(config.channels, 2 * hidden, 3, padding=1)
+        self.deconv = nn.ConvTranspose2d(hidden, config.channels * config.speakers, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, F, D) -> (B, S, T, F, D)."""
+        value, gate = conv2d(x, self.conv.weight, self.conv.bias).chunk(2, dim=-1)
+        y = deconv2d(value * F.silu(gate), self.deconv.weight, self.deconv.bias)
+        return y.unflatten(-1, (self.speakers, -1)).permute(0, 3, 1, 2, 4).contiguous()
+
+
+class ReconstructorLayer(nn.Module):
+    """Frequency, frame and speaker path."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.spectral = SeparatorLayer(config)
+        self.speaker = SpeakerPath(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, T, F, D) -> (B, S, T, F, D)."""
+        return self.speaker(self.spectral(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+
+
+class Reconstructor(nn.Module):
+    """A stack of layers, run as often as wanted with the same parameters, on every speaker's features."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.reinjected = config.reconstructor_reinjection
+        self.layers = nn.ModuleList(ReconstructorLayer(config) for _ in range(config.reconstructor_layers))
+
+    def forward(self, features: Tensor, x: Tensor, repeats: int, reinjection: Reinjection | None) -> Iterator[Tensor]:
+        """`features` (B, T, F, D), `x` (B, S, T, F, D) -> the output of every layer of every repeat, in order."""
+        for index in range(repeats * len(self.layers)):
+            if self.reinjected:
+                x = reinjection(features[:, None], x)
+            x = self.layers[index % len(self.layers)](x)
+            yield x
+
+
+class Decoder(nn.Module):
+    """Features to waveforms: ConvTranspose2d D -> 2 (real, imaginary), inverse STFT. No mask."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = config.n_fft, config.hop_length
+        self.deconv = nn.ConvTranspose2d(config.channels, 2, 3, padding=1)
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+
+    def forward(self, x: Tensor, length: int) -> Tensor:
+        """(B, S, T, F, D) -> (B, S, length), float32."""
+        y = deconv2d(x.flatten(0, 1), self.deconv.weight, self.deconv.bias)
+        with torch.autocast(y.device.type, enabled=False):
+            spectrum = torch.view_as_complex(y.float().contiguous()).transpose(1, 2)  # (B * S, F, T)
+            waveform = torch.istft(spectrum, self.n_fft, self.hop_length, window=self.window, length=length)
+        return waveform.unflatten(0, x.shape[:2])

@@ -1,0 +1,127 @@
+"""Weight files: `.safetensors` with the configuration and what is known of the training as metadata."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
+
+FORMAT = "tisdiss-1"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight file's metadata; the tensors are read by `load_weights`."""
+
+    path: Path
+    config: Config
+    info: dict[str, Any] = field(default_factory=dict)  # training facts; "trained": False marks untrained weights
+
+    @property
+    def name(self) -> str:
+        """The file's name without its extension, by which bundled weights are chosen."""
+        return self.path.stem
+
+    @property
+    def trained(self) -> bool:
+        """False for weights that are only seeded and do not separate."""
+        return bool(self.info.get("trained", True))
+
+
+def bundled_directory() -> Path:
+    """Where the bundled weights lie: inside the installed package, or the checkout's `weights/`."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "weights"
+    return installed if installed.is_dir() else package.parent / "weights"
+
+
+def bundled() -> list[Path]:
+    """The bundled weight files; the first is the default: trained ones before untrained, then by name."""
+    paths = sorted(bundled_directory().glob("*.safetensors"))
+    return sorted(paths, key=lambda path: ("untrained" in path.stem, path.name))
+
+
+def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
+    """The file behind a bundled name or a path; None: the bundled default.
+
+    Raises:
+        ValueError: there is no such file; the sentence lists the bundled names.
+    """
+    names = {path.stem: path for path in bundled()}
+    if name_or_path is None:
+        if not names:
+            raise ValueError(f"no weights are bundled in {bundled_directory()}: name a weight file")
+        return next(iter(names.values()))
+    if str(name_or_path) in names:
+        return names[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(
+            f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
+            f"({', '.join(names) or 'none'})"
+        )
+    return path
+
+
+def read_info(path: Path) -> WeightFile:
+    """The metadata of a weight file; ValueError, in one sentence, when it is not one of ours."""
+    if path.suffix == ".pth":
+        raise ValueError(f"{path} is a checkpoint: turn it into weights with 'tisdiss weights import' first")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as .safetensors ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a tisdiss weight file: its metadata has no format {FORMAT!r}")
+    try:
+        config = Config.from_dict(json.loads(metadata["config"]))
+        return WeightFile(path, config, json.loads(metadata.get("info", "{}")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its metadata does not describe a network ({error})") from None
+
+
+def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
+    """The network in evaluation mode, float32 on the CPU, from a bundled name or a weight file.
+
+    Raises:
+        ValueError: no such weights, not a weight file of ours, or tensors that do not fit the configuration.
+    """
+    weights = read_info(find_weights(name_or_path))
+    with torch.device("meta"):  # no time spent on initial values that are replaced at once
+        network = TISDiSS(weights.config)
+    network.to_empty(device="cpu")
+    for stage in (network.encoder, network.decoder):  # not stored: they follow from the configuration
+        stage.window = torch.hann_window(weights.config.n_fft)
+    try:
+        network.load_state_dict(load_file(weights.path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{weights.path}: its tensors do not fit its configuration ({reason})") from None
+    return network.eval()
+
+
+def save_weights(
+    path: Path, config: Config, state: dict[str, torch.Tensor], info: dict[str, Any] | None = None
+) -> None:
+    """Writes a weight file whole or not at all. `info` must survive JSON."""
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(config.to_dict()),
+        "sample_rate": str(config.sample_rate),
+        "info": json.dumps(info or {}),
+    }
+    part = path.with_name(f".{path.name}.part")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    try:
+        save_file(tensors, part, metadata=metadata)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
