@@ -7,12 +7,14 @@ of a feed-forward, A attention width, T frames, F frequency bins.
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from tisdiss_cli.errors import UserError
+
 
 @dataclass(frozen=True)
 class Config:
     """Architecture, STFT and sampling rate of a network; the defaults are the released model.
 
-    Raises ValueError, in one sentence, when a value is impossible or two do not fit together.
+    Raises UserError, in one sentence, when a value is impossible or two do not fit together.
     """
 
     speakers: int = 2  # S
@@ -40,22 +42,22 @@ class Config:
             if kind is float and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
             elif type(value) is not kind:
-                raise ValueError(f"configuration: {field.name} must be of type {kind.__name__}, not {value!r}")
+                raise UserError(f"configuration: {field.name} must be of type {kind.__name__}, not {value!r}")
             if kind in (int, float) and value <= 0:
-                raise ValueError(f"configuration: {field.name} must be above 0, not {value}")
+                raise UserError(f"configuration: {field.name} must be above 0, not {value}")
         if self.path_order not in ("ft", "tf"):
-            raise ValueError(f"configuration: path_order must be 'ft' or 'tf', not {self.path_order!r}")
+            raise UserError(f"configuration: path_order must be 'ft' or 'tf', not {self.path_order!r}")
         if self.channels % self.norm_groups:
-            raise ValueError(
+            raise UserError(
                 f"configuration: channels ({self.channels}) must be a multiple of norm_groups ({self.norm_groups})"
             )
         if self.attention_channels % (2 * self.heads):
-            raise ValueError(
+            raise UserError(
                 f"configuration: attention_channels ({self.attention_channels}) must be a multiple of "
                 f"2 x heads ({2 * self.heads}): the rotary embedding turns pairs of channels"
             )
         if self.n_fft % 2 or self.hop_length > self.n_fft // 2:
-            raise ValueError(
+            raise UserError(
                 f"configuration: n_fft ({self.n_fft}) must be even and at least twice hop_length ({self.hop_length})"
             )
 
@@ -70,10 +72,10 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The configuration that `to_dict` wrote; ValueError names an unknown key."""
+        """The configuration that `to_dict` wrote; UserError names an unknown key."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise ValueError(f"configuration: unknown key {unknown[0]!r}")
+            raise UserError(f"configuration: unknown key {unknown[0]!r}")
         return cls(**values)
 
 
@@ -88,7 +90,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def named_config(name: str) -> Config:
-    """The configuration of that name; ValueError lists the names there are."""
+    """The configuration of that name; UserError lists the names there are."""
     if name not in CONFIGS:
-        raise ValueError(f"no configuration is named {name!r}: choose from {', '.join(CONFIGS)}")
+        raise UserError(f"no configuration is named {name!r}: choose from {', '.join(CONFIGS)}")
     return Config(**CONFIGS[name])

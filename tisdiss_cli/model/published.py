@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 
 _PREFIX = "separator."
@@ -74,10 +75,10 @@ def published_name(name: str) -> str:
 def config_from_options(
     separator_conf: dict[str, Any], encoder_conf: dict[str, Any] | None = None, sample_rate: int = 8000
 ) -> Config:
-    """A Config from the authors' option names; ValueError names an option that ours cannot express."""
+    """A Config from the authors' option names; UserError names an option that ours cannot express."""
     for key, wanted in _FIXED.items():
         if separator_conf.get(key, wanted) != wanted:
-            raise ValueError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {wanted!r} is supported")
+            raise UserError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {wanted!r} is supported")
     values: dict[str, Any] = {_KEYS[key]: value for key, value in separator_conf.items() if key in _KEYS}
     if "eps" in values:
         values["eps"] = float(values["eps"])  # YAML reads 1e-5, without a point, as text
@@ -85,11 +86,11 @@ def config_from_options(
         hidden = separator_conf["ffn_hidden_dim"]
         widths = set(hidden if isinstance(hidden, list | tuple) else [hidden])
         if len(widths) != 1:
-            raise ValueError(f"separator_conf.ffn_hidden_dim is {hidden}, and only equal widths are supported")
+            raise UserError(f"separator_conf.ffn_hidden_dim is {hidden}, and only equal widths are supported")
         values["ffn_hidden"] = widths.pop()
     kinds = separator_conf.get("ffn_type", "swiglu_conv1d")
     if set(kinds if isinstance(kinds, list | tuple) else [kinds]) != {"swiglu_conv1d"}:
-        raise ValueError(f"separator_conf.ffn_type is {kinds}, and only 'swiglu_conv1d' is supported")
+        raise UserError(f"separator_conf.ffn_type is {kinds}, and only 'swiglu_conv1d' is supported")
     encoder_conf = encoder_conf or {}
     for key in ("n_fft", "hop_length"):
         if key in encoder_conf:
@@ -98,29 +99,29 @@ def config_from_options(
 
 
 def read_config(path: Path) -> Config:
-    """The Config that an authors' `config.yaml` describes; ValueError, in one sentence, when it does not."""
+    """The Config that an authors' `config.yaml` describes; UserError, in one sentence, when it does not."""
     import yaml
 
     try:
         options = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as YAML ({reason}): pass the checkpoint's config.yaml") from None
+        raise UserError(f"{path} cannot be read as YAML ({reason}): pass the checkpoint's config.yaml") from None
     if not isinstance(options, dict) or not isinstance(options.get("separator_conf"), dict):
-        raise ValueError(f"{path} has no separator_conf: pass the config.yaml that lies beside the checkpoint")
+        raise UserError(f"{path} has no separator_conf: pass the config.yaml that lies beside the checkpoint")
     try:
         return config_from_options(
             options["separator_conf"], options.get("encoder_conf"), int(options.get("sample_rate", 8000))
         )
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
     """Our state dict from an authors' `.pth`, read with `weights_only=True`.
 
     Raises:
-        ValueError: the file cannot be read, or a tensor is missing, superfluous or misshapen; one
+        UserError: the file cannot be read, or a tensor is missing, superfluous or misshapen; one
             sentence names the file and the first such tensor.
     """
     import torch
@@ -131,9 +132,9 @@ def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or unsafe pickle
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{checkpoint} cannot be read as a checkpoint of tensors ({reason})") from None
+        raise UserError(f"{checkpoint} cannot be read as a checkpoint of tensors ({reason})") from None
     if not isinstance(stored, dict) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
-        raise ValueError(f"{checkpoint} is no plain dictionary of tensors: pass the model's .pth, not a training state")
+        raise UserError(f"{checkpoint} is no plain dictionary of tensors: pass the model's .pth, not a training state")
     stored = {name: value for name, value in stored.items() if not name.endswith("rope.freqs")}  # derived
 
     with torch.device("meta"):
@@ -142,14 +143,12 @@ def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
     missing = [name for name in names.values() if name not in stored]
     extra = sorted(set(stored) - set(names.values()))
     if missing:
-        raise ValueError(f"{checkpoint} lacks {len(missing)} tensors of this configuration, {missing[0]} among them")
+        raise UserError(f"{checkpoint} lacks {len(missing)} tensors of this configuration, {missing[0]} among them")
     if extra:
-        raise ValueError(
-            f"{checkpoint} has {len(extra)} tensors too many for this configuration, {extra[0]} among them"
-        )
+        raise UserError(f"{checkpoint} has {len(extra)} tensors too many for this configuration, {extra[0]} among them")
     for ours, theirs in names.items():
         if stored[theirs].shape != wanted[ours].shape:
-            raise ValueError(
+            raise UserError(
                 f"{checkpoint}: {theirs} has shape {tuple(stored[theirs].shape)} where the configuration "
                 f"wants {tuple(wanted[ours].shape)}"
             )

@@ -10,6 +10,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 
@@ -52,18 +53,18 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     """The file behind a bundled name or a path; None: the bundled default.
 
     Raises:
-        ValueError: there is no such file; the sentence lists the bundled names.
+        UserError: there is no such file; the sentence lists the bundled names.
     """
     names = {path.stem: path for path in bundled()}
     if name_or_path is None:
         if not names:
-            raise ValueError(f"no weights are bundled in {bundled_directory()}: name a weight file")
+            raise UserError(f"no weights are bundled in {bundled_directory()}: name a weight file")
         return next(iter(names.values()))
     if str(name_or_path) in names:
         return names[str(name_or_path)]
     path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
             f"({', '.join(names) or 'none'})"
         )
@@ -71,28 +72,28 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def read_info(path: Path) -> WeightFile:
-    """The metadata of a weight file; ValueError, in one sentence, when it is not one of ours."""
+    """The metadata of a weight file; UserError, in one sentence, when it is not one of ours."""
     if path.suffix == ".pth":
-        raise ValueError(f"{path} is a checkpoint: turn it into weights with 'tisdiss weights import' first")
+        raise UserError(f"{path} is a checkpoint: turn it into weights with 'tisdiss weights import' first")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as .safetensors ({error})") from None
+        raise UserError(f"{path} cannot be read as .safetensors ({error})") from None
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a tisdiss weight file: its metadata has no format {FORMAT!r}")
+        raise UserError(f"{path} is not a tisdiss weight file: its metadata has no format {FORMAT!r}")
     try:
         config = Config.from_dict(json.loads(metadata["config"]))
         return WeightFile(path, config, json.loads(metadata.get("info", "{}")))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its metadata does not describe a network ({error})") from None
+        raise UserError(f"{path}: its metadata does not describe a network ({error})") from None
 
 
 def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
     """The network in evaluation mode, float32 on the CPU, from a bundled name or a weight file.
 
     Raises:
-        ValueError: no such weights, not a weight file of ours, or tensors that do not fit the configuration.
+        UserError: no such weights, not a weight file of ours, or tensors that do not fit the configuration.
     """
     weights = read_info(find_weights(name_or_path))
     with torch.device("meta"):  # no time spent on initial values that are replaced at once
@@ -104,7 +105,7 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
         network.load_state_dict(load_file(weights.path))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{weights.path}: its tensors do not fit its configuration ({reason})") from None
+        raise UserError(f"{weights.path}: its tensors do not fit its configuration ({reason})") from None
     return network.eval()
 
 
