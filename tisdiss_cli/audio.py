@@ -37,6 +37,10 @@ def find(root: Path) -> list[Path]:
     )
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+
+
 class Resampler:
     """torchaudio's band-limited resampling, block by block; the blocks join to what the whole would give.
 
@@ -117,7 +121,7 @@ class Source:
         try:
             self.file = soundfile.SoundFile(path)
         except (soundfile.LibsndfileError, TypeError) as error:
-            reason = getattr(error, "error_string", str(error)).rstrip(".")
+            reason = _reason(error)
             raise AudioError(f"{path} is no sound file that libsndfile can read: {reason}") from None
         self.input_rate = self.file.samplerate
         self.seconds = self.file.frames / self.input_rate
@@ -133,7 +137,7 @@ class Source:
                 try:
                     block = self.file.read(_BLOCK, dtype="float32", always_2d=True)
                 except (soundfile.LibsndfileError, OSError) as error:
-                    reason = getattr(error, "error_string", str(error)).rstrip(".")
+                    reason = _reason(error)
                     at = self.frames / self.input_rate
                     raise AudioError(f"{self.path} is damaged or truncated after {at:.2f} s: {reason}") from None
                 if not len(block):

@@ -126,7 +126,8 @@ class Stitcher:
         return self.history[:, self.history.shape[1] - (self.end - self.sent) :]
 
     def _in_order(self, start: int, overlap: int, voices: Tensor) -> Tensor:
-        before, after = self.history[:, -overlap:], voices[:, :overlap]
+        shared = min(overlap, self.history.shape[1])
+        before, after = self.history[:, -shared:], voices[:, overlap - shared : overlap]
         alignment = align(before, after)
         power = float(voices.double().square().mean())
         self.heard = max(self.heard, float(self.history.double().square().mean()))

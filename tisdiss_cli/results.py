@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.record import fingerprint
 
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
 
@@ -36,8 +37,7 @@ class Row:
 
 def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
     """16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
-    stats = [os.stat(path) for path in files]
-    known = [settings, *([stat.st_size, stat.st_mtime_ns] for stat in stats)]
+    known = [settings, *(fingerprint(path) for path in files)]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -94,9 +94,7 @@ def _text(row: Row) -> dict[str, Any]:
 
 
 def _parse(values: dict[str, str]) -> Row:
-    numbers = {
-        name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")
-    }
+    numbers = {name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")}
     if any(numbers[name] is None for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")) or not values["key"]:
         raise ValueError("a cell is empty")
     repeats = int(values["repeats"]) if values["repeats"] else None

@@ -160,8 +160,7 @@ class Separator:
         check_repeats(repeats, separator_repeats)
         plan = self.plan()
         if mixture.shape[0] <= plan.chunk:
-            for voices in self._every_repeat(mixture, repeats, separator_repeats):
-                yield voices
+            yield from self._every_repeat(mixture, repeats, separator_repeats)
             return
         stitchers: list[Stitcher] = []
         parts: list[list[Tensor]] = []
@@ -217,15 +216,21 @@ class Separator:
         ]
         return torch.cat([*parts, stitcher.finish()], dim=1)
 
-    @torch.inference_mode()
     def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
         """(n,) -> the voices (S, n) after each repeat, on the CPU."""
         length = mixture.shape[0]
         padded = F.pad(mixture, (0, max(0, self.network.min_samples - length)))[None].to(self.device)
-        with self.autocast():
-            for estimate in self.network.estimates(padded, repeats, separator_repeats):
-                if estimate.repeat and estimate.ends_repeat:
-                    yield estimate.waveforms()[0, :, :length].cpu()
+        estimates = self.network.estimates(padded, repeats, separator_repeats)
+        while True:
+            # Not around the yield: the contexts would reach into the caller's code.
+            with torch.inference_mode(), self.autocast():
+                estimate = next(estimates, None)
+                wanted = estimate is not None and estimate.repeat and estimate.ends_repeat
+                voices = estimate.waveforms()[0, :, :length].cpu() if wanted else None
+            if estimate is None:
+                return
+            if wanted:
+                yield voices
 
     def _mixture(self, waveform: Tensor, sample_rate: int | None) -> Tensor:
         if waveform.dim() == 2:
