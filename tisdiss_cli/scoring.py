@@ -14,6 +14,7 @@ Edge cases, so that no mean ever meets a NaN:
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -57,18 +58,23 @@ def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
     The reference must not be constant.
     """
-    silent = is_silent(estimate)
-    estimate, reference = torch.broadcast_tensors(_unit(estimate), _unit(reference))
-    try:
-        values = signal_distortion_ratio(estimate, reference, filter_length=TAPS)
-    except torch.linalg.LinAlgError:  # one of the references has fewer than 512 independent shifts
-        values = torch.full(estimate.shape[:-1], torch.nan, dtype=torch.float64)
-    if values.isnan().any():
+    estimates, references = torch.broadcast_tensors(_unit(estimate), _unit(reference))
+    # One pair at a time: torch's batched solver on several threads may hang or be wrong (pytorch/pytorch#142815).
+    pairs = zip(estimates.flatten(0, -2), references.flatten(0, -2), strict=True) if estimates.dim() > 1 else None
+    values = [_sdr(*pair) for pair in pairs or [(estimates, references)]]
+    return torch.stack(values).view(estimates.shape[:-1]).masked_fill(is_silent(estimate), -LIMIT)
+
+
+def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """(L,), (L,) of unit norm -> () dB."""
+    value = torch.tensor(torch.nan)
+    with suppress(torch.linalg.LinAlgError):  # the reference has fewer than 512 independent shifts
+        value = signal_distortion_ratio(estimate, reference, filter_length=TAPS)
+    if value.isnan():
         # Either a perfect estimate (a coherence that rounds to above 1) or a reference like a pure tone,
         # whose shifts depend on each other; a loaded diagonal settles both and bends nothing below LIMIT.
-        loaded = signal_distortion_ratio(estimate, reference, filter_length=TAPS, load_diag=1e-10)
-        values = torch.where(values.isnan(), loaded, values)
-    return values.nan_to_num(LIMIT, LIMIT, -LIMIT).masked_fill(silent, -LIMIT).clamp(-LIMIT, LIMIT)
+        value = signal_distortion_ratio(estimate, reference, filter_length=TAPS, load_diag=1e-10)
+    return value.nan_to_num(LIMIT, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
 
 def is_silent(signal: Tensor) -> Tensor:
@@ -122,7 +128,17 @@ def score(
     Raises:
         UserError: every reference is silent, shapes do not fit, or a sample is NaN or infinite.
     """
-    references, mixture = references.double(), mixture.double()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # systems of 512 unknowns lose more to threads than they gain
+    try:
+        return _score(mixture.double(), references.double(), estimates, sample_rate, stoi, pesq)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score(
+    mixture: Tensor, references: Tensor, estimates: Sequence[Tensor], sample_rate: int, stoi: bool, pesq: bool
+) -> list[Score]:
     audible = ~is_silent(references)  # (S,)
     if not audible.any():
         raise UserError("every reference is silent: there is nothing to score")

@@ -75,7 +75,7 @@ def score(
     if separator and not separator.weights.trained:
         say(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
     if workers is None:
-        workers = min(8, max(1, (os.cpu_count() or 1) - 1), len(dataset.items))
+        workers = min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items))
     bar = tqdm(unit="file", file=sys.stderr, disable=quiet, leave=False)
     progress = Progress(
         start=bar.reset, advance=bar.update, notice=lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr)
