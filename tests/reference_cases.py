@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.published import config_from_options, published_name
 
@@ -40,10 +41,15 @@ def reference_weight(name: str, shape: tuple[int, ...], salt: str) -> torch.Tens
 def reference_network(name: str) -> TISDiSS:
     """The case's network with its weights."""
     case, _ = load_case(name)
-    network = TISDiSS(config_from_options(case["config"])).eval()
+    return drawn_network(config_from_options(case["config"]), case["salt"])
+
+
+def drawn_network(config: Config, salt: str) -> TISDiSS:
+    """A network of any configuration with weights drawn as the published cases' are."""
+    network = TISDiSS(config).eval()
     network.load_state_dict(
         {
-            ours: reference_weight(published_name(ours), tuple(value.shape), case["salt"])
+            ours: reference_weight(published_name(ours), tuple(value.shape), salt)
             for ours, value in network.state_dict().items()
         }
     )
