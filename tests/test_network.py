@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error
 
+from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error
 from tisdiss_cli.model import oracle
 from tisdiss_cli.model.config import CONFIGS, Config, named_config
 from tisdiss_cli.model.network import RECONSTRUCTOR, SEPARATOR, SPLITTER, TISDiSS
