@@ -5,6 +5,7 @@ processor time that the device must not wait for.
 """
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -152,6 +153,11 @@ def evaluate(
     outcome.warnings = sorted({f"{row.id}: {row.warnings}" for row in outcome.rows if row.warnings})
     outcome.results = summarize(outcome.rows)
     return outcome
+
+
+def default_workers(dataset: Dataset) -> int:
+    """As many scoring processes as this machine and the set make use of."""
+    return min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items))
 
 
 def _plan(

@@ -1,6 +1,5 @@
 """`tisdiss score DATA`: what every repetition setting gives, in one pass."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +61,7 @@ def score(
     from tqdm import tqdm
 
     from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.evaluation import Progress, evaluate
+    from tisdiss_cli.evaluation import Progress, default_workers, evaluate
     from tisdiss_cli.results import Sheet
     from tisdiss_cli.separation import Separator
 
@@ -74,8 +73,7 @@ def score(
         say(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
     if separator and not separator.weights.trained:
         say(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
-    if workers is None:
-        workers = min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items))
+    workers = default_workers(dataset) if workers is None else workers
     bar = tqdm(unit="file", file=sys.stderr, disable=quiet, leave=False)
     progress = Progress(
         start=bar.reset, advance=bar.update, notice=lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr)

@@ -1,0 +1,130 @@
+"""Counts against the paper's figures, timing and memory against what was really done, curves against their data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli import tisdiss
+from tests.test_evaluation import data, weights  # noqa: F401  fixtures
+from tisdiss_cli.benchmark import count_macs, fit_line, measure, peak_memory, smallest_within, time_runs
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import WeightFile
+from tisdiss_cli.plots import Curve, check_plot, draw, draw_text
+from tisdiss_cli.separation import Separator
+
+CPU = torch.device("cpu")
+
+
+def separator(config: Config, tmp_path) -> Separator:
+    return Separator(TISDiSS(config), WeightFile(tmp_path / "none.safetensors", config), CPU, "fp32")
+
+
+def test_macs_are_the_published_models(tmp_path):
+    """Per time-frequency bin: 2.6 M a Separator repeat (two), 2.4 M the Splitter, 6.6 M a Reconstructor repeat."""
+    released, samples = separator(Config(), tmp_path), 4000
+    bins = (samples // 64 + 1) * 65
+    macs = count_macs(released, samples, [1, 2])
+    assert macs[1] / bins == pytest.approx((2 * 2.6 + 2.4 + 6.6) * 1e6, rel=0.04)  # ends of sequences cost a little
+    assert (macs[2] - macs[1]) / bins == pytest.approx(6.6e6, rel=0.04)
+
+
+def test_macs_do_not_depend_on_what_else_is_decoded(tmp_path):
+    small = separator(Config(channels=16, ffn_hidden=24, attention_channels=16), tmp_path)
+    together = count_macs(small, 2000, [1, 2, 4])
+    for depth, macs in together.items():
+        assert count_macs(small, 2000, [depth]) == {depth: macs}
+    assert together[4] - together[2] == 2 * (together[2] - together[1])
+
+
+def test_a_measurement_is_consistent(tmp_path):
+    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
+    for m in measure(small, [1, 3], 2, 0.25, ceiling=1e9, min_seconds=0.01):
+        assert m.lower <= m.median <= m.upper and m.runs >= 3
+        assert m.rtf == pytest.approx(m.median / 0.5)
+        assert m.macs == 2 * count_macs(small, 2000, [m.repeats])[m.repeats]
+        assert m.flops == pytest.approx(2 * m.macs / m.median) and m.of_ceiling == pytest.approx(m.flops / 1e9)
+
+
+def test_timing_runs_again_and_again():
+    runs = []
+    times = time_runs(lambda: runs.append(sum(range(20000))), CPU, min_seconds=0.02)
+    assert len(times) >= 3 and len(runs) > len(times)
+
+
+def test_peak_memory_sees_what_was_freed():
+    import sys
+
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the high-water mark starts anew on Linux only")
+    low = peak_memory(lambda: None, CPU)
+    high = peak_memory(lambda: np.ones(25_000_000).sum(), CPU)
+    assert high - low > 190e6
+    assert peak_memory(lambda: None, CPU) < high - 100e6
+
+
+def test_the_fit_is_the_line():
+    assert fit_line([1, 2, 4, 8], [0.7, 0.9, 1.3, 2.1]) == pytest.approx((0.5, 0.2))
+
+
+def test_the_smallest_setting_within_a_tenth_of_a_decibel():
+    assert smallest_within({1: 10.0, 2: 14.0, 3: 14.95, 4: 15.0, 8: 14.9}) == 3
+    assert smallest_within({1: 10.0, 2: 12.0}) == 2
+    assert smallest_within({5: 3.0}) == 5
+
+
+CURVE = Curve("fp32", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], [10.0, 14.0, 15.95, 16.0], 3)
+
+
+def test_the_text_curve_has_every_setting_in_order():
+    lines = draw_text(CURVE).splitlines()
+    rows = {text: next(n for n, line in enumerate(lines) if line.split("┤")[-1].strip() == text) for text in ("1", "2")}
+    top = next(n for n, line in enumerate(lines) if "[3]" in line)
+    assert top < rows["2"] < rows["1"] and "4" in lines[top]  # better is higher; 3 and 4 share a row
+    assert lines[top].index("[3]") < lines[top].rindex("4")
+    draw_text(Curve("fp32", [1], [0.1], [3.0], 1))  # one point is a curve too
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_plot_is_written(tmp_path, suffix):
+    path = tmp_path / f"curve{suffix}"
+    check_plot(path)
+    draw([CURVE, Curve("bf16", [1, 2], [0.05, 0.1], [9.9, 13.9], 2)], path, "title")
+    assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+    with pytest.raises(UserError, match=r"\.png or \.svg"):
+        check_plot(tmp_path / "curve.gif")
+
+
+def test_the_command_measures_scores_and_draws(data, weights, tmp_path):  # noqa: F811
+    report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
+    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
+    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot)
+    assert "time =" in done.stdout and "RTF" in done.stdout and plot.exists()
+    content = json.loads(report.read_text())
+    assert [(row["audio_seconds"], row["repeats"]) for row in content["results"]] == [
+        (s, k) for s in (0.2, 0.4) for k in (1, 2)
+    ]
+    assert len(content["fits"]) == 2 and content["ceilings"]["fp32"] > 0
+    assert content["machine"]["device"] == "cpu" and content["settings"]["weights"] == "tiny"
+    (curve,) = content["curves"]
+    assert curve["si_snri"] == [entry["si_snri"]["mean"] for entry in content["scores"]["fp32"]]
+    assert curve["rtf"] == [row["rtf"] for row in content["results"][:2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seconds", "a"], "--seconds a"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--plot", "x.png"], "--data"),
+        (["--compare", "fp32,fp16"], "fp16"),
+        (["--repeats", "0"], "--repeats 0"),
+    ],
+)
+def test_mistakes_are_one_sentence(weights, options, said):  # noqa: F811
+    done = tisdiss("bench", "--weights", weights, *options, status=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line

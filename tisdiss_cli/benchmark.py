@@ -1,0 +1,185 @@
+"""Time, memory and arithmetic of every repetition setting, against what the machine can do at best."""
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from tisdiss_cli.separation import Separator
+from tisdiss_cli.timing import now
+
+WITHIN = 0.1  # dB; a setting this close to the best is as good
+_MIN_SECONDS = 1.0  # that a setting is run for
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One setting on one shape of input; all None but the first four where memory ran out."""
+
+    precision: str  # "fp32" or "bf16"
+    batch_size: int
+    audio_seconds: float  # of each item of the batch
+    repeats: int
+    median: float | None  # seconds, network only, as are the next two
+    lower: float | None  # first quartile
+    upper: float | None  # third quartile
+    runs: int | None
+    rtf: float | None  # seconds for a second of audio
+    memory: int | None  # bytes: the device's peak allocation, on a CPU the process's peak resident set
+    macs: int | None  # multiply-accumulates of matrix products and convolutions
+    flops: float | None  # achieved, 1/s; a multiply-accumulate is two operations
+    of_ceiling: float | None  # that, as a fraction of the largest matrix product's
+
+
+def measure(
+    separator: Separator,
+    repeats: Sequence[int],
+    batch_size: int,
+    audio_seconds: float,
+    ceiling: float,
+    min_seconds: float = _MIN_SECONDS,
+) -> Iterator[Measurement]:
+    """Yields a measurement for each setting, on seeded noise of the given shape.
+
+    Args:
+        separator: gives network, device and precision.
+        repeats: ascending.
+        batch_size: mixtures at a time.
+        audio_seconds: length of each.
+        ceiling: operations per second, from `matmul_ceiling`.
+        min_seconds: each setting is run for at least so long, and at least three times.
+    """
+    samples = max(round(audio_seconds * separator.sample_rate), separator.network.min_samples)
+    generator = torch.Generator().manual_seed(_SEED)
+    mixture = torch.randn(batch_size, samples, generator=generator).to(separator.device)
+    macs = count_macs(separator, samples, repeats)
+    for depth in repeats:
+        shape = (separator.precision, batch_size, audio_seconds, depth)
+
+        def run(depth: int = depth) -> Tensor:
+            with torch.inference_mode(), separator.autocast():
+                return separator.network(mixture, depth)
+
+        try:
+            memory = peak_memory(run, separator.device)
+            times = time_runs(run, separator.device, min_seconds)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            yield Measurement(*shape, *[None] * 9)
+            continue
+        lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+        flops = 2 * batch_size * macs[depth] / median
+        rtf = median / (batch_size * samples / separator.sample_rate)
+        yield Measurement(
+            *shape, median, lower, upper, len(times), rtf, memory, batch_size * macs[depth], flops, flops / ceiling
+        )
+
+
+def time_runs(run: Callable[[], object], device: torch.device, min_seconds: float = _MIN_SECONDS) -> list[float]:
+    """Seconds of single runs: warmed up, synchronised, repeated for `min_seconds` and at least three times."""
+    began = now(device)
+    run()
+    once = now(device) - began
+    timer = Timer("run()", timer=lambda: now(device), globals={"run": run}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=max(min_seconds, 2.5 * once)).times
+
+
+def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> dict[int, int]:
+    """Multiply-accumulates of one mixture for each setting, its decoding included, counted in one pass.
+
+    As torch's flop counter has them: matrix products, convolutions and attention, no Fourier transforms.
+    """
+    mixture = torch.randn(1, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
+    found: dict[int, int] = {}
+    decoding = 0
+    # Attention written out: the counter does not know every fused kernel.
+    with (
+        torch.inference_mode(),
+        separator.autocast(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        for estimate in separator.network.estimates(mixture, max(repeats)):
+            if estimate.repeat in repeats and estimate.ends_repeat:
+                reached = counter.get_total_flops()
+                estimate.waveforms()
+                found[estimate.repeat] = (counter.get_total_flops() - decoding) // 2
+                decoding += counter.get_total_flops() - reached
+    return found
+
+
+def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float:
+    """Operations per second of the fastest large matrix product at the separator's precision on its device."""
+    dtype = torch.bfloat16 if separator.precision == "bf16" else torch.float32
+    sizes = (1024, 2048) if separator.device.type == "cpu" else (4096, 8192)
+    best = 0.0
+    for size in sizes:
+        a, b = torch.randn(2, size, size, device=separator.device).to(dtype)
+        times = time_runs(lambda a=a, b=b: a @ b, separator.device, min_seconds)
+        best = max(best, 2 * size**3 / float(np.median(times)))
+    return best
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        run()
+        return None
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")  # the resident set's high-water mark starts anew (Linux, proc(5))
+    except OSError:
+        run()  # elsewhere the mark stands for the whole process so far
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+    run()
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def fit_line(repeats: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """a and b of time = a + b x repeats, by least squares; at least two settings."""
+    b, a = np.polyfit(repeats, seconds, 1)
+    return float(a), float(b)
+
+
+def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
+    """The smallest setting whose quality, in dB, is within `margin` of the best."""
+    best = max(quality.values())
+    return min(repeats for repeats, value in quality.items() if value >= best - margin)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    machine = {
+        "device": str(device),
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+    if device.type == "cuda":
+        machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return machine

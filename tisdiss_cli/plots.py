@@ -1,0 +1,81 @@
+"""The quality-against-time curve, as a picture and in the terminal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tisdiss_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series of settings: what each takes and gives."""
+
+    name: str
+    repeats: list[int]
+    rtf: list[float]  # seconds for a second of audio
+    si_snri: list[float]  # dB
+    marked: int  # of `repeats`: the smallest that is as good as the best
+
+
+def check_plot(path: Path) -> None:
+    """UserError unless the file's format is known and matplotlib is there."""
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--plot {path}: end the name in .png or .svg")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("--plot needs the package matplotlib: pip install 'tisdiss[plot]'") from None
+
+
+def draw(curves: list[Curve], path: Path, title: str) -> None:
+    """Writes the curves to a .png or .svg file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for curve in curves:
+        (line,) = axes.plot(curve.rtf, curve.si_snri, "o-", markersize=5, label=curve.name)
+        for repeats, x, y in zip(curve.repeats, curve.rtf, curve.si_snri, strict=True):
+            above = (0, 11 if repeats == curve.marked else 7)
+            axes.annotate(str(repeats), (x, y), above, textcoords="offset points", ha="center", fontsize=8)
+        index = curve.repeats.index(curve.marked)
+        axes.plot(
+            [curve.rtf[index]],
+            [curve.si_snri[index]],
+            "o",
+            markersize=14,
+            markerfacecolor="none",
+            markeredgewidth=1.5,
+            color=line.get_color(),
+            label=f"{curve.name}: --repeats {curve.marked}, the smallest within 0.1 dB of the best",
+        )
+    axes.set_xlabel("real-time factor (network seconds for a second of audio)")
+    axes.set_ylabel("SI-SNRi (dB)")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlim(left=0)
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def draw_text(curve: Curve, width: int = 64, height: int = 14) -> str:
+    """The curve in characters: each setting as its number, the marked one in brackets."""
+    low, high = min(curve.si_snri), max(curve.si_snri)
+    span, right = (high - low) or 1.0, max(curve.rtf) or 1.0
+    grid = [[" "] * (width + 6) for _ in range(height)]
+    # Deepest first, so that where labels meet the smaller settings stay readable.
+    for repeats, x, y in reversed(list(zip(curve.repeats, curve.rtf, curve.si_snri, strict=True))):
+        row = round((high - y) / span * (height - 1))
+        label = f"[{repeats}]" if repeats == curve.marked else str(repeats)
+        column = max(0, round(x / right * width) - (repeats == curve.marked))
+        grid[row][column : column + len(label)] = label
+    lines = []
+    for row, cells in enumerate(grid):
+        value = f"{high - row / (height - 1) * span:8.2f}" if row in (0, height // 2, height - 1) else " " * 8
+        lines.append(f"{value} ┤{''.join(cells)}".rstrip())
+    lines.append(f"{' ' * 8} └{'─' * (width + 4)}")
+    lines.append(f"{' ' * 10}0{'real-time factor':^{width - 5}}{right:.3g}")
+    return "\n".join(["SI-SNRi (dB)", *lines])
