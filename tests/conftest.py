@@ -22,3 +22,14 @@ def mini_weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mini.safetensors"
     save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch may hang on batched solves with several threads (pytorch/pytorch#142815), as fast_bss_eval has them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.cli import tisdiss
 from tisdiss_cli.commands.options import parse_repeats
 from tisdiss_cli.datasets import find_dataset
 from tisdiss_cli.errors import UserError
@@ -23,6 +21,7 @@ from tisdiss_cli.results import Row, Sheet, mean_interval, student_t, summarize
 from tisdiss_cli.scoring import LIMIT, score
 from tisdiss_cli.separation import Separator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 8000
 
 
@@ -196,11 +195,9 @@ def test_settings_that_do_not_fit_are_refused(data, separator):
 def test_worker_processes_score_the_same(data, weights, tmp_path):
     """The command, in a process of its own, with one worker; and what it prints and writes."""
     table, report = tmp_path / "scores.csv", tmp_path / "scores.json"
-    command = [sys.executable, "-m", "tisdiss_cli", "score", str(data), "--weights", str(weights), "--workers", "1"]
-    command += ["--repeats", "1-2", "--csv", str(table), "--json", str(report), "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    command = ["score", data, "--weights", weights, "--workers", "1", "--device", "cpu"]
+    command += ["--repeats", "1-2", "--csv", table, "--json", report]
+    done = tisdiss(*command, env={"OMP_NUM_THREADS": "1"})
     assert "SI-SNRi" in done.stdout and "3 mixtures" in done.stderr
 
     here = values(evaluate(find_dataset(data), Separator.load(weights, "cpu"), [1, 2]).rows)
@@ -242,3 +239,17 @@ def test_repeats_are_numbers_ranges_and_lists():
     for text in ("", "0", "3-1", "1-", "a", "-2", "1.5", "1,,2", "1-100000"):
         with pytest.raises(UserError, match="--repeats"):
             parse_repeats(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--repeats", "8-1"], "--repeats 8-1"),
+        (["--repeats", "2", "--estimates", "."], "--estimates"),
+        (["--csv", "nowhere/scores.csv"], "nowhere"),
+        (["--mixture", "mixes"], "mixes"),
+    ],
+)
+def test_mistakes_are_one_sentence(data, options, said):
+    (line,) = tisdiss("score", data, *options, status=2).stderr.strip().splitlines()
+    assert said in line

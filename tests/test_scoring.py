@@ -14,6 +14,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.scoring import LIMIT, best_permutation, score, sdr, si_snr, trim
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPEECH = Path(__file__).parent / "data" / "speech"
 RATE = 8000
 

@@ -156,8 +156,10 @@ def evaluate(
 
 
 def default_workers(dataset: Dataset) -> int:
-    """As many scoring processes as this machine and the set make use of."""
-    return min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items))
+    """As many scoring processes as this machine and the set make use of; none for a few files, as each takes
+    seconds to start.
+    """
+    return min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items) // 8)
 
 
 def _plan(

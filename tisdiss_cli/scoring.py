@@ -128,17 +128,7 @@ def score(
     Raises:
         UserError: every reference is silent, shapes do not fit, or a sample is NaN or infinite.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # systems of 512 unknowns lose more to threads than they gain
-    try:
-        return _score(mixture.double(), references.double(), estimates, sample_rate, stoi, pesq)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _score(
-    mixture: Tensor, references: Tensor, estimates: Sequence[Tensor], sample_rate: int, stoi: bool, pesq: bool
-) -> list[Score]:
+    mixture, references = mixture.double(), references.double()
     audible = ~is_silent(references)  # (S,)
     if not audible.any():
         raise UserError("every reference is silent: there is nothing to score")

@@ -1,5 +1,6 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,8 @@ def bench(
 
     from tqdm import tqdm
 
+    # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from tisdiss_cli.benchmark import describe_machine, fit_line, matmul_ceiling, measure
     from tisdiss_cli.datasets import find_dataset
     from tisdiss_cli.separation import Separator
