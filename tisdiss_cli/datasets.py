@@ -1,0 +1,170 @@
+"""Sets of mixtures with references on disk: WSJ0-2mix, Libri2Mix, WHAMR! and folders of one's own.
+
+A split is a folder that holds one folder of mixtures and one folder of references for each speaker;
+files belong together by their path below these folders, whatever their extensions.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tisdiss_cli.audio import find
+from tisdiss_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folder names of one corpus; `{}` stands for the speaker's number, and the first name found is taken."""
+
+    name: str
+    mixtures: tuple[str, ...]
+    references: str
+
+
+# The order decides for a folder that fits several. The first mixture is what papers report on:
+# Libri2Mix clean; WHAMR! noisy and reverberant with the anechoic sources as references (Maciejewski et
+# al. 2020, table 3; TISDiSS's own WHAMR! results), so that dereverberation counts. WHAM! has Libri2Mix's folders.
+LAYOUTS = (
+    Layout(
+        "WHAMR!",
+        ("mix_both_reverb", "mix_clean_reverb", "mix_both_anechoic", "mix_clean_anechoic"),
+        "s{}_anechoic",
+    ),
+    Layout("Libri2Mix", ("mix_clean", "mix_both"), "s{}"),
+    Layout("WSJ0-2mix", ("mix",), "s{}"),
+)
+_CUSTOM = "custom"
+_DEPTH = 5  # corpus/wav8k/min/train-100/mix_clean
+
+
+@dataclass(frozen=True)
+class Item:
+    """One mixture and its speakers' references."""
+
+    id: str  # path below the mixtures' folder, without the extension
+    mixture: Path
+    references: tuple[Path, ...]  # one for each speaker, in the order of the reference folders
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split: `items` are complete and sorted by id, `missing` says what the others lack."""
+
+    root: Path
+    layout: str  # a name of LAYOUTS, or "custom"
+    mixture: str  # the folders in use, as named below `root` or by the caller
+    references: tuple[str, ...]
+    items: list[Item]
+    missing: list[str]  # "<id>: no file in s2"
+
+    @property
+    def speakers(self) -> int:
+        """The number of references of every item."""
+        return len(self.references)
+
+
+def find_dataset(
+    root: str | os.PathLike[str], mixture: str | None = None, references: Sequence[str] | None = None
+) -> Dataset:
+    """Finds the one split at or below `root` and lists it.
+
+    Args:
+        root: a split, or a folder above exactly one (`wav8k/min/tt` and the like, 5 levels at most).
+        mixture: folder of the mixtures, inside the split or a path of its own; None: the layout's first.
+        references: folders of the references, at least two, likewise; None: the layout's `s1`, `s2`, ...
+
+    Raises:
+        UserError: `root` is no folder, holds no split or several, or the split holds no complete item.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: pass one that holds mixtures and references (mix, s1, s2)")
+    if references is not None and len(references) < 2:
+        raise UserError(f"--references names {len(references)} folder: name one for each speaker, as in s1,s2")
+    splits = _splits(root, mixture, references, _DEPTH)
+    if not splits:
+        wanted = [*([mixture] if mixture else []), *(references or [])]
+        known = "; ".join(f"{layout.name}: {layout.mixtures[0]}, {_pair(layout)}" for layout in reversed(LAYOUTS))
+        if wanted:
+            raise UserError(
+                f"{root} has no folder that holds {', '.join(wanted)} with its counterparts: check the names"
+            )
+        raise UserError(
+            f"{root} has none of the known layouts ({known}): name the folders with --mixture and --references"
+        )
+    if len(splits) > 1:
+        names = ", ".join(str(split.relative_to(root)) for split, *_ in splits[:12])
+        more = f" and {len(splits) - 12} more" if len(splits) > 12 else ""
+        raise UserError(f"{root} holds {len(splits)} sets: pass one of {names}{more}")
+    split, layout, mixture, references = splits[0]
+    if len(references) < 2:
+        raise UserError(f"{split} has one folder of references ({references[0]}): there must be one for each speaker")
+    items, missing = _items(split, mixture, references)
+    if not items:
+        raise UserError(f"{split}: no sound file in {mixture} has a counterpart in {' and '.join(references)}")
+    return Dataset(split, layout, mixture, tuple(references), items, missing)
+
+
+def _pair(layout: Layout) -> str:
+    return ", ".join(layout.references.format(speaker) for speaker in (1, 2))
+
+
+def _splits(
+    folder: Path, mixture: str | None, references: Sequence[str] | None, depth: int
+) -> list[tuple[Path, str, str, tuple[str, ...]]]:
+    """Every split at or below `folder`, which is not searched any further once it is one."""
+    found = _split(folder, mixture, references)
+    if found:
+        return [(folder, *found)]
+    if depth == 0:
+        return []
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [split for path in below for split in _splits(path, mixture, references, depth - 1)]
+
+
+def _split(
+    folder: Path, mixture: str | None, references: Sequence[str] | None
+) -> tuple[str, str, tuple[str, ...]] | None:
+    """Layout, mixture folder and reference folders of `folder`, or None if it is no split."""
+    for layout in (*LAYOUTS, Layout(_CUSTOM, (), "s{}")):
+        names = layout.mixtures if mixture is None else (mixture,)
+        chosen = next((name for name in names if (folder / name).is_dir()), None)
+        speakers = tuple(references) if references is not None else _speakers(folder, layout.references)
+        if chosen is None or not speakers or not all((folder / name).is_dir() for name in speakers):
+            continue
+        known = chosen in layout.mixtures and (references is None or layout.references.format(1) == references[0])
+        if known or layout.name == _CUSTOM or mixture is None:
+            return layout.name if known else _CUSTOM, chosen, speakers
+    return None
+
+
+def _speakers(folder: Path, pattern: str) -> tuple[str, ...]:
+    """`s1`, `s2`, ... as far as there are such folders."""
+    names: list[str] = []
+    while (folder / pattern.format(len(names) + 1)).is_dir():
+        names.append(pattern.format(len(names) + 1))
+    return tuple(names)
+
+
+def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[Item], list[str]]:
+    missing: list[str] = []
+
+    def listing(name: str) -> dict[str, Path]:
+        files: dict[str, Path] = {}
+        for path in find(split / name):
+            key = path.relative_to(split / name).with_suffix("").as_posix()
+            if files.setdefault(key, path) is not path:
+                missing.append(f"{key}: two files in {name}, {files[key].name} is used and {path.name} is not")
+        return files
+
+    names = (mixture, *references)
+    folders = [listing(name) for name in names]
+    items: list[Item] = []
+    for key in sorted(set().union(*folders)):
+        absent = [name for name, files in zip(names, folders, strict=True) if key not in files]
+        if absent:
+            missing.append(f"{key}: no file in {', '.join(absent)}")
+        else:
+            items.append(Item(key, folders[0][key], tuple(files[key] for files in folders[1:])))
+    return items, missing
