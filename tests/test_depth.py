@@ -1,5 +1,6 @@
 """`--repeats auto`, `--rtf` and `--budget`: depth chosen by the signal, or by the clock."""
 
+import itertools
 import json
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_each_item_stops_by_itself_at_the_naive_place():
     torch.manual_seed(0)
     mixtures = torch.randn(3, 1500) * torch.linspace(0.2, 3, 1500).sin()
     fixed = [network(mixtures, repeats) for repeats in range(7)]
-    near = torch.stack([similarity(newer, older) for older, newer in zip(fixed, fixed[1:], strict=False)])
+    near = torch.stack([similarity(newer, older) for older, newer in itertools.pairwise(fixed)])
     threshold = float(near[1:4].flatten().median())
     voices, used = settle(network.estimates(mixtures, 6), Auto(threshold, 6))
     for item in range(3):
