@@ -88,6 +88,14 @@ def test_one_pass_gives_what_a_pass_for_each_setting_gives(data, separator, monk
     assert entry["si_snri"]["mean"] == pytest.approx(np.mean([row.si_snri for row in outcome.rows if row.repeats == 2]))
 
 
+def test_low_precision_is_nearly_the_same(data, weights, separator):
+    dataset = find_dataset(data)
+    exact, rounded = (evaluate(dataset, one, [1, 2]) for one in (separator, Separator.load(weights, "cpu", "bf16")))
+    assert not rounded.failed
+    for one, other in zip(exact.rows, rounded.rows, strict=True):
+        assert one.sdr == pytest.approx(other.sdr, abs=1.0) and one.sdr != other.sdr
+
+
 def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path):
     dataset = find_dataset(data)
     whole = evaluate(dataset, separator, [1, 2])

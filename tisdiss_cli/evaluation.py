@@ -205,7 +205,7 @@ def _outputs(
     if separator is None:
         return [signals.estimates], [None]
     try:
-        timed = list(every_setting(separator, signals.mixture, repeats, separator_repeats))
+        timed = every_setting(separator, signals.mixture, repeats, separator_repeats)
     except torch.OutOfMemoryError:
         length = signals.mixture.shape[0] / separator.sample_rate
         raise UserError(f"the device's memory ran out on {length:.1f} s of audio") from None

@@ -57,7 +57,7 @@ def draw(curves: list[Curve], path: Path, title: str) -> None:
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.legend(loc="best", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -1,7 +1,7 @@
 """One pass over the network, timed at every repetition setting on the way."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,24 +10,25 @@ from torch import Tensor
 from tisdiss_cli.separation import Separator
 
 
-@torch.inference_mode()
 def every_setting(
     separator: Separator, mixture: Tensor, repeats: Sequence[int], separator_repeats: int | None = None
-) -> Iterator[tuple[Tensor, float]]:
-    """The voices (S, L) of a whole mixture (L,) after each of the ascending `repeats`, on the CPU, and the
+) -> list[tuple[Tensor, float]]:
+    """For each of the ascending `repeats`: the voices (S, L) of a whole mixture (L,), on the CPU, and the
     network's seconds until then, its own decoding included, the other settings' left out.
     """
     length, device = mixture.shape[0], separator.device
     padded = F.pad(mixture, (0, max(0, separator.network.min_samples - length)))[None].to(device)
+    found: list[tuple[Tensor, float]] = []
     decoding, began = 0.0, now(device)
-    with separator.autocast():
+    with torch.inference_mode(), separator.autocast():
         for estimate in separator.network.estimates(padded, max(repeats), separator_repeats):
             if estimate.repeat in repeats and estimate.ends_repeat:
                 reached = now(device)
-                voices = estimate.waveforms()
+                voices = estimate.waveforms()[0, :, :length]
                 decoded = now(device)
-                yield voices[0, :, :length].cpu(), decoded - began - decoding
-                decoding += now(device) - reached  # and whatever the caller did with it
+                found.append((voices.cpu(), decoded - began - decoding))
+                decoding += now(device) - reached
+    return found
 
 
 def now(device: torch.device) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import check_output, parse_repeats, say, versions, write_json
+from tisdiss_cli.commands.options import check_output, parse_repeats, print_table, say, versions, write_json
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -186,29 +186,23 @@ def _report(
     ceilings: dict[str, float],
     weights: str,
 ) -> None:
-    from rich.console import Console
-
     from tisdiss_cli.plots import draw_text
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
     peaks = ", ".join(f"{_si(value)}FLOP/s in {name}" for name, value in ceilings.items())
     name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    console.print(f"{weights} on {name}; its largest matrix product: {peaks}", highlight=False)
-    console.print(bench_table(measurements, scored))
+    print(f"{weights} on {name}; its largest matrix product: {peaks}\n")
+    print_table(bench_table(measurements, scored))
+    print()
     for fit in fits:
         cell = f"{fit['precision']}, batch {fit['batch_size']}, {fit['audio_seconds']:g} s"
-        line = f"time = {_time(fit['a'])} + {_time(fit['b'])} x repeats   ({cell})"
-        console.print(line, highlight=False)
+        print(f"time = {_time(fit['a'])} + {_time(fit['b'])} x repeats   ({cell})")
     for curve in curves:
-        console.print(
-            f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best", highlight=False
-        )
-        console.print(draw_text(curve), highlight=False, markup=False)
+        print(f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best")
+        print(draw_text(curve))
 
 
 def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[str, Any]]]) -> "Table":
     """A row for each setting; columns that say the same everywhere are left out."""
-    from rich import box
     from rich.table import Table
 
     grid = {
@@ -217,8 +211,8 @@ def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[s
         "audio": [f"{m.audio_seconds:g} s" for m in measurements],
     }
     grid = {heading: cells for heading, cells in grid.items() if len(set(cells)) > 1}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    headings = [*grid, "repeats", "median", "quartiles", "RTF", "x real time", "memory", "MAC", "FLOP/s", "of peak"]
+    table = Table(box=None, pad_edge=False)
+    headings = [*grid, "repeats", "median", "quartiles", "RTF", "x real", "memory", "MAC", "FLOP/s", "of peak"]
     for heading in [*headings, *(["SI-SNRi"] if scored else [])]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row, m in enumerate(measurements):

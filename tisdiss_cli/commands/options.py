@@ -5,9 +5,12 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def parse_repeats(text: str) -> list[int]:
@@ -49,6 +52,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)
+
+
+def print_table(table: "Table") -> None:
+    """Prints a table on stdout whole, wider than the terminal if it must be: no cell is shortened."""
+    from rich.console import Console
+
+    console = Console()
+    needed = Console(width=1000).measure(table).maximum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def say(sentence: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import check_output, parse_repeats, say, versions, write_json
+from tisdiss_cli.commands.options import check_output, parse_repeats, print_table, say, versions, write_json
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,10 +99,7 @@ def score(
         extra = {"missing": outcome.missing, "failed": outcome.failed, "warnings": outcome.warnings}
         write_json(json, {"settings": outcome.settings, "versions": versions(), "results": outcome.results, **extra})
     if outcome.results:
-        from rich.console import Console
-
-        console = Console() if sys.stdout.isatty() else Console(width=200)
-        console.print(results_table(outcome.results))
+        print_table(results_table(outcome.results))
         if not quiet and outcome.resumed:
             say(f"{outcome.resumed} files were scored before ({csv})")
     if outcome.failed or not outcome.results:
@@ -111,12 +108,11 @@ def score(
 
 def results_table(results: list[dict[str, Any]]) -> "Table":
     """A row for each setting: means in dB with their intervals, what the setting gains over the one before, cost."""
-    from rich import box
     from rich.table import Table
 
     metrics = [metric for metric in _NAMES if any(metric in entry for entry in results)]
     several, timed = len(results) > 1, any(entry["rtf"] is not None for entry in results)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     headings = ["repeats"] if results[0]["repeats"] is not None else []
     for metric in metrics:
         headings.append(_NAMES[metric])
