@@ -10,7 +10,6 @@ from torch import Tensor
 from tisdiss_cli.separation import Separator
 
 
-@torch.inference_mode()
 def every_setting(
     separator: Separator, mixture: Tensor, repeats: Sequence[int], separator_repeats: int | None = None
 ) -> Iterator[tuple[Tensor, float]]:
@@ -19,15 +18,21 @@ def every_setting(
     """
     length, device = mixture.shape[0], separator.device
     padded = F.pad(mixture, (0, max(0, separator.network.min_samples - length)))[None].to(device)
+    estimates = separator.network.estimates(padded, max(repeats), separator_repeats)
     decoding, began = 0.0, now(device)
-    with separator.autocast():
-        for estimate in separator.network.estimates(padded, max(repeats), separator_repeats):
-            if estimate.repeat in repeats and estimate.ends_repeat:
-                reached = now(device)
-                voices = estimate.waveforms()
-                decoded = now(device)
-                yield voices[0, :, :length].cpu(), decoded - began - decoding
-                decoding += now(device) - reached  # and whatever the caller did with it
+    while True:
+        # Not around the yield: the contexts would reach into the caller's code.
+        with torch.inference_mode(), separator.autocast():
+            estimate = next(estimates, None)
+            if estimate is None:
+                return
+            if estimate.repeat not in repeats or not estimate.ends_repeat:
+                continue
+            reached = now(device)
+            voices = estimate.waveforms()
+            decoded = now(device)
+        yield voices[0, :, :length].cpu(), decoded - began - decoding
+        decoding += now(device) - reached  # and whatever the caller did with it
 
 
 def now(device: torch.device) -> float:
