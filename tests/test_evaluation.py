@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.cli import tisdiss
+from tests.cli import start, tisdiss
 from tisdiss_cli.commands.options import parse_repeats
 from tisdiss_cli.datasets import find_dataset
 from tisdiss_cli.errors import UserError
@@ -205,8 +205,10 @@ def test_worker_processes_score_the_same(data, weights, tmp_path):
     table, report = tmp_path / "scores.csv", tmp_path / "scores.json"
     command = ["score", data, "--weights", weights, "--workers", "1", "--device", "cpu"]
     command += ["--repeats", "1-2", "--csv", table, "--json", report]
-    done = tisdiss(*command, env={"OMP_NUM_THREADS": "1"})
-    assert "SI-SNRi" in done.stdout and "3 mixtures" in done.stderr
+    process = start(*command, env={"OMP_NUM_THREADS": "1"})
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert "SI-SNRi" in out and "3 mixtures" in error
 
     here = values(evaluate(find_dataset(data), Separator.load(weights, "cpu"), [1, 2]).rows)
     with table.open(newline="") as file:
