@@ -9,7 +9,7 @@ from tisdiss_cli.commands import app
 from tisdiss_cli.errors import UserError
 
 # What may change when a run is resumed: none of it changes what the steps so far have learned.
-RESUMABLE = frozenset(
+RESUMABLE = {"minutes", "steps", "epochs", "precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
     ["minutes", "steps", "epochs", "precision", "compile", "activation_checkpointing", "checkpoint_minutes"]
 )
 

@@ -1,5 +1,6 @@
 """Weight files: `.safetensors` with the configuration and what is known of the training as metadata."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -29,6 +30,12 @@ class WeightFile:
     def name(self) -> str:
         """The file's name without its extension, by which bundled weights are chosen."""
         return self.path.stem
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of the file's SHA-256."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     @property
     def trained(self) -> bool:
@@ -123,6 +130,7 @@ def save_weights(
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     try:
         save_file(tensors, part, metadata=metadata)
+        part.chmod(0o644)  # safetensors leaves it to the owner alone
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

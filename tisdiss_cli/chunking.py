@@ -1,0 +1,139 @@
+"""Long recordings as overlapping chunks, and their voices stitched together again, both as streams.
+
+A network knows no speaker's name, so each chunk may return the voices in another order. Chunks
+therefore overlap; the order that agrees best with what is written already is taken, and the overlap
+is blended smoothly.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+_QUIET = 0.05  # an overlap whose RMS is below this share of its chunk's says little about who is who (-26 dB)
+_MARGIN = 0.1  # the least lead of the best order over the next, as a correlation, to be called certain
+
+
+class Chunker:
+    """Cuts a stream of samples into chunks of one length, each overlapping the one before.
+
+    The overlap is `overlap` samples, and up to `longest` where the mixture is too quiet there to tell
+    the speakers apart. The last chunk is moved back to end with the stream, so that all chunks of a
+    stream have the same length; a stream of at most `chunk` samples is one chunk of its own length.
+    """
+
+    def __init__(self, chunk: int, overlap: int, longest: int) -> None:
+        if not 0 < overlap <= longest < chunk:
+            raise ValueError(f"0 < overlap ({overlap}) <= longest ({longest}) < chunk ({chunk}) must hold")
+        self.chunk, self.overlap, self.longest = chunk, overlap, longest
+        self.buffer = torch.zeros(0)
+        self.start = 0  # of the buffer, in the stream
+        self.next = 0  # where the next chunk starts
+        self.end = 0  # of the last chunk
+
+    def push(self, x: Tensor) -> list[tuple[int, Tensor]]:
+        """Adds samples (n,); returns the chunks (start, (chunk,)) that are complete."""
+        self.buffer = torch.cat((self.buffer, x))
+        chunks = []
+        while self.buffer.shape[0] >= self.next + self.chunk - self.start:
+            self.buffer = self.buffer[self.next - self.start :]
+            self.start = self.next
+            piece = self.buffer[: self.chunk].clone()
+            chunks.append((self.start, piece))
+            self.end = self.start + self.chunk
+            self.next = self.end - self._telling_overlap(piece)
+        return chunks
+
+    def finish(self) -> list[tuple[int, Tensor]]:
+        """The last chunk, if samples are left."""
+        total = self.start + self.buffer.shape[0]
+        if total == self.end:
+            return []
+        start = max(0, total - self.chunk)
+        return [(start, self.buffer[start - self.start :].clone())]
+
+    def _telling_overlap(self, piece: Tensor) -> int:
+        """The shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
+        floor = _QUIET**2 * piece.square().mean()
+        overlap = self.overlap
+        while overlap < self.longest and piece[-overlap:].square().mean() <= floor:
+            overlap = min(2 * overlap, self.longest)
+        return overlap
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The order that brings a chunk's voices to the speakers before it, and how sure that is."""
+
+    order: tuple[int, ...]
+    margin: float  # lead of the best order over the next, as a correlation, 0 ... 2
+
+
+def align(before: Tensor, after: Tensor) -> Alignment:
+    """The order of `after` (S, n) that is nearest in mean square to `before` (S, n).
+
+    The squared distance falls as the sum of inner products rises, so the order with the greatest sum
+    is taken; silence on either side gives the order as it is and margin 0.
+    """
+    before, after = before.double(), after.double()
+    products = before @ after.T  # (S, S)
+    norm = float((before.square().sum() * after.square().sum()).sqrt())
+    orders = list(permutations(range(before.shape[0])))
+    totals = torch.stack([products[range(len(order)), order].sum() for order in orders])
+    if len(orders) == 1 or norm == 0.0:
+        return Alignment(orders[0], 2.0 if len(orders) == 1 else 0.0)
+    best, second = totals.topk(2).values.tolist()
+    return Alignment(orders[int(totals.argmax())], (best - second) / norm)
+
+
+class Stitcher:
+    """Joins the estimates of a `Chunker`'s chunks, in their order, to one stream of S voices.
+
+    Attributes:
+        uncertain: positions, in samples, of the seams at which the speakers may be swapped.
+    """
+
+    def __init__(self, fade: int, longest: int) -> None:
+        self.fade, self.longest = fade, longest
+        ramp = torch.linspace(0, torch.pi, fade + 2)[1:-1]
+        self.ramp = (1 - ramp.cos()) / 2  # (fade,), rising
+        self.history: Tensor | None = None  # (S, <= longest), the newest voices, the unsent tail among them
+        self.end = self.sent = 0
+        self.heard = 0.0  # mean power of the loudest chunk so far
+        self.uncertain: list[int] = []
+
+    def push(self, start: int, voices: Tensor) -> Tensor:
+        """Adds a chunk's voices (S, n) that begin at sample `start`; returns the voices (S, m) now final."""
+        if self.history is None:
+            fresh = voices
+        else:
+            overlap = self.end - start
+            voices = self._in_order(start, overlap, voices)
+            tail = self.history[:, -self.fade :]
+            blended = tail + self.ramp * (voices[:, overlap - self.fade : overlap] - tail)
+            fresh = torch.cat((self.history[:, : -self.fade], blended, voices[:, overlap:]), dim=1)
+        self.end = start + voices.shape[1]
+        final = fresh[:, fresh.shape[1] - (self.end - self.sent) : max(0, fresh.shape[1] - self.fade)]
+        self.sent += final.shape[1]
+        self.history = fresh[:, -self.longest :].clone()
+        return final.clone()
+
+    def finish(self) -> Tensor:
+        """The voices (S, m) that are left."""
+        if self.history is None:
+            return torch.zeros(0, 0)
+        return self.history[:, self.history.shape[1] - (self.end - self.sent) :]
+
+    def _in_order(self, start: int, overlap: int, voices: Tensor) -> Tensor:
+        shared = min(overlap, self.history.shape[1])
+        before, after = self.history[:, -shared:], voices[:, overlap - shared : overlap]
+        alignment = align(before, after)
+        power = float(voices.double().square().mean())
+        self.heard = max(self.heard, float(self.history.double().square().mean()))
+        quiet = min(float(before.double().square().mean()), float(after.double().square().mean()))
+        # Nothing can be swapped where one side of the seam has not a voice in it.
+        audible = min(power, self.heard) > 1e-6 * max(power, self.heard)
+        if audible and (alignment.margin < _MARGIN or quiet < 1e-6 * max(power, self.heard)):
+            self.uncertain.append(start + overlap)
+        return voices[list(alignment.order)]

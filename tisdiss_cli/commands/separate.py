@@ -1,0 +1,204 @@
+"""`tisdiss separate IN OUT`: each voice of every recording in its own file."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from tisdiss_cli.batch import Settings
+    from tisdiss_cli.jobs import Job
+    from tisdiss_cli.record import Line, Record
+
+_ROWS = 30  # files listed one by one in the final table
+
+
+@app.command()
+def separate(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A sound file, or a folder searched recursively.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the voices; mirrors IN's tree.")],
+    repeats: Annotated[
+        int | None, typer.Option(help="Repeats of the Reconstructor: more is better and slower. [default: as trained]")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    format: Annotated[str, typer.Option(help="wav (16 bit, float where that would clip) or flac.")] = "wav",
+    sample_rate: Annotated[str, typer.Option(help="Of the outputs: model, or input.")] = "model",
+    chunk: Annotated[float | None, typer.Option(help="Seconds that the network hears at a time.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Chunks at a time. [default: 1 on a CPU, else 16]")] = None,
+    separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything again, replace any file.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table; errors only.")] = False,
+) -> None:
+    """Separate recordings of several talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.
+
+    OUT/tisdiss.jsonl records each input; run the same command again to go on where it stopped.
+    """
+    for option, value, choices in (
+        ("--format", format, ("wav", "flac")),
+        ("--sample-rate", sample_rate, ("model", "input")),
+    ):
+        if value not in choices:
+            raise UserError(f"{option} {value} is unknown: choose {' or '.join(choices)}")
+    if chunk is not None and not 0.5 <= chunk <= 3600:
+        raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
+    if repeats is not None and repeats < 1:
+        raise UserError(f"--repeats {repeats}: it must be at least 1")
+    if separator_repeats is not None and separator_repeats < 1:
+        raise UserError(f"--separator-repeats {separator_repeats}: it must be at least 1")
+    if not source.exists():
+        raise UserError(f"IN {source} does not exist: name a sound file or a folder of them")
+
+    from tisdiss_cli.batch import FolderRun, Progress, RecordError, Settings
+    from tisdiss_cli.jobs import plan_jobs
+    from tisdiss_cli.record import Line, Record
+    from tisdiss_cli.separation import Separator
+
+    separator = Separator.load(weights, device, precision)
+    jobs = plan_jobs(source, out, separator.sources, format)
+    plan = separator.plan(chunk)
+    repeats = repeats or separator.config.reconstructor_repeats
+    separator_repeats = separator_repeats or separator.config.separator_repeats
+    settings = Settings(
+        repeats=repeats,
+        separator_repeats=separator_repeats,
+        plan=plan,
+        batch_size=batch_size or (1 if separator.device.type == "cpu" else 16),
+        format=format,
+        input_rate=sample_rate == "input",
+        overwrite=overwrite,
+        recorded={
+            "weights": separator.weights.name,
+            "weights_sha256": separator.weights.digest,
+            "repeats": repeats,
+            "separator_repeats": separator_repeats,
+            "precision": separator.precision,
+            "chunk_seconds": plan.chunk / separator.sample_rate,
+            "format": format,
+            "sample_rate": sample_rate,
+        },
+    )
+    record = Record(out)
+    todo, skipped, foreign = _sort(jobs, record, out, settings)
+    if dry_run:
+        for job in todo:
+            print(f"{job.input} -> {', '.join(job.outputs)}")
+        print(f"{len(todo)} to separate, {skipped} done already", file=sys.stderr)
+        return
+    if not separator.weights.trained and not quiet:
+        print(
+            f"tisdiss: warning: the weights {separator.weights.name!r} are untrained: they do not separate",
+            file=sys.stderr,
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+    lines: list[Line] = []
+    began = time.perf_counter()
+    for line in foreign:
+        record.append(line)
+        lines.append(line)
+    if todo:
+        from tqdm import tqdm
+
+        bar = tqdm(
+            total=round(sum(_seconds(job.path) for job in todo), 3) or None,
+            unit="s",
+            file=sys.stderr,
+            disable=quiet,
+            bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}{postfix}]",
+        )
+
+        def advance(seconds: float) -> None:
+            bar.update(seconds)
+            bar.set_postfix_str(
+                f"real-time factor {(time.perf_counter() - began) / max(bar.n, 1e-9):.3f}", refresh=False
+            )
+
+        separator.notice = lambda message: tqdm.write(f"tisdiss: {message}", file=sys.stderr)
+        run = FolderRun(separator, todo, out, settings, Progress(advance, lines.append))
+        try:
+            with bar:
+                run.run(record)
+        except RecordError as error:
+            print(f"tisdiss: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("tisdiss: stopped; the same command goes on where this one ended", file=sys.stderr)
+            raise typer.Exit(130) from None
+    failed = [line for line in lines if line.status == "failed"]
+    if not quiet:
+        _report(lines, skipped, time.perf_counter() - began)
+    elif failed:
+        for line in failed:
+            print(f"tisdiss: {line.reason}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _sort(jobs: "list[Job]", record: "Record", out: Path, settings: "Settings") -> "tuple[list[Job], int, list[Line]]":
+    """What is to do, how many are done, and lines for those that would replace a file that is not ours."""
+    from tisdiss_cli.record import Line, fingerprint
+
+    todo, skipped, foreign = [], 0, []
+    for job in jobs:
+        source = fingerprint(job.path)
+        if not settings.overwrite:
+            if record.done(job.input, settings.recorded, source):
+                skipped += 1
+                continue
+            known = job.input in record.lines or job.parts(out).exists()
+            stranger = next((output for output in job.outputs if (out / output).exists()), None)
+            if stranger and not known:
+                reason = f"{out / stranger} exists and is not from this folder's runs: pass --overwrite to replace it"
+                line = Line(
+                    job.input, "failed", reason, repeats=settings.repeats, settings=settings.recorded, source=source
+                )
+                foreign.append(line)
+                continue
+        todo.append(job)
+    return todo, skipped, foreign
+
+
+def _seconds(path: Path) -> float:
+    """What a file's header says of its length; 0 for one that has none: its reason comes later."""
+    import soundfile
+
+    try:
+        return soundfile.info(path).duration
+    except (soundfile.LibsndfileError, OSError, TypeError, ZeroDivisionError):
+        return 0.0
+
+
+def _report(lines: "list[Line]", skipped: int, elapsed: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    done = [line for line in lines if line.status == "done"]
+    shown = lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]
+    if shown:
+        table = Table(box=None, pad_edge=False)
+        for heading, side in (("input", "left"), ("", "left"), ("audio", "right"), ("time", "right"), ("", "left")):
+            table.add_column(heading, justify=side, overflow="fold")
+        for line in sorted(shown, key=lambda line: line.input):
+            remark = line.reason or "; ".join(line.warnings)
+            table.add_row(
+                line.input, line.status, f"{line.audio_seconds:.2f} s", f"{line.elapsed_seconds:.2f} s", remark
+            )
+        console.print(table)
+    seconds = sum(line.audio_seconds for line in done)
+    rate = f", {elapsed / seconds:.3f} times its length" if seconds else ""
+    console.print(
+        f"{len(done)} separated, {len(lines) - len(done)} failed, {skipped} done before; "
+        f"{seconds:.1f} s of audio in {elapsed:.1f} s{rate}",
+        highlight=False,
+    )

@@ -1,0 +1,90 @@
+"""`tisdiss weights list | info | import | fetch`: weight files and the authors' checkpoints."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.errors import UserError
+
+weights = typer.Typer(help="List, describe, import and fetch weights.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
+
+
+@weights.command("list")
+def list_() -> None:
+    """List the bundled weights; the first is the default."""
+    from tisdiss_cli.model.weights import bundled, read_info
+
+    for index, path in enumerate(bundled()):
+        print(f"{path.stem}{'  (default)' if index == 0 else ''}{'' if read_info(path).trained else '  (untrained)'}")
+
+
+@weights.command()
+def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")]) -> None:
+    """Print configuration, parameters, rate and training facts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tisdiss_cli.model.weights import find_weights, load_weights, read_info
+
+    weights = read_info(find_weights(name))
+    facts: dict[str, Any] = {
+        "name": weights.name,
+        "parameters": f"{load_weights(weights.path).parameter_count:,}",
+        "trained": "yes" if weights.trained else "no: seeded only, does not separate",
+        **weights.config.to_dict(),
+        **{key: value for key, value in weights.info.items() if key != "trained"},
+    }
+    facts["sample_rate"] = f"{weights.config.sample_rate} Hz"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in facts.items():
+        table.add_row(key, str(value))
+    Console(soft_wrap=True).print(table)
+
+
+@weights.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT.pth", help="The authors' checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The weight file to write.")],
+    config: Annotated[Path | None, typer.Option(help="Their config.yaml. [default: beside the checkpoint]")] = None,
+) -> None:
+    """Turn a published checkpoint (.pth and config.yaml) into a weight file."""
+    config = config or checkpoint.with_name("config.yaml")
+    for path, what in ((checkpoint, "checkpoint"), (config, "--config")):
+        if not path.is_file():
+            raise UserError(f"{what} {path} does not exist: name the file")
+    if out.suffix != ".safetensors":
+        raise UserError(f"OUT {out} must end in .safetensors")
+    from tisdiss_cli.model.published import import_checkpoint, read_config
+    from tisdiss_cli.model.weights import save_weights
+
+    described = read_config(config)
+    save_weights(out, described, import_checkpoint(checkpoint, described), {"imported_from": checkpoint.name})
+    print(out)
+
+
+@weights.command()
+def fetch(
+    repository: Annotated[
+        str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub.")
+    ] = "WingsingFung/TISDiSS",
+    checkpoint: Annotated[str | None, typer.Option(help="The .pth in REPO, if it holds several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: named after REPO]")] = None,
+) -> None:
+    """Download a published checkpoint from the Hugging Face Hub and import it."""
+    from tisdiss_cli.hub import fetch_checkpoint
+
+    out = out or Path(repository.rsplit("/", 1)[-1].lower() + ".safetensors")
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end in .safetensors")
+    pth, config = fetch_checkpoint(repository, checkpoint)
+
+    from tisdiss_cli.model.published import import_checkpoint, read_config
+    from tisdiss_cli.model.weights import save_weights
+
+    described = read_config(config)
+    facts = {"imported_from": f"{repository}/{pth.name}"}
+    save_weights(out, described, import_checkpoint(pth, described), facts)
+    print(out)

@@ -1,0 +1,260 @@
+"""A waveform in, its sources out: scale, chunk, run, stitch. The Python API is `Separator`."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tisdiss_cli.audio import Resampler
+from tisdiss_cli.chunking import Chunker, Stitcher
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
+
+CHUNK_SECONDS = 8.0  # unless the weights' metadata or the caller say otherwise
+OVERLAP = 0.25  # of a chunk
+LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:1" or "mps"; UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name} is unknown: choose auto, cpu, cuda, cuda:0, ... or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no MPS device; use --device cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "auto": bf16 on CUDA devices that compute in it, else fp32. Returns "fp32" or "bf16"."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"--precision {name} is unknown: choose auto, fp32 or bf16")
+    return name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long waveforms are cut, in samples at the network's rate."""
+
+    chunk: int
+    overlap: int
+    longest: int
+
+    @classmethod
+    def of(cls, chunk: int) -> "Plan":
+        """The plan for chunks of that many samples."""
+        return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)))
+
+    def chunker(self) -> Chunker:
+        """A new `Chunker` for one waveform."""
+        return Chunker(self.chunk, self.overlap, self.longest)
+
+    def stitcher(self) -> Stitcher:
+        """The `Stitcher` that goes with it."""
+        return Stitcher(self.overlap, self.longest)
+
+
+class Separator:
+    """A loaded network with its device and precision: mixtures in, voices out.
+
+    Attributes:
+        network: the `TISDiSS` module, in evaluation mode.
+        weights: metadata of the weight file.
+        device, precision: as chosen; precision is "fp32" or "bf16".
+        notice: called with one sentence when memory runs out and the work is cut smaller.
+    """
+
+    def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
+        self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
+        self.notice: Callable[[str], None] = lambda message: None
+        self._largest_batch: int | None = None  # after the device's memory has run out
+        self._longest_chunk: int | None = None
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | os.PathLike[str] | None = None, device: str = "auto", precision: str = "auto"
+    ) -> "Separator":
+        """Loads bundled weights by name, or a weight file; None: the bundled default.
+
+        Raises:
+            UserError: unknown weights, device or precision.
+        """
+        chosen = choose_device(device)
+        path = find_weights(name_or_path)
+        return cls(load_weights(path), read_info(path), chosen, choose_precision(precision, chosen))
+
+    @property
+    def config(self) -> Config:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the voices, in Hz."""
+        return self.config.sample_rate
+
+    @property
+    def sources(self) -> int:
+        """The number of voices, S."""
+        return self.config.speakers
+
+    def plan(self, seconds: float | None = None) -> Plan:
+        """How waveforms longer than `seconds` are cut (None: as the weights' metadata recommend)."""
+        seconds = seconds or float(self.weights.info.get("chunk_seconds", CHUNK_SECONDS))
+        return Plan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which the network runs at this precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def separate(
+        self,
+        waveform: Tensor,
+        sample_rate: int | None = None,
+        repeats: int | None = None,
+        separator_repeats: int | None = None,
+    ) -> Tensor:
+        """The voices (S, L) of a mixture (L,) or (channels, L), at the network's rate, on the CPU.
+
+        Args:
+            waveform: floating point, any level; channels are averaged.
+            sample_rate: of `waveform` in Hz; None: the network's. Other rates are resampled.
+            repeats: of the Reconstructor, at least 1; None: as trained.
+            separator_repeats: of the Separator, at least 1; None: as trained.
+
+        Raises:
+            UserError: `repeats` below 1, an impossible shape, or samples that are NaN or infinite.
+        """
+        mixture = self._mixture(waveform, sample_rate)
+        check_repeats(repeats, separator_repeats)
+        return self._in_chunks(mixture, self.plan(), repeats, separator_repeats)
+
+    def refine(
+        self,
+        waveform: Tensor,
+        sample_rate: int | None = None,
+        repeats: int | None = None,
+        separator_repeats: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields the voices (S, L) after each repeat of the Reconstructor, 1 to `repeats`; arguments as `separate`.
+
+        Up to one chunk, each estimate is computed when it is asked for; for longer waveforms all are
+        computed before the first is yielded.
+        """
+        mixture = self._mixture(waveform, sample_rate)
+        check_repeats(repeats, separator_repeats)
+        plan = self.plan()
+        if mixture.shape[0] <= plan.chunk:
+            yield from self._every_repeat(mixture, repeats, separator_repeats)
+            return
+        stitchers: list[Stitcher] = []
+        parts: list[list[Tensor]] = []
+        chunker = plan.chunker()
+        for start, chunk in chunker.push(mixture) + chunker.finish():
+            for index, voices in enumerate(self._every_repeat(chunk, repeats, separator_repeats)):
+                if index == len(stitchers):
+                    stitchers.append(plan.stitcher())
+                    parts.append([])
+                parts[index].append(stitchers[index].push(start, voices))
+        for stitcher, part in zip(stitchers, parts, strict=True):
+            yield torch.cat([*part, stitcher.finish()], dim=1)
+
+    def run(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
+        """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU, each cut by itself.
+
+        When the device's memory runs out the batch is halved, then the chunk, and the smaller size is
+        kept from then on; `notice` is told once of each.
+        """
+        batch, length = mixtures.shape
+        if self._longest_chunk and length > self._longest_chunk:
+            plan = Plan.of(self._longest_chunk)
+            return torch.stack([self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures])
+        if self._largest_batch and batch > self._largest_batch:
+            parts = mixtures.split(self._largest_batch)
+            return torch.cat([self.run(part, repeats, separator_repeats) for part in parts])
+        try:
+            with torch.inference_mode(), self.autocast():
+                padded = F.pad(mixtures, (0, max(0, self.network.min_samples - length)))
+                return self.network(padded.to(self.device), repeats, separator_repeats)[..., :length].cpu()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if batch > 1:
+            if not self._largest_batch:
+                self.notice(f"memory ran out at {batch} chunks at a time: going on with smaller batches")
+            self._largest_batch = batch // 2
+        else:
+            if not self._longest_chunk:
+                seconds = length / self.sample_rate
+                self.notice(f"memory ran out on a chunk of {seconds:.1f} s: going on with shorter chunks")
+            self._longest_chunk = length // 2
+        return self.run(mixtures, repeats, separator_repeats)
+
+    def _in_chunks(self, mixture: Tensor, plan: Plan, repeats: int | None, separator_repeats: int | None) -> Tensor:
+        """(L,) -> (S, L), one chunk after the other."""
+        chunker, stitcher = plan.chunker(), plan.stitcher()
+        parts = [
+            stitcher.push(start, self.run(chunk[None], repeats, separator_repeats)[0])
+            for start, chunk in chunker.push(mixture) + chunker.finish()
+        ]
+        return torch.cat([*parts, stitcher.finish()], dim=1)
+
+    def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
+        """(n,) -> the voices (S, n) after each repeat, on the CPU."""
+        length = mixture.shape[0]
+        padded = F.pad(mixture, (0, max(0, self.network.min_samples - length)))[None].to(self.device)
+        estimates = self.network.estimates(padded, repeats, separator_repeats)
+        while True:
+            # Not around the yield: the contexts would reach into the caller's code.
+            with torch.inference_mode(), self.autocast():
+                estimate = next(estimates, None)
+                wanted = estimate is not None and estimate.repeat and estimate.ends_repeat
+                voices = estimate.waveforms()[0, :, :length].cpu() if wanted else None
+            if estimate is None:
+                return
+            if wanted:
+                yield voices
+
+    def _mixture(self, waveform: Tensor, sample_rate: int | None) -> Tensor:
+        if waveform.dim() == 2:
+            waveform = waveform.mean(0)
+        if waveform.dim() != 1 or waveform.shape[0] == 0 or not waveform.is_floating_point():
+            raise UserError(f"waveform must be floating point, (L,) or (channels, L), not {tuple(waveform.shape)}")
+        if not torch.isfinite(waveform).all():
+            raise UserError("waveform has NaN or infinite samples: mend or drop it")
+        resampler = Resampler(sample_rate or self.sample_rate, self.sample_rate)
+        waveform = waveform.detach().float().cpu()
+        return torch.cat((resampler.push(waveform), resampler.finish()))
+
+
+def check_repeats(repeats: int | None, separator_repeats: int | None) -> None:
+    """UserError unless both are None or at least 1."""
+    for option, value in (("--repeats", repeats), ("--separator-repeats", separator_repeats)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} {value}: it must be at least 1")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """CUDA and MPS have an exception for it; the CPU's allocator only words."""
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or ("can't allocate memory" in str(error))
+    )
