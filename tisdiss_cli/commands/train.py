@@ -10,8 +10,6 @@ from tisdiss_cli.errors import UserError
 
 # What may change when a run is resumed: none of it changes what the steps so far have learned.
 RESUMABLE = {"minutes", "steps", "epochs", "precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
-    ["minutes", "steps", "epochs", "precision", "compile", "activation_checkpointing", "checkpoint_minutes"]
-)
 
 
 @app.command()

@@ -45,13 +45,14 @@ class MultiLoss(nn.Module):
         return multi_loss((estimate.waveforms() for estimate in estimates), sources)
 
 
-def prepare(network: TISDiSS, recipe: Recipe) -> None:
+def prepare(network: TISDiSS, recipe: Recipe, device: torch.device) -> None:
     """Compiles the paths, or forgets their activations until the backward pass, as the recipe wants."""
     for module in network.modules():
         if isinstance(module, SpectralPath | SpeakerPath):
             if recipe.activation_checkpointing:
                 module.forward = partial(checkpoint, module.forward, use_reentrant=False)
-            if recipe.compile:
+            # On a CPU torch 2.11 corrupts memory in the compiled backward pass of the speaker path.
+            if recipe.compile and (isinstance(module, SpectralPath) or device.type != "cpu"):
                 module.compile(dynamic=False)
 
 
@@ -65,7 +66,7 @@ class Training:
         self.corpus, self.examples = corpus.to(fabric.device), examples
         self.network = network
         self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
-        prepare(network, recipe)
+        prepare(network, recipe, fabric.device)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
         )
