@@ -85,12 +85,11 @@ class TISDiSS(nn.Module):
             raise ValueError(f"mixture must be (B, L) with L >= {self.min_samples}, not {tuple(mixture.shape)}")
 
         scale = mixture.std(dim=-1, keepdim=True)  # (B, 1), unbiased
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
 
         def estimate(stage: str, repeat: int, x: Tensor, ends_repeat: bool = True) -> Estimate:
             return Estimate(stage, repeat, ends_repeat, lambda: self.decoder(x, mixture.shape[1]) * scale[:, None])
 
-        features = self.encoder(mixture / scale)
+        features = self.encoder(mixture / torch.where(scale > 0, scale, 1.0))
         layers = len(self.separator.layers)
         for index, x in enumerate(self.separator(features, separator_repeats, self.reinjection), 1):
             if separator_outputs and index < separator_repeats * layers:

@@ -1,0 +1,159 @@
+"""Reading, resampling and writing sound files."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from tisdiss_cli.audio import AudioError, Resampler, Source, Writer, find, read
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rates", [(44100, 8000), (48000, 8000), (8000, 16000), (16000, 8000), (8000, 44100), (7, 5)])
+@pytest.mark.parametrize("block", [300, 4096])
+def test_blocks_resample_as_the_whole(rates, block):
+    x = torch.randn(5011)
+    resampler = Resampler(*rates)
+    joined = torch.cat([resampler.push(part) for part in x.split(block)] + [resampler.finish()])
+    whole = torchaudio.functional.resample(x, *rates, 64, 0.9475937167399596, "sinc_interp_kaiser", 14.769656459379492)
+    torch.testing.assert_close(joined, whole, rtol=0, atol=1e-4)
+
+
+def test_no_samples_resample_to_none():
+    assert Resampler(44100, 8000).finish().shape == (0,)
+
+
+@pytest.mark.parametrize("rate", [44_101, 37_123])
+def test_odd_rates_keep_length_and_pitch(rate):
+    resampler = Resampler(rate, 8000)
+    y = torch.cat((resampler.push(torch.from_numpy(tone(rate, 2.0))), resampler.finish()))
+    assert abs(y.shape[0] - 16_000) <= 1
+    assert int(torch.fft.rfft(y[:16_000]).abs().argmax()) == 880  # 440 Hz in bins of 0.5 Hz
+
+
+def test_a_tone_below_the_cutoff_survives_and_one_above_vanishes():
+    for hertz, low, high in ((1000, 0.49, 0.51), (3500, 0.49, 0.51), (4500, 0.0, 1e-3), (12_000, 0.0, 1e-3)):
+        resampler = Resampler(44_100, 8000)
+        y = torch.cat((resampler.push(torch.from_numpy(tone(44_100, 1.0, hertz))), resampler.finish()))
+        assert low <= y[1000:7000].abs().max() <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {"subtype": "PCM_U8"}),
+        ("a.wav", {"subtype": "PCM_24"}),
+        ("a.wav", {"subtype": "PCM_32"}),
+        ("a.wav", {"subtype": "DOUBLE"}),
+        ("a.wav", {"subtype": "ULAW"}),
+        ("a.flac", {}),
+        ("a.ogg", {}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+        ("a.mp3", {}),
+        ("a.aiff", {}),
+        ("a.W64", {"format": "W64"}),
+    ],
+)
+def test_any_format_any_rate_any_channels(tmp_path, name, options):
+    stereo = np.stack((tone(48_000), np.zeros(48_000, np.float32)), axis=1)
+    soundfile.write(tmp_path / name, stereo, 48_000, **options)
+    assert find(tmp_path) == [tmp_path / name]
+    y = read(tmp_path / name, 8000)
+    assert abs(y.shape[0] - 8000) <= 20
+    middle = torch.from_numpy(0.5 * tone(8000))[1000:7000]
+    assert float((y[1000:7000] - middle).square().mean().sqrt()) < 0.05
+
+
+def bad_files(folder) -> dict[str, str]:
+    """Bad files by name, with a word that the reason must have."""
+    x = np.random.default_rng(0).standard_normal((16_000, 2)).astype(np.float32) * 0.1
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("not a sound file\n" * 20)
+    soundfile.write(folder / "zero.wav", x[:0], 16_000)
+    for value, name in ((np.nan, "nan.wav"), (np.inf, "inf.wav")):
+        y = x.copy()
+        y[15_000, 1] = value
+        soundfile.write(folder / name, y, 16_000, subtype="FLOAT")
+    for name in ("cut.wav", "cut.flac", "cut.ogg", "cut.aiff", "cut.mp3"):
+        soundfile.write(folder / name, x, 16_000)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
+    return {
+        "empty.wav": "empty",
+        "text.wav": "no sound file",
+        "zero.wav": "no samples",
+        "nan.wav": "NaN",
+        "inf.wav": "infinite",
+        "cut.wav": "truncated",
+        "cut.flac": "truncated",
+        "cut.ogg": "truncated",
+        "cut.aiff": "truncated",
+        "cut.mp3": "truncated",
+        "gone.wav": "No such file",
+    }
+
+
+def test_bad_files_say_what_is_wrong_with_them(tmp_path):
+    for name, word in bad_files(tmp_path).items():
+        with pytest.raises(AudioError, match=word) as caught:
+            read(tmp_path / name, 8000)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_streamed_wav_without_a_length_is_no_truncated_one(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(8000), 8000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.wav").write_bytes(content)
+    assert read(tmp_path / "a.wav", 8000).shape == (8000,)
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path):
+    for name in (".hidden/a.wav", ".b.wav", "sub/c.wav", "sub/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, tone(8000), 8000, format="WAV")
+    (tmp_path / "folder.wav").mkdir()
+    assert find(tmp_path) == [tmp_path / "sub/c.wav"]
+
+
+@pytest.mark.parametrize("format", ["wav", "flac"])
+def test_sixteen_bit_is_within_half_a_step(tmp_path, format):
+    x = (torch.rand(5000) * 2 - 1) * 0.99
+    x[0], x[1] = -32767 / 32768, 32767 / 32768
+    writer = Writer(tmp_path / "part", 8000, 1.0)
+    writer.write(x[:3000])
+    writer.write(x[3000:])
+    writer.close()
+    assert not writer.clips
+    writer.convert(tmp_path / "whole", format)
+    y, _ = soundfile.read(tmp_path / "whole", dtype="float64")
+    assert soundfile.info(tmp_path / "whole").subtype == "PCM_16"
+    assert np.abs(y - x.double().numpy()).max() <= 0.5 / 32768
+
+
+def test_what_sixteen_bit_would_clip_is_kept_as_float(tmp_path):
+    x = torch.tensor([0.5, 1.7, -2.5])
+    writer = Writer(tmp_path / "part", 8000, 1.0)
+    writer.write(x)
+    writer.close()
+    assert writer.clips
+    assert torch.equal(torch.from_numpy(soundfile.read(tmp_path / "part", dtype="float32")[0]), x)
+
+
+def test_long_outputs_get_a_container_that_holds_them(tmp_path):
+    writer = Writer(tmp_path / "part", 192_000, 7200)
+    writer.close()
+    assert soundfile.info(tmp_path / "part").format == "RF64"
+
+
+def test_a_source_knows_its_length_before_it_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.flac", tone(44_100, 0.5), 44_100)
+    source = Source(tmp_path / "a.flac", 8000)
+    assert (source.input_rate, source.seconds) == (44_100, 0.5)

@@ -1,0 +1,126 @@
+"""Chunks cover a stream, and stitched voices are the voices, whatever order each chunk returns them in."""
+
+import pytest
+import torch
+
+from tisdiss_cli.chunking import Chunker, Stitcher, align
+
+
+def cut(x: torch.Tensor, block: int, chunk: int = 1000, overlap: int = 250, longest: int = 750):
+    chunker = Chunker(chunk, overlap, longest)
+    chunks = [piece for part in x.split(block) for piece in chunker.push(part)]
+    return chunks + chunker.finish()
+
+
+def stitch(chunks, voices: torch.Tensor, orders, fade: int = 250, longest: int = 750) -> tuple[torch.Tensor, list[int]]:
+    stitcher = Stitcher(fade, longest)
+    parts = [
+        stitcher.push(start, voices[list(order), start : start + piece.shape[0]])
+        for (start, piece), order in zip(chunks, orders, strict=False)
+    ]
+    return torch.cat([*parts, stitcher.finish()], dim=1), stitcher.uncertain
+
+
+@pytest.mark.parametrize("length", [1, 249, 999, 1000, 1001, 1750, 2000, 2501, 9999])
+@pytest.mark.parametrize("block", [1, 333, 20000])
+def test_chunks_cover_the_stream_at_one_length(length, block):
+    x = torch.randn(length)
+    chunks = cut(x, max(block, length // 50))
+    assert {piece.shape[0] for _, piece in chunks} == {min(length, 1000)}
+    end = 0
+    for start, piece in chunks:
+        assert torch.equal(piece, x[start : start + piece.shape[0]])
+        assert start == 0 or 250 <= end - start < 1000
+        end = start + piece.shape[0]
+    assert end == length
+
+
+@pytest.mark.parametrize("length", [1, 700, 1000, 1001, 1300, 1777, 5432, 20001])
+@pytest.mark.parametrize("speakers", [1, 2, 3])
+def test_stitching_known_voices_returns_them_exactly(length, speakers):
+    torch.manual_seed(length)
+    voices = torch.randn(speakers, length)
+    chunks = cut(voices.sum(0), 400)
+    generator = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(speakers, generator=generator).tolist() for _ in chunks]  # adversarial
+    stitched, uncertain = stitch(chunks, voices, orders)
+    assert torch.equal(stitched, voices[orders[0]])
+    assert uncertain == []
+
+
+def test_every_order_of_every_chunk_is_undone():
+    torch.manual_seed(0)
+    voices = torch.randn(2, 3000) * torch.tensor([[1.0], [0.03]])  # one voice 30 dB below the other
+    chunks = cut(voices.sum(0), 3000)
+    for code in range(2 ** len(chunks)):
+        orders = [(1, 0) if code >> index & 1 else (0, 1) for index in range(len(chunks))]
+        stitched, uncertain = stitch(chunks, voices, orders)
+        assert torch.equal(stitched, voices[list(orders[0])])
+        assert uncertain == []
+
+
+def test_alternating_talkers_are_told_apart_where_only_one_speaks():
+    torch.manual_seed(0)
+    turns = torch.arange(6000) // 400 % 2  # never both at once
+    voices = torch.randn(2, 6000) * torch.stack((turns, 1 - turns))
+    chunks = cut(voices.sum(0), 6000)
+    orders = [(1, 0) if index % 2 else (0, 1) for index in range(len(chunks))]
+    stitched, uncertain = stitch(chunks, voices, orders)
+    assert torch.equal(stitched, voices)
+    assert uncertain == []
+
+
+def test_a_quiet_overlap_reaches_further_back():
+    torch.manual_seed(0)
+    voices = torch.randn(2, 1500)
+    voices[:, 700:1100] = 0  # where the first chunk ends
+    chunks = cut(voices.sum(0), 1500)
+    orders = [(1, 0) if index % 2 else (0, 1) for index in range(len(chunks))]
+    stitched, uncertain = stitch(chunks, voices, orders)
+    assert torch.equal(stitched, voices)
+    assert uncertain == []
+    assert chunks[0][1].shape[0] - chunks[1][0] > 250
+
+
+def test_a_pause_longer_than_the_reach_is_called_uncertain():
+    torch.manual_seed(0)
+    voices = torch.randn(2, 6000)
+    voices[:, 1500:4500] = 0
+    _, uncertain = stitch(cut(voices.sum(0), 6000), voices, [(0, 1)] * 20)
+    assert len(uncertain) == 1
+    assert 1500 <= uncertain[0] <= 5000
+
+
+def test_two_alike_voices_are_called_uncertain():
+    voice = torch.randn(1, 2000)
+    _, uncertain = stitch(cut(voice[0], 2000), torch.cat((voice, voice)), [(0, 1)] * 5)
+    assert uncertain
+
+
+def test_silence_is_not_called_uncertain():
+    voices = torch.zeros(2, 5000)
+    stitched, uncertain = stitch(cut(voices.sum(0), 5000), voices, [(0, 1)] * 20)
+    assert torch.equal(stitched, voices)
+    assert uncertain == []
+
+
+def test_a_seam_between_unequal_estimates_is_smooth():
+    a, b = torch.full((1, 1000), 1.0), torch.full((1, 1000), 2.0)
+    stitcher = Stitcher(250, 750)
+    joined = torch.cat((stitcher.push(0, a), stitcher.push(750, b), stitcher.finish()), dim=1)[0]
+    steps = joined.diff()
+    assert joined.shape[0] == 1750
+    assert (steps >= 0).all()
+    assert steps.max() < 2 / 250
+
+
+def test_align_is_the_nearest_order():
+    torch.manual_seed(0)
+    before = torch.randn(3, 500)
+    after = before[[2, 0, 1]] + 0.5 * torch.randn(3, 500)
+    alignment = align(before, after)
+    errors = {
+        order: float((before - after[list(order)]).square().sum())
+        for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+    }
+    assert alignment.order == min(errors, key=errors.get) == (1, 2, 0)

@@ -1,0 +1,136 @@
+"""The network computes the published function."""
+
+import pytest
+import torch
+
+from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error
+from tisdiss_cli.model import oracle
+from tisdiss_cli.model.config import CONFIGS, Config, named_config
+from tisdiss_cli.model.network import RECONSTRUCTOR, SEPARATOR, SPLITTER, TISDiSS
+
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_every_published_estimate(name):
+    case, arrays = load_case(name)
+    network, mixture = reference_network(name), torch.from_numpy(arrays["mixture"])
+    assert network.parameter_count == case["parameters"]
+    deepest = [estimate.waveforms() for estimate in network.estimates(mixture, max(case["repeats"]))]
+    for actual, expected in zip(deepest[:-1], arrays["auxiliary"], strict=True):
+        assert relative_error(actual, expected) < TOLERANCE
+    assert relative_error(deepest[-1], arrays[f"estimate_repeats{max(case['repeats'])}"]) < TOLERANCE
+    for repeats in case["repeats"][:-1]:
+        assert relative_error(network(mixture, repeats), arrays[f"estimate_repeats{repeats}"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("small")])
+def test_the_oracle_agrees_too(name):
+    _, arrays = load_case(name)
+    outputs = oracle.estimates(reference_network(name), torch.from_numpy(arrays["mixture"]), 1)
+    assert relative_error(outputs[0], arrays["auxiliary"][0]) < TOLERANCE
+    assert relative_error(outputs[-1], arrays["estimate_repeats1"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        {"speakers": 3, "kernel_size": 3, "path_order": "tf"},
+        {"speakers": 1, "kernel_size": 6},
+        {"n_fft": 256, "hop_length": 64, "sample_rate": 16000, "separator_layers": 2},
+        {"separator_reinjection": False, "reconstructor_layers": 2, "reconstructor_reinjection": True},
+        {"separator_reinjection": False, "norm_groups": 1, "ffn_hidden": 7, "attention_channels": 24, "heads": 3},
+    ],
+)
+def test_any_configuration_against_the_oracle(differences):
+    config = Config(**{"channels": 16, "ffn_hidden": 24, "attention_channels": 16, "heads": 2, **differences})
+    network = drawn_network(config, "any")
+    mixture = torch.randn(2, 1500)
+    with torch.no_grad():
+        actual = [estimate.waveforms() for estimate in network.estimates(mixture, 2, 3)]
+    for ours, naive in zip(actual, oracle.estimates(network, mixture, 2, 3), strict=True):
+        assert relative_error(ours, naive) < TOLERANCE
+
+
+def test_stages_and_repeats_are_named():
+    network = TISDiSS(Config(channels=4, ffn_hidden=4, attention_channels=4, heads=1, reconstructor_layers=2)).eval()
+    with torch.no_grad():
+        labels = [
+            (estimate.stage, estimate.repeat, estimate.ends_repeat)
+            for estimate in network.estimates(torch.randn(1, 500), 2, 3, separator_outputs=True)
+        ]
+    assert labels == [
+        (SEPARATOR, 1, True),
+        (SEPARATOR, 2, True),
+        (SPLITTER, 0, True),
+        (RECONSTRUCTOR, 1, False),
+        (RECONSTRUCTOR, 1, True),
+        (RECONSTRUCTOR, 2, False),
+        (RECONSTRUCTOR, 2, True),
+    ]
+
+
+@torch.no_grad()
+def test_level_and_silence():
+    network = reference_network("small_re1x3")
+    mixture = torch.randn(1, 2000)
+    louder = network(1000 * mixture, 1)
+    torch.testing.assert_close(louder, 1000 * network(mixture, 1), rtol=1e-3, atol=1e-2)
+    assert network(torch.zeros(1, 2000), 1).abs().max() == 0
+
+
+@torch.no_grad()
+def test_an_item_does_not_depend_on_its_batch():
+    network, mixtures = reference_network("small_re2x2"), torch.randn(3, 1200)
+    together = network(mixtures, 2)
+    for index in range(3):
+        assert relative_error(network(mixtures[index : index + 1], 2), together[index : index + 1]) < 1e-5
+
+
+@torch.no_grad()
+def test_bf16_stays_close():
+    network, mixture = reference_network("small_re1x3"), torch.randn(1, 4000)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(mixture, 3)
+    assert rounded.dtype == torch.float32
+    assert relative_error(rounded, network(mixture, 3)) < 0.05
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_named_configurations(name):
+    with torch.device("meta"):
+        count = TISDiSS(named_config(name)).parameter_count
+    if name == "released":
+        assert count == 8_011_827  # paper, table 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"channels": 6},
+        {"channels": "64"},
+        {"heads": 0},
+        {"attention_channels": 12},
+        {"path_order": "xy"},
+        {"hop_length": 100},
+        {"speakers": True},
+    ],
+)
+def test_impossible_configurations_name_the_field(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Config(**wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@torch.no_grad()
+def test_cuda_computes_the_published_function():
+    case, arrays = load_case("released")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    network = reference_network("released").cuda()
+    try:
+        for repeats in case["repeats"]:
+            actual = network(torch.from_numpy(arrays["mixture"]).cuda(), repeats).cpu()
+            assert relative_error(actual, arrays[f"estimate_repeats{repeats}"]) < TOLERANCE
+    finally:
+        network.cpu()
