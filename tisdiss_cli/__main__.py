@@ -2,7 +2,7 @@
 
 import sys
 
-from tisdiss_cli.commands import app, separate, train, weights  # noqa: F401  importing a command registers it
+from tisdiss_cli.commands import app, mix, separate, train, weights  # noqa: F401  importing a command registers it
 from tisdiss_cli.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""`tisdiss train`: train from a folder of clean speech by speaker, or go on."""
+"""`tisdiss train DATA OUT`: train a network, fine-tune one with more repeats, or go on after an interruption."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,17 +8,18 @@ import typer
 from tisdiss_cli.commands import app
 from tisdiss_cli.errors import UserError
 
-# What may change when a run is resumed: none of it changes what the steps so far have learned.
-RESUMABLE = {"minutes", "steps", "epochs", "precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
-
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder of clean speech with one folder for each speaker.")],
-    out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint and log.")],
-    valid: Annotated[Path | None, typer.Option(help="Folder of fixed mixtures (mix, s1, s2) to validate on.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Name (released, small, tiny) or TOML file.")] = None,
-    init: Annotated[str | None, typer.Option(help="Weights to start from: a name or a file.")] = None,
+    data: Annotated[
+        Path, typer.Argument(help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech by speaker.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint, log and curve.")],
+    valid: Annotated[Path | None, typer.Option(help="Set of mixtures to validate on.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="released, small, tiny, or a TOML file. [default: small]", show_default=False)
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to fine-tune: a name or a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
     repeats: Annotated[str | None, typer.Option(help="Reconstructor repeats of a step: 4, or 1-6 drawn.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget, from now to the saved weights.")] = None,
@@ -26,16 +27,21 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Mixtures in a step, on each device.")] = None,
     segment_seconds: Annotated[float | None, typer.Option(help="Length of a mixture.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    mixture: Annotated[str | None, typer.Option(help="DATA's folder of mixtures, where it is not detected.")] = None,
+    references: Annotated[str | None, typer.Option(help="DATA's folders of references: s1,s2.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
+    rirs: Annotated[Path | None, typer.Option(help="Room impulse responses to mix with, a folder a room.")] = None,
+    noise: Annotated[Path | None, typer.Option(help="Noise to mix with: a folder.")] = None,
     valid_items: Annotated[int | None, typer.Option(help="Mixtures to validate on; 0: all.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the paths.")] = None,
     activation_checkpointing: Annotated[
-        bool | None, typer.Option("--activation-checkpointing/--no-activation-checkpointing", help="Less memory.")
+        bool | None,
+        typer.Option("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and mixtures.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    devices: Annotated[int, typer.Option(help="How many of them.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    devices: Annotated[int, typer.Option(help="How many of them, each with a whole batch.")] = 1,
 ) -> None:
     """Train the network by the paper's multi-loss; OUT/weights.safetensors is the best so far at any time."""
     import time
@@ -48,6 +54,8 @@ def train(
         "batch_size": batch_size,
         "segment_seconds": segment_seconds,
         "learning_rate": learning_rate,
+        "rirs": None if rirs is None else str(rirs),
+        "noise": None if noise is None else str(noise),
         "valid_items": valid_items,
         "precision": precision,
         "compile": compile,
@@ -55,71 +63,62 @@ def train(
         "seed": seed,
     }
     options = {key: value for key, value in options.items() if value is not None}
+    if devices < 1:
+        raise UserError(f"--devices {devices}: it must be at least 1")
+    if resume and (recipe is not None or init is not None):
+        raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
     try:
-        import lightning_fabric
+        from lightning_fabric import Fabric
     except ImportError:
         raise UserError("training needs Lightning Fabric: pip install 'tisdiss[train]'") from None
     import torch
 
-    from tisdiss_cli.model.network import TISDiSS
-    from tisdiss_cli.model.weights import load_weights
-    from tisdiss_cli.training.checkpoint import NAME, load_checkpoint
-    from tisdiss_cli.training.corpus import load_corpus, read_exclusions
-    from tisdiss_cli.training.loop import Training
-    from tisdiss_cli.training.recipe import Recipe, read_recipe
+    from tisdiss_cli.separation import choose_device
+    from tisdiss_cli.training.corpus import read_exclusions
+    from tisdiss_cli.training.curve import can_plot
+    from tisdiss_cli.training.data import load_data
+    from tisdiss_cli.training.loop import WEIGHTS, Training
+    from tisdiss_cli.training.start import check_origin, start_again, start_new
     from tisdiss_cli.training.validation import load_examples
 
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and not devices <= torch.cuda.device_count():
+        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
     if exclude is not None:
         options["exclude"] = [list(pair) for pair in read_exclusions(exclude)]
-    state, network = None, None
-    if resume:
-        if recipe is not None or init is not None:
-            raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
-        state = load_checkpoint(out / NAME)
-        stored = state["recipe"]
-        for key, value in options.items():
-            if key not in RESUMABLE and value != stored[key]:
-                raise UserError(
-                    f"--{key.replace('_', '-')} {value} differs from the run's {stored[key]}: leave it out to resume, "
-                    "or start a run in another folder"
-                )
-        settings = Recipe.from_dict({**stored, **options})
-    else:
-        if (out / NAME).exists():
-            raise UserError(f"{out} holds a run already: go on with --resume or name another OUT")
-        values = {**read_recipe(recipe or "small"), **options}
-        if init is not None:
-            network = load_weights(init)
-            trained = network.config.to_dict()
-            for key, value in (values.get("network", {}) if recipe else {}).items():
-                if key != "reconstructor_repeats" and trained.get(key) != value:
-                    raise UserError(
-                        f"--init {init} has {key} {trained.get(key)}, and the recipe {value}: they must agree"
-                    )
-            values["network"] = trained
-        settings = Recipe.from_dict(values)
-    config = settings.config
+    start = start_again(out, options) if resume else start_new(out, recipe, init, options)
+    settings, config = start.recipe, start.recipe.config
 
-    examples = load_examples(valid, config.sample_rate, config.speakers, settings.valid_items) if valid else []
-    pairs = [(a, b) for a, b in settings.exclude]
-    corpus = load_corpus(data, config.sample_rate, settings.speeds, config.speakers, pairs)
-    typer.echo(
-        f"{data}: {len(corpus.names)} speakers, {int(corpus.lengths.sum()) / config.sample_rate / 60:.0f} min "
-        f"at {len(settings.speeds)} speeds, ready after {time.monotonic() - started:.0f} s",
-        err=True,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-
-    fabric = lightning_fabric.Fabric(
-        accelerator=device,
-        devices=devices,
+    fabric = Fabric(
+        accelerator=chosen.type,
+        devices=devices if chosen.index is None or devices > 1 else [chosen.index],
         strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
     )
     fabric.launch()
+    if valid is None and start.origin.get("valid"):
+        valid = Path(start.origin["valid"])
+    examples = load_examples(valid, config.sample_rate, config.speakers, settings.valid_items) if valid else []
+    names = None if references is None else [name.strip() for name in references.split(",")]
+    loaded = load_data(data, settings, mixture, names, quiet=not fabric.is_global_zero)
+    origin = {
+        "valid": str(valid.resolve()) if valid else None,
+        "data": loaded.fingerprint,
+        "examples": sum(example.mixture.shape[0] for example in examples),
+    }
+    check_origin(start.origin, origin)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
+    if fabric.is_global_zero:
+        if not valid:
+            kept = "" if settings.minutes or settings.steps else ", the rate is never halved"
+            typer.echo(f"tisdiss: without --valid the last weights are kept{kept}", err=True)
+        if not can_plot():
+            typer.echo("tisdiss: no curve.png without matplotlib: pip install 'tisdiss[plot]'", err=True)
+        typer.echo(f"tisdiss: ready on {fabric.device} after {time.monotonic() - started:.0f} s", err=True)
     torch.manual_seed(settings.seed)
-    initial = TISDiSS(config)
-    if network is not None:
-        initial.load_state_dict(network.state_dict())
-    Training(fabric, settings, initial, corpus, examples, out).run(started, state)
-    typer.echo(str(out / "weights.safetensors"))
+    Training(fabric, settings, start.network(), loaded, examples, out, origin).run(started, start.state)
+    if fabric.is_global_zero:
+        typer.echo(str(out / WEIGHTS))

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from tisdiss_cli import audio
 from tisdiss_cli.errors import UserError
-
-FRAME = 256  # samples; activity is known frame by frame
-ACTIVE_DB = 30.0  # a frame is active within this much of its utterance's loudest
+from tisdiss_cli.training.clips import active_frames, padded, read_clips, to_device, to_int16
 
 
 @dataclass(frozen=True)
@@ -21,22 +19,30 @@ class Corpus:
 
     names: list[str]  # speakers, sorted
     samples: Tensor  # (N,) int16; every utterance starts at a multiple of FRAME
-    active: Tensor  # (N / FRAME + 1,) int32: active frames before each frame
+    active: Tensor  # (1, N / FRAME + 1) int32: active frames before each frame
     starts: Tensor  # (U,) int64, first sample of every utterance
     lengths: Tensor  # (U,) int64, samples
     first: Tensor  # (P,) int64, first utterance of every speaker
     counts: Tensor  # (P,) int64, utterances of every speaker, all speeds
     compatible: Tensor  # (P, P) bool: may be mixed; False on the diagonal
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of speech at all speeds, at 8 kHz."""
-        return int(self.lengths.sum()) / 8000
-
     def to(self, device: torch.device) -> "Corpus":
         """The same corpus with its tensors on `device`."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Corpus(self.names, **tensors)
+        return to_device(self, device)
+
+
+def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
+    """The sound files of `root`/<speaker>/**, by speaker; UserError if fewer than `speakers` have any."""
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
+    folders = {path.name: audio.find(path) for path in sorted(root.iterdir()) if path.is_dir()}
+    folders = {name: files for name, files in folders.items() if files and not name.startswith(".")}
+    if len(folders) < speakers:
+        raise UserError(
+            f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}: mixing needs a "
+            f"folder for each of at least {speakers} speakers"
+        )
+    return folders
 
 
 def load_corpus(
@@ -54,57 +60,52 @@ def load_corpus(
     Raises:
         UserError: no folder, too few speakers, a silent or unreadable file, a speaker without partners.
     """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
-    folders = {path.name: audio.find(path) for path in sorted(root.iterdir()) if path.is_dir()}
-    folders = {name: files for name, files in folders.items() if files and not name.startswith(".")}
-    if len(folders) < speakers:
-        raise UserError(
-            f"{root} has {len(folders)} folders with sound files: mixing needs one for each of at least "
-            f"{speakers} speakers"
-        )
+    folders = find_speakers(root, speakers)
     compatible = compatibility(list(folders), exclude or [], speakers)
     pieces: list[Tensor] = []
     active: list[Tensor] = []
     lengths: list[int] = []
-    counts: list[int] = []
-    for files in folders.values():
-        counts.append(len(files) * len(speeds))
-        for path in files:
-            waveform = audio.read(path, sample_rate)
-            peak = float(waveform.abs().max())
-            if peak == 0:
-                raise UserError(f"{path} is silent: take it out of the corpus")
-            for speed in speeds:
-                copy = waveform / peak * 0.9
-                if speed != 1:
-                    copy, _ = torchaudio.functional.speed(copy, sample_rate, speed)
-                frames = -(-copy.shape[0] // FRAME)
-                padded = torch.nn.functional.pad(copy, (0, frames * FRAME - copy.shape[0]))
-                energy = padded.view(frames, FRAME).square().sum(dim=1)
-                active.append(energy > energy.max() * 10 ** (-ACTIVE_DB / 10))
-                pieces.append((padded * 32767).round().to(torch.int16))
-                lengths.append(copy.shape[0])
+    for waveform in read_clips(root, [path for files in folders.values() for path in files], sample_rate):
+        waveform = waveform / waveform.abs().max() * 0.9
+        for speed in speeds:
+            copy = waveform
+            if speed != 1:
+                copy, _ = torchaudio.functional.speed(waveform, sample_rate, speed)
+            lengths.append(copy.shape[0])
+            copy = padded(copy.clamp(-1, 1))
+            active.append(active_frames(copy))
+            pieces.append(to_int16(copy))
     sizes = torch.tensor([piece.shape[0] for piece in pieces])
-    totals = torch.tensor(counts)
+    counts = torch.tensor([len(files) * len(speeds) for files in folders.values()])
     return Corpus(
         names=list(folders),
         samples=torch.cat(pieces),
-        active=torch.cat((torch.zeros(1, dtype=torch.int32), torch.cat(active).cumsum(0).int())),
+        active=counted(torch.cat(active)[None]),
         starts=sizes.cumsum(0) - sizes,
         lengths=torch.tensor(lengths),
-        first=totals.cumsum(0) - totals,
-        counts=totals,
+        first=counts.cumsum(0) - counts,
+        counts=counts,
         compatible=compatible,
     )
 
 
+def counted(active: Tensor) -> Tensor:
+    """How many frames are active before each, (K, F) -> (K, F + 1)."""
+    return torch.nn.functional.pad(active.cumsum(dim=1), (1, 0)).int()
+
+
 def compatibility(names: list[str], exclude: list[tuple[str, str]], speakers: int) -> Tensor:
-    """Who may be mixed with whom, (P, P) bool, symmetric; UserError names a speaker with too few partners."""
+    """Who may be mixed with whom, (P, P) bool, symmetric.
+
+    Raises:
+        UserError: a pattern matches nobody, or a speaker has too few partners left.
+    """
     allowed = ~torch.eye(len(names), dtype=torch.bool)
     for a, b in exclude:
-        rows = torch.tensor([fnmatchcase(name, a) for name in names])
-        columns = torch.tensor([fnmatchcase(name, b) for name in names])
+        rows, columns = (torch.tensor([fnmatchcase(name, pattern) for name in names]) for pattern in (a, b))
+        for pattern, matches in ((a, rows), (b, columns)):
+            if not matches.any():
+                raise UserError(f"the excluded pair {a!r}, {b!r}: no speaker is named {pattern!r}")
         barred = rows[:, None] & columns
         allowed &= ~(barred | barred.T)
     # With this many partners left for everyone, no drawing order can run out of them.

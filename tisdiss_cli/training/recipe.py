@@ -1,19 +1,16 @@
 """Training recipes: TOML files that a person can copy and edit; unknown keys and impossible values are named."""
 
+import tomllib
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[no-redef]
-
 _POSITIVE = ("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs")
-_POSITIVE += ("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after")
+_POSITIVE += ("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after", "average_best")
 _NOT_NEGATIVE = ("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items")
 DIRECTORY = Path(__file__).parent / "recipes"
 
@@ -29,6 +26,9 @@ class Recipe:
     level_db: float = 5.0  # relative levels are uniform in +-this
     speeds: list[float] = field(default_factory=lambda: [1.0])  # factors of the speed perturbation
     exclude: list[list[str]] = field(default_factory=list)  # pairs of speakers, or patterns, never mixed
+    rirs: str = ""  # folder of impulse responses, a folder a room; the references stay dry
+    noise: str = ""  # folder of noise recordings
+    noise_db: list[float] = field(default_factory=lambda: [-6.0, 3.0])  # loudest speaker over noise, uniform (WHAM!)
     # Method
     repeats: str = ""  # of the Reconstructor in a step: "6", or "1-6" drawn for each step; "": the network's
     separator_loss: bool = False  # supervise Separator outputs too, through the Splitter
@@ -36,6 +36,7 @@ class Recipe:
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
     ema_decay: float = 0.0  # 0: off
+    average_best: int = 1  # the weights are the mean of so many best validated ones (the paper: 5)
     seed: int = 0
     # Schedule: with minutes or steps, warm-up then linear decay to zero; without, the paper's
     minutes: float = 0.0  # 0: no time budget
@@ -57,13 +58,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, kind = getattr(self, f.name), f.type
+            value, kind = getattr(self, f.name), get_origin(f.type) or f.type
             if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
             elif kind is str and type(value) is int:
                 object.__setattr__(self, f.name, str(value))
-            elif kind in (int, float, str, bool, list, dict) and type(value) is not kind:
+            elif type(value) is not kind:
                 raise UserError(f"recipe: {f.name} must be of type {kind.__name__}, not {value!r}")
+            if kind is float and not isfinite(value):
+                raise UserError(f"recipe: {f.name} must be a finite number, not {value}")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise UserError(f"recipe: {name} must be above 0, not {getattr(self, name)}")
@@ -81,6 +84,9 @@ class Recipe:
             raise UserError(f"recipe: speeds must be factors between 0.5 and 2, not {self.speeds}")
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(s, str) for s in p) for p in self.exclude):
             raise UserError("recipe: exclude must be a list of pairs of speakers or patterns")
+        decibels = self.noise_db
+        if len(decibels) != 2 or not all(type(v) in (int, float) for v in decibels) or decibels[0] > decibels[1]:
+            raise UserError(f"recipe: noise_db must be the lowest and the highest level in dB, not {decibels}")
         self.repeat_range  # noqa: B018  checks it
         if self.segment_seconds * self.config.sample_rate < self.config.n_fft:
             raise UserError(f"recipe: segment_seconds ({self.segment_seconds}) is shorter than one n_fft")
@@ -127,11 +133,20 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
-    """The keys of a recipe that comes with the package, or of a TOML file."""
+    """The keys of a recipe that comes with the package, or of a TOML file.
+
+    Raises:
+        UserError: no such recipe, no TOML, an unknown key or an impossible value; it names the file.
+    """
     path = DIRECTORY / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
     if not path.is_file():
         raise UserError(f"there is no recipe {name_or_path!r}: pass a TOML file or one of {', '.join(recipe_names())}")
     try:
-        return tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read as TOML ({error})") from None
+    try:
+        Recipe.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('recipe: ')}") from None
+    return values

@@ -6,10 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli import audio
-from tisdiss_cli.datasets import find_dataset
-from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
+from tisdiss_cli.training.fixed import complete_dataset, read_items
 from tisdiss_cli.training.loss import best_permutation, si_snr
 
 
@@ -29,28 +27,13 @@ class Validation:
     si_snri: list[float]  # dB, after the Splitter and after 1, 2, ... repeats
 
 
-def load_examples(root: Path, sample_rate: int, speakers: int, count: int | None = None) -> list[Example]:
+def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -> list[Example]:
     """The mixtures of `root` in memory, or `count` of them evenly spread; UserError names what does not fit."""
-    dataset = find_dataset(root)
-    if dataset.missing:
-        raise UserError(f"{root} is incomplete: {dataset.missing[0]}")
-    if dataset.speakers != speakers:
-        raise UserError(f"{root} has references of {dataset.speakers} speakers, and the recipe's network {speakers}")
+    dataset = complete_dataset(root, speakers)
     items = dataset.items
-    if count is not None and count < len(items):
+    if 0 < count < len(items):
         items = [items[index * len(items) // count] for index in range(count)]
-    examples: list[Example] = []
-    for item in items:
-        mixture = audio.read(item.mixture, sample_rate)
-        references = [audio.read(path, sample_rate) for path in item.references]
-        for path, reference in zip(item.references, references, strict=True):
-            if reference.shape != mixture.shape:
-                raise UserError(
-                    f"{path} has {reference.shape[0]} samples at {sample_rate} Hz and its mixture {mixture.shape[0]}: "
-                    "they must be of one length"
-                )
-        examples.append(Example(mixture, torch.stack(references)))
-    return examples
+    return [Example(signals[0], signals[1:]) for signals in read_items(dataset, items, sample_rate)]
 
 
 @torch.no_grad()
