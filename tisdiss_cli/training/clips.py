@@ -22,7 +22,7 @@ _AHEAD = 256  # files read at a time
 def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterator[Tensor]:
     """Yields (L,) float32 for every path, in order, none silent; says once, on stderr, what was resampled.
 
-    `what` is the sentence's subject: a folder, say. The paths are read from any thread.
+    `what` is the subject of that sentence, a folder say.
 
     Raises:
         UserError: a file that cannot be read, or is silent.

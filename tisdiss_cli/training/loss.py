@@ -16,18 +16,19 @@ def si_snr(estimates: Tensor, references: Tensor) -> Tensor:
     (..., E, L), (..., R, L) -> (..., E, R) in dB, float32 under any precision. A silent signal on
     either side gives -70 dB and no gradient.
 
-    With both signals zero-mean and of unit length, the projection of one on the other has energy
-    c^2 and the rest 1 - c^2, c being their inner product (Le Roux et al. 2019, SI-SDR).
+    With both signals zero-mean and of unit length, c being their inner product, the target c r has
+    energy c^2 and what is left of the estimate |e - c r|^2 (Le Roux et al. 2019, SI-SDR).
     """
     with torch.autocast(estimates.device.type, enabled=False):
-        e, r = (
-            F.normalize(x.float() - x.float().mean(dim=-1, keepdim=True), dim=-1, eps=1e-8)
-            for x in (estimates, references)
-        )
-        share = (e @ r.transpose(-1, -2)).square()  # (..., E, R), c^2
-        limit = 1 / (1 + 10 ** (CLAMP / 10))
-        share = share.clamp(limit, 1 - limit)
-        return 10 * torch.log10(share / (1 - share))
+        e, r = (x.float() - x.float().mean(dim=-1, keepdim=True) for x in (estimates, references))
+        silent = e.square().sum(dim=-1) <= 1e-16  # (..., E)
+        e, r = F.normalize(e, dim=-1, eps=1e-8)[..., :, None, :], F.normalize(r, dim=-1, eps=1e-8)[..., None, :, :]
+        c = (e * r).sum(dim=-1)  # (..., E, R)
+        # Not 1 - c^2, which float32 rounds away from 60 dB on.
+        rest = (e - c[..., None] * r).square().sum(dim=-1)
+        limit = 10 ** (-CLAMP / 10)
+        rest = torch.where(silent[..., None], 1.0, rest.clamp(min=limit))
+        return 10 * torch.log10(c.square().clamp(min=limit) / rest)
 
 
 def best_permutation(scores: Tensor) -> Tensor:
