@@ -44,7 +44,9 @@ def write_mixtures(root: Path, count: int = 3, samples: int = 2400, folders: str
     for name in names:
         (root / name).mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        sources = [band_noise(100 + 2000 * k, 1800 + 2000 * k, samples, 1000 * number + k) * 0.6 for k in range(len(names) - 1)]
+        width = 4000 / (len(names) - 1)
+        bands = [(k * width + 100, (k + 1) * width - 200) for k in range(len(names) - 1)]
+        sources = [0.6 * band_noise(*band, samples, 1000 * number + k) for k, band in enumerate(bands)]
         for name, signal in zip(names, [sum(sources), *sources], strict=True):
             soundfile.write(root / name / f"{number}.wav", signal, RATE)
     return root
