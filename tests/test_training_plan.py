@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.synthetic import TINY
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.training.best import Best
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
@@ -75,7 +74,7 @@ def test_a_budget_warms_up_and_decays_to_zero(budget):
         rates.append(schedule.rate(step, progress))
         ends += schedule.ends_epoch(step, progress, ends)
     assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 20
-    assert all(a < b for a, b in zip(rates[:20], rates[1:21], strict=True))
+    assert rates[:21] == sorted(set(rates[:21]))
     fall = torch.tensor(rates[20:]).diff()
     torch.testing.assert_close(fall, torch.full((180,), -0.01 / 180), atol=1e-6, rtol=0)
     assert rates[-1] == 0 and rates[0] > 0
@@ -120,7 +119,7 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     save_checkpoint(path, state)
     loaded = load_checkpoint(path)
     assert torch.equal(loaded["tensor"], state["tensor"]) and loaded["nested"] == state["nested"]
-    with pytest.raises(Exception, match="pickle|serialize"):  # an interrupted save leaves the former
+    with pytest.raises(Exception, match=r"pickle|serialize"):  # an interrupted save leaves the former
         save_checkpoint(path, {"tensor": torch.zeros(10**4), "bad": lambda: None})
     assert torch.equal(load_checkpoint(path)["tensor"], state["tensor"])
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -130,7 +129,7 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     torch.save({"other": 1}, path)
     with pytest.raises(UserError, match="is not a checkpoint"):
         load_checkpoint(path)
-    with pytest.raises(UserError, match="no .* to resume from"):
+    with pytest.raises(UserError, match=r"no .* to resume from"):
         load_checkpoint(tmp_path / "none.pt")
 
 
@@ -148,4 +147,3 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
         ("20", "", "2.0000"),
     ]
     assert not plot_curve(tmp_path) and (tmp_path / CURVE).read_bytes()[1:4] == b"PNG"
-    assert Recipe(network=TINY).config.n_fft == 32
