@@ -22,6 +22,9 @@ def train(
     init: Annotated[str | None, typer.Option(help="Weights to fine-tune: a name or a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
     repeats: Annotated[str | None, typer.Option(help="Reconstructor repeats of a step: 4, or 1-6 drawn.")] = None,
+    separator_loss: Annotated[
+        bool | None, typer.Option("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget, from now to the saved weights.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Mixtures in a step, on each device.")] = None,
@@ -49,6 +52,7 @@ def train(
     started = time.monotonic()
     options: dict[str, Any] = {
         "repeats": repeats,
+        "separator_loss": separator_loss,
         "minutes": minutes,
         "steps": steps,
         "batch_size": batch_size,
@@ -71,6 +75,8 @@ def train(
         from lightning_fabric import Fabric
     except ImportError:
         raise UserError("training needs Lightning Fabric: pip install 'tisdiss[train]'") from None
+    import logging
+
     import torch
 
     from tisdiss_cli.separation import choose_device
@@ -89,6 +95,7 @@ def train(
     start = start_again(out, options) if resume else start_new(out, recipe, init, options)
     settings, config = start.recipe, start.recipe.config
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
     fabric = Fabric(
         accelerator=chosen.type,
         devices=devices if chosen.index is None or devices > 1 else [chosen.index],

@@ -53,7 +53,7 @@ def looks_fixed(root: Path) -> bool:
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     if folders & names or (folders and folders <= speakers):
         return True
-    return any(path.is_dir() and path.name in names for pattern in ("*/*", "*/*/*") for path in root.glob(pattern))
+    return any(path.name in names and path.is_dir() for pattern in ("*/*", "*/*/*") for path in root.glob(pattern))
 
 
 def complete_dataset(

@@ -278,3 +278,4 @@ class Training:
                 row_begin += time.monotonic() - begin
         if self.ended != self.step:
             self.epoch_end()
+        bar.update(100 - bar.n)

@@ -78,6 +78,8 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
 
 def check_origin(origin: dict[str, Any], now: dict[str, Any]) -> None:
     """UserError if a resumed run would train or validate on other data than before."""
-    for key, what in (("data", "the training data"), ("examples", "the validation set")):
+    for key, what in (("data", "DATA is"), ("examples", "--valid is")):
         if origin and origin[key] != now[key]:
-            raise UserError(f"{what} are not what this run began with: pass the same folders, or start another run")
+            raise UserError(
+                f"{what} not what this run began with: pass the same folders, or start a run in another OUT"
+            )
