@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import Tensor
 
@@ -78,13 +77,9 @@ class MixtureSet:
         )
 
     def sample_rate(self) -> int:
-        """The commonest rate of the speech, Hz; of equals the lowest."""
-        rates: Counter[int] = Counter()
-        for path in (path for paths in self.folders.values() for path in paths):
-            try:
-                rates[soundfile.info(path).samplerate] += 1
-            except (soundfile.LibsndfileError, TypeError, OSError):
-                audio.Source(path, 8000)  # says what is wrong
+        """The commonest rate of the speech, Hz; of equals the lowest. UserError for a file that cannot be read."""
+        paths = (path for paths in self.folders.values() for path in paths)
+        rates = Counter(audio.Source(path, 8000).input_rate for path in paths)
         return max(sorted(rates), key=lambda rate: rates[rate])
 
     def plan(self, index: int, attempt: int = 0) -> Plan:
