@@ -38,7 +38,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def separate(
-    folder: Path, out: Path, weights: Path, batch_size: int = 1, seconds: float = 2.0, **options
+    folder: Path, out: Path, weights: Path, batch_size: int = 1, seconds: float = 1.0, **options
 ) -> dict[str, dict]:
     """The command's work, in this process."""
     separator = options.pop("separator", None) or Separator.load(weights, "cpu", "fp32")
@@ -55,12 +55,12 @@ def folder(tmp_path) -> Path:
     (source / "sub" / "deep").mkdir(parents=True)
     for index, (name, seconds, rate, channels) in enumerate(
         [
-            ("a.wav", 5.3, 8000, 1),
-            ("b.flac", 1.0, 44_100, 2),
-            ("sub/a.wav", 1.0, 16_000, 1),
-            ("sub/deep/c.ogg", 7.0, 8000, 3),
-            ("sub/d.wav", 1.0, 8000, 1),
-            ("e.wav", 2.0, 8000, 1),
+            ("a.wav", 2.3, 8000, 1),
+            ("b.flac", 0.5, 44_100, 2),
+            ("sub/a.wav", 0.5, 110_000, 1),
+            ("sub/deep/c.ogg", 3.0, 8000, 3),
+            ("sub/d.wav", 0.5, 8000, 1),
+            ("e.wav", 1.0, 8000, 1),
         ]
     ):
         soundfile.write(source / name, speech_like(seconds, index, rate, channels), rate)
@@ -69,7 +69,7 @@ def folder(tmp_path) -> Path:
 
 def test_command_on_a_tree(folder, tmp_path, mini_weights):
     out = tmp_path / "out"
-    run = tisdiss("separate", folder, out, "--weights", mini_weights, "--repeats", 1, "--chunk", 2)
+    run = tisdiss("separate", folder, out, "--weights", mini_weights, "--repeats", 1, "--chunk", 1)
     assert "\r" not in run.stdout
     assert "untrained" in run.stderr
     lines = records(out)
@@ -88,9 +88,9 @@ def test_command_on_a_tree(folder, tmp_path, mini_weights):
     assert not (out / PARTS).exists()
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.wav")}
-    tisdiss("separate", folder, out, "--weights", mini_weights, "--repeats", 1, "--chunk", 2)
+    tisdiss("separate", folder, out, "--weights", mini_weights, "--repeats", 1, "--chunk", 1)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.wav")} == before  # nothing is redone
-    tisdiss("separate", folder, out, "--weights", mini_weights, "--repeats", 2, "--chunk", 2, "--quiet")
+    tisdiss("separate", folder, out, "--weights", mini_weights, "--repeats", 2, "--chunk", 1, "--quiet")
     assert {line["repeats"] for line in records(out).values()} == {2}
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.wav")} != before
 
@@ -100,7 +100,7 @@ def test_outputs_are_the_networks(tmp_path, mini_weights):
     source, out = tmp_path / "in.wav", tmp_path / "out"
     mixture = speech_like(1.5, 0)
     soundfile.write(source, mixture, RATE, subtype="FLOAT")
-    separate(source, out, mini_weights)
+    separate(source, out, mini_weights, seconds=2.0)
     separator = Separator.load(mini_weights, "cpu", "fp32")
     with torch.no_grad():
         expected = separator.network(torch.from_numpy(mixture.T), 1, 1)[0]
@@ -124,7 +124,7 @@ def test_refine_yields_every_repeat(mini_weights):
 def test_batches_and_neighbours_change_nothing(folder, tmp_path, mini_weights):
     separate(folder, tmp_path / "one", mini_weights)
     one = contents(tmp_path / "one")
-    for batch_size in (2, 3, 16):
+    for batch_size in (2, 16):
         separate(folder, tmp_path / f"of{batch_size}", mini_weights, batch_size)
         many = contents(tmp_path / f"of{batch_size}")
         assert set(many) == set(one)
@@ -137,11 +137,11 @@ def test_batches_and_neighbours_change_nothing(folder, tmp_path, mini_weights):
 
 
 def test_killed_at_any_moment_and_started_again(folder, tmp_path, mini_weights):
-    options = ("--weights", mini_weights, "--repeats", 2, "--chunk", 1, "--quiet", "--device", "cpu")
+    options = ("--weights", mini_weights, "--repeats", 1, "--chunk", 0.5, "--quiet", "--device", "cpu")
     tisdiss("separate", folder, tmp_path / "whole", *options)
     out = tmp_path / "out"
     done: set[str] = set()
-    for kill in range(4):
+    for kill in range(3):
         process = start("separate", folder, out, *options)
         deadline = time.monotonic() + 60
         wanted = len(done) + 1
@@ -203,24 +203,27 @@ def test_every_bad_file_has_its_reason_and_harms_no_other(tmp_path, mini_weights
 def test_a_full_disk_fails_one_file_and_the_next_still_works(tmp_path, mini_weights):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    soundfile.write(source / "a_long.wav", speech_like(20, 0), RATE)
+    soundfile.write(source / "a_long.wav", speech_like(8, 0), RATE)
     soundfile.write(source / "b_short.wav", speech_like(1, 0), RATE)
 
     def limit() -> None:  # a file may not grow beyond 100 kB, which the kernel reports as a write error
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    tisdiss("separate", source, out, "--weights", mini_weights, "--chunk", 2, status=1, preexec_fn=limit)
+    process = start("separate", source, out, "--weights", mini_weights, "--chunk", 1, preexec_fn=limit)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in error
     lines = records(out)
     assert lines["a_long.wav"]["status"] == "failed"
     assert "cannot be written" in lines["a_long.wav"]["reason"]
     assert lines["b_short.wav"]["status"] == "done"
     assert not list(out.glob("a_long*"))
-    tisdiss("separate", source, out, "--weights", mini_weights, "--chunk", 2)
+    tisdiss("separate", source, out, "--weights", mini_weights, "--chunk", 1)
     assert records(out)["a_long.wav"]["status"] == "done"
 
 
-@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("rate", [110_000, 44_100])
 def test_outputs_at_the_inputs_rate(tmp_path, mini_weights, rate):
     soundfile.write(tmp_path / "in.wav", speech_like(3.01, 0, rate, 2), rate)
     for flag, expected in (("model", RATE), ("input", rate)):
@@ -248,15 +251,15 @@ def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, 
 
     def forward(mixture: torch.Tensor, *arguments: object) -> torch.Tensor:
         sizes.append(tuple(mixture.shape))
-        if mixture.numel() > 12_000:
+        if mixture.numel() > 10_000:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return network(mixture, *arguments)
 
     separator.network.forward = forward
-    lines = separate(folder, tmp_path / "out", mini_weights, 4, separator=separator)
+    lines = separate(folder, tmp_path / "out", mini_weights, 4, 2.0, separator=separator)
     assert {line["status"] for line in lines.values()} == {"done"}
     assert len(notices) == 2
-    assert sum(batch * length > 12_000 for batch, length in sizes) <= 4  # each size is tried once
+    assert sum(batch * length > 10_000 for batch, length in sizes) <= 4  # each size is tried once
     for name, line in lines.items():
         for output in line["outputs"]:
             assert soundfile.info(tmp_path / "out" / output).frames == round(

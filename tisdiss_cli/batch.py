@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import AudioError, Source
+from tisdiss_cli.depth import Auto, Pace
 from tisdiss_cli.jobs import Job, sweep
 from tisdiss_cli.record import Line, Record, fingerprint
 from tisdiss_cli.separation import Plan, Separator
@@ -30,13 +31,14 @@ _WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their len
 class Settings:
     """What a folder is separated with."""
 
-    repeats: int
+    repeats: int | Auto
     separator_repeats: int
     plan: Plan
     batch_size: int
     format: str = "wav"  # or "flac"
     input_rate: bool = False  # outputs at the input's rate instead of the network's
     overwrite: bool = False
+    pace: Pace | None = None  # chooses each input's repeats instead
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
 
@@ -61,6 +63,8 @@ class _File:
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
     end: int = 0  # of the newest chunk run, in samples
     elapsed: float = 0.0
+    repeats: int | Auto = 0
+    used: list[int] = field(default_factory=list)  # repeats of each chunk
 
 
 @dataclass
@@ -145,17 +149,19 @@ class FolderRun:
     # Computing ----------------------------------------------------------------------------------
 
     def _compute(self) -> None:
-        groups: dict[int, deque[_Chunk]] = {}  # by length, so that a batch is one tensor
+        groups: dict[Any, deque[_Chunk]] = {}  # by length and repeats, so that a batch is one tensor
         waiting = 0
         for item in self._items():
             if isinstance(item, _Chunk):
+                if not item.file.repeats:
+                    item.file.repeats = self.settings.pace.choose() if self.settings.pace else self.settings.repeats
                 item.file.waiting += 1
-                group = groups.setdefault(item.mixture.shape[0], deque())
+                group = groups.setdefault(_kind(item), deque())
                 group.append(item)
                 waiting += 1
                 if len(group) == self.settings.batch_size or waiting == _WAITING_BATCHES * self.settings.batch_size:
                     oldest = group if len(group) == self.settings.batch_size else next(iter(groups.values()))
-                    groups.pop(oldest[0].mixture.shape[0])
+                    groups.pop(_kind(oldest[0]))
                     waiting -= len(oldest)
                     self._run(list(oldest))
             else:
@@ -173,14 +179,20 @@ class FolderRun:
         if wanted:
             settings, began = self.settings, time.perf_counter()
             mixtures = torch.stack([chunk.mixture for chunk in wanted])
-            voices = self.separator.run(mixtures, settings.repeats, settings.separator_repeats)
+            repeats = wanted[0].file.repeats
+            voices, used = self.separator.run(mixtures, repeats, settings.separator_repeats)
             elapsed = time.perf_counter() - began
-            for chunk, separated in zip(wanted, voices, strict=True):
+            advanced = 0.0
+            for chunk, separated, depth in zip(wanted, voices, used, strict=True):
                 file, end = chunk.file, chunk.start + chunk.mixture.shape[0]
                 file.elapsed += elapsed / len(wanted)
+                file.used.append(depth)
                 self._put(self.results, (file, chunk.start, separated))
-                self.progress.audio((end - file.end) / self.separator.sample_rate)
+                advanced += (end - file.end) / self.separator.sample_rate
                 file.end = end
+            self.progress.audio(advanced)
+            if settings.pace:
+                settings.pace.report(repeats, advanced, elapsed)
         for chunk in group:
             chunk.file.waiting -= 1
             self._pass_on(chunk.file)
@@ -207,7 +219,10 @@ class FolderRun:
 
     def _finish(self, file: _File, record: Record) -> None:
         job, settings = file.job, self.settings
-        line = Line(job.input, "failed", repeats=settings.repeats, settings=settings.recorded)
+        line = Line(job.input, "failed", settings=settings.recorded)
+        if file.used:  # the mean over the chunks, where they differ
+            mean = sum(file.used) / len(file.used)
+            line.repeats = int(mean) if mean.is_integer() else round(mean, 3)
         line.audio_seconds = round(file.end / self.separator.sample_rate, 6)
         line.elapsed_seconds = round(file.elapsed, 6)
         line.source = file.fingerprint
@@ -249,6 +264,10 @@ class FolderRun:
             except Empty:
                 continue
         raise _Stopped
+
+
+def _kind(chunk: _Chunk) -> tuple[int, int | Auto]:
+    return chunk.mixture.shape[0], chunk.file.repeats
 
 
 class RecordError(Exception):

@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tisdiss_cli.audio import find
 from tisdiss_cli.errors import UserError
-
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64", ".sph"}
-)
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,7 @@ def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[I
 
     def listing(name: str) -> dict[str, Path]:
         files: dict[str, Path] = {}
-        for path in sorted((split / name).rglob("*")):
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-                continue
+        for path in find(split / name):
             key = path.relative_to(split / name).with_suffix("").as_posix()
             if files.setdefault(key, path) is not path:
                 missing.append(f"{key}: two files in {name}, {files[key].name} is used and {path.name} is not")

@@ -17,7 +17,7 @@ class Line:
     status: str  # "done" or "failed"
     reason: str | None = None  # one sentence, of a failed one
     outputs: list[str] = field(default_factory=list)  # relative to OUT
-    repeats: int = 0
+    repeats: float = 0  # of the Reconstructor; with --repeats auto the mean over the chunks
     audio_seconds: float = 0.0
     elapsed_seconds: float = 0.0  # the network's time on its chunks
     warnings: list[str] = field(default_factory=list)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
 from tisdiss_cli.chunking import Chunker, Stitcher
+from tisdiss_cli.depth import THRESHOLD, Auto, settle
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
@@ -126,7 +127,7 @@ class Separator:
         self,
         waveform: Tensor,
         sample_rate: int | None = None,
-        repeats: int | None = None,
+        repeats: int | str | None = None,
         separator_repeats: int | None = None,
     ) -> Tensor:
         """The voices (S, L) of a mixture (L,) or (channels, L), at the network's rate, on the CPU.
@@ -134,15 +135,16 @@ class Separator:
         Args:
             waveform: floating point, any level; channels are averaged.
             sample_rate: of `waveform` in Hz; None: the network's. Other rates are resampled.
-            repeats: of the Reconstructor, at least 1; None: as trained.
+            repeats: of the Reconstructor, at least 1; None: as trained; "auto": until the estimate settles.
             separator_repeats: of the Separator, at least 1; None: as trained.
 
         Raises:
             UserError: `repeats` below 1, an impossible shape, or samples that are NaN or infinite.
         """
         mixture = self._mixture(waveform, sample_rate)
+        repeats = self.auto() if repeats == "auto" else repeats
         check_repeats(repeats, separator_repeats)
-        return self._in_chunks(mixture, self.plan(), repeats, separator_repeats)
+        return self._in_chunks(mixture, self.plan(), repeats, separator_repeats)[0]
 
     def refine(
         self,
@@ -174,8 +176,20 @@ class Separator:
         for stitcher, part in zip(stitchers, parts, strict=True):
             yield torch.cat([*part, stitcher.finish()], dim=1)
 
-    def run(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU, each cut by itself.
+    def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
+        """`--repeats auto`: by the threshold that the weights were calibrated to, at most `most` repeats (None: 8)."""
+        threshold_db = self.weights.info.get(THRESHOLD) if threshold_db is None else threshold_db
+        if threshold_db is None:
+            raise UserError(
+                f"--repeats auto: the weights {self.weights.name!r} have no threshold: run 'tisdiss weights calibrate' "
+                "on them, or pass a number"
+            )
+        return Auto(float(threshold_db), most or 8)
+
+    def run(
+        self, mixtures: Tensor, repeats: int | Auto | None = None, separator_repeats: int | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU and the repeats of each.
 
         When the device's memory runs out the batch is halved, then the chunk, and the smaller size is
         kept from then on; `notice` is told once of each.
@@ -183,14 +197,20 @@ class Separator:
         batch, length = mixtures.shape
         if self._longest_chunk and length > self._longest_chunk:
             plan = Plan.of(self._longest_chunk)
-            return torch.stack([self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures])
+            cut = [self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
+            return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
         if self._largest_batch and batch > self._largest_batch:
-            parts = mixtures.split(self._largest_batch)
-            return torch.cat([self.run(part, repeats, separator_repeats) for part in parts])
+            parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(self._largest_batch)]
+            return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
         try:
             with torch.inference_mode(), self.autocast():
-                padded = F.pad(mixtures, (0, max(0, self.network.min_samples - length)))
-                return self.network(padded.to(self.device), repeats, separator_repeats)[..., :length].cpu()
+                padded = F.pad(mixtures, (0, max(0, self.network.min_samples - length))).to(self.device)
+                if isinstance(repeats, Auto):
+                    voices, used = settle(self.network.estimates(padded, repeats.most, separator_repeats), repeats)
+                else:
+                    voices = self.network(padded, repeats, separator_repeats)
+                    used = [repeats or self.config.reconstructor_repeats] * batch
+                return voices[..., :length].cpu(), used
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
                 raise
@@ -207,14 +227,17 @@ class Separator:
             self._longest_chunk = length // 2
         return self.run(mixtures, repeats, separator_repeats)
 
-    def _in_chunks(self, mixture: Tensor, plan: Plan, repeats: int | None, separator_repeats: int | None) -> Tensor:
-        """(L,) -> (S, L), one chunk after the other."""
+    def _in_chunks(
+        self, mixture: Tensor, plan: Plan, repeats: int | Auto | None, separator_repeats: int | None
+    ) -> tuple[Tensor, int]:
+        """(L,) -> (S, L) and the most repeats used, one chunk after the other."""
         chunker, stitcher = plan.chunker(), plan.stitcher()
-        parts = [
-            stitcher.push(start, self.run(chunk[None], repeats, separator_repeats)[0])
-            for start, chunk in chunker.push(mixture) + chunker.finish()
-        ]
-        return torch.cat([*parts, stitcher.finish()], dim=1)
+        parts, most = [], 0
+        for start, chunk in chunker.push(mixture) + chunker.finish():
+            voices, used = self.run(chunk[None], repeats, separator_repeats)
+            parts.append(stitcher.push(start, voices[0]))
+            most = max(most, *used)
+        return torch.cat([*parts, stitcher.finish()], dim=1), most
 
     def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
         """(n,) -> the voices (S, n) after each repeat, on the CPU."""
@@ -244,10 +267,10 @@ class Separator:
         return torch.cat((resampler.push(waveform), resampler.finish()))
 
 
-def check_repeats(repeats: int | None, separator_repeats: int | None) -> None:
+def check_repeats(repeats: int | Auto | None, separator_repeats: int | None) -> None:
     """UserError unless both are None or at least 1."""
     for option, value in (("--repeats", repeats), ("--separator-repeats", separator_repeats)):
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise UserError(f"{option} {value}: it must be at least 1")
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
     from tisdiss_cli.batch import Settings
+    from tisdiss_cli.depth import Auto
     from tisdiss_cli.jobs import Job
     from tisdiss_cli.record import Line, Record
 
@@ -23,7 +25,21 @@ def separate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A sound file, or a folder searched recursively.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the voices; mirrors IN's tree.")],
     repeats: Annotated[
-        int | None, typer.Option(help="Repeats of the Reconstructor: more is better and slower. [default: as trained]")
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Repeats of the Reconstructor: more is better and slower; auto stops each chunk when it has settled. "
+            "[default: as trained]",
+        ),
+    ] = None,
+    max_repeats: Annotated[
+        int | None, typer.Option(help="The most that auto, --rtf and --budget may choose. [default: 8; as trained]")
+    ] = None,
+    rtf: Annotated[
+        float | None, typer.Option(help="Choose the repeats that this machine affords at this real-time factor.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="... or in this time for all of IN, as in 90s, 10m, 1h30m.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
@@ -51,25 +67,34 @@ def separate(
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: it must be at least 1")
-    if repeats is not None and repeats < 1:
-        raise UserError(f"--repeats {repeats}: it must be at least 1")
+    depth = _parse_repeats(repeats)
+    if sum(option is not None for option in (repeats, rtf, budget)) > 1:
+        raise UserError("--repeats, --rtf and --budget each choose the depth: give one of them")
+    if max_repeats is not None and max_repeats < 1:
+        raise UserError(f"--max-repeats {max_repeats}: it must be at least 1")
+    if rtf is not None and not rtf > 0:
+        raise UserError(f"--rtf {rtf:g}: it must be above 0")
     if separator_repeats is not None and separator_repeats < 1:
         raise UserError(f"--separator-repeats {separator_repeats}: it must be at least 1")
     if not source.exists():
         raise UserError(f"IN {source} does not exist: name a sound file or a folder of them")
 
     from tisdiss_cli.batch import FolderRun, Progress, RecordError, Settings
+    from tisdiss_cli.depth import calibrate, parse_duration
     from tisdiss_cli.jobs import plan_jobs
     from tisdiss_cli.record import Line, Record
     from tisdiss_cli.separation import Separator
 
+    limit = parse_duration(budget) if budget else None
     separator = Separator.load(weights, device, precision)
     jobs = plan_jobs(source, out, separator.sources, format)
     plan = separator.plan(chunk)
-    repeats = repeats or separator.config.reconstructor_repeats
+    if depth == "auto":
+        depth = separator.auto(max_repeats)
+    depth = depth or separator.config.reconstructor_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
     settings = Settings(
-        repeats=repeats,
+        repeats=depth,
         separator_repeats=separator_repeats,
         plan=plan,
         batch_size=batch_size or (1 if separator.device.type == "cpu" else 16),
@@ -79,7 +104,7 @@ def separate(
         recorded={
             "weights": separator.weights.name,
             "weights_sha256": separator.weights.digest,
-            "repeats": repeats,
+            "repeats": f"--rtf {rtf:g}" if rtf else f"--budget {budget}" if budget else _recorded(depth),
             "separator_repeats": separator_repeats,
             "precision": separator.precision,
             "chunk_seconds": plan.chunk / separator.sample_rate,
@@ -101,6 +126,14 @@ def separate(
         )
     out.mkdir(parents=True, exist_ok=True)
 
+    seconds = [_seconds(job.path) for job in todo]
+    if todo and (rtf or budget):
+        most = max_repeats or separator.config.reconstructor_repeats
+        pace = calibrate(separator, plan, settings.batch_size, separator_repeats, most)
+        pace.notice = lambda sentence: print(f"\ntisdiss: {sentence}", file=sys.stderr)
+        chosen = pace.limit(sum(seconds), rtf=rtf, budget=limit)
+        print(f"tisdiss: {chosen}", file=sys.stderr)
+        settings = replace(settings, pace=pace)
     lines: list[Line] = []
     began = time.perf_counter()
     for line in foreign:
@@ -110,7 +143,7 @@ def separate(
         from tqdm import tqdm
 
         bar = tqdm(
-            total=round(sum(_seconds(job.path) for job in todo), 3) or None,
+            total=round(sum(seconds), 3) or None,
             unit="s",
             file=sys.stderr,
             disable=quiet,
@@ -144,6 +177,22 @@ def separate(
         raise typer.Exit(1)
 
 
+def _parse_repeats(text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        raise UserError(f"--repeats {text}: it must be a number or auto") from None
+    if number < 1:
+        raise UserError(f"--repeats {text}: it must be at least 1")
+    return number
+
+
+def _recorded(depth: "int | Auto") -> int | str:
+    return depth if isinstance(depth, int) else f"auto, {depth.threshold_db:g} dB, at most {depth.most}"
+
+
 def _sort(jobs: "list[Job]", record: "Record", out: Path, settings: "Settings") -> "tuple[list[Job], int, list[Line]]":
     """What is to do, how many are done, and lines for those that would replace a file that is not ours."""
     from tisdiss_cli.record import Line, fingerprint
@@ -159,9 +208,7 @@ def _sort(jobs: "list[Job]", record: "Record", out: Path, settings: "Settings") 
             stranger = next((output for output in job.outputs if (out / output).exists()), None)
             if stranger and not known:
                 reason = f"{out / stranger} exists and is not from this folder's runs: pass --overwrite to replace it"
-                line = Line(
-                    job.input, "failed", reason, repeats=settings.repeats, settings=settings.recorded, source=source
-                )
+                line = Line(job.input, "failed", reason, settings=settings.recorded, source=source)
                 foreign.append(line)
                 continue
         todo.append(job)
@@ -187,12 +234,19 @@ def _report(lines: "list[Line]", skipped: int, elapsed: float) -> None:
     shown = lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]
     if shown:
         table = Table(box=None, pad_edge=False)
-        for heading, side in (("input", "left"), ("", "left"), ("audio", "right"), ("time", "right"), ("", "left")):
-            table.add_column(heading, justify=side, overflow="fold")
+        for heading in ("input", "", "repeats", "audio", "time", ""):
+            table.add_column(
+                heading, justify="right" if heading in ("repeats", "audio", "time") else "left", overflow="fold"
+            )
         for line in sorted(shown, key=lambda line: line.input):
             remark = line.reason or "; ".join(line.warnings)
             table.add_row(
-                line.input, line.status, f"{line.audio_seconds:.2f} s", f"{line.elapsed_seconds:.2f} s", remark
+                line.input,
+                line.status,
+                f"{line.repeats:g}" if line.repeats else "",
+                f"{line.audio_seconds:.2f} s",
+                f"{line.elapsed_seconds:.2f} s",
+                remark,
             )
         console.print(table)
     seconds = sum(line.audio_seconds for line in done)

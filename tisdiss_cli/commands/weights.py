@@ -88,3 +88,39 @@ def fetch(
     facts = {"imported_from": f"{repository}/{pth.name}"}
     save_weights(out, described, import_checkpoint(pth, described), facts)
     print(out)
+
+
+@weights.command()
+def calibrate(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Validation mixtures with references.")],
+    out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: the same file]")] = None,
+    max_repeats: Annotated[int, typer.Option(help="The deepest setting to look at.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
+) -> None:
+    """Find the threshold of --repeats auto on validation data and store it in the weight file."""
+    if max_repeats < 2:
+        raise UserError(f"--max-repeats {max_repeats}: it must be at least 2")
+    from rich.console import Console
+    from rich.table import Table
+
+    from tisdiss_cli.calibration import choose_threshold, trace
+    from tisdiss_cli.datasets import find_dataset
+    from tisdiss_cli.depth import THRESHOLD
+    from tisdiss_cli.model.weights import load_weights, save_weights
+    from tisdiss_cli.separation import Separator
+
+    separator = Separator.load(name, device, "fp32")
+    traces = trace(separator, find_dataset(data), max_repeats)
+    choice = choose_threshold(traces)
+    path = out or separator.weights.path
+    info = {**separator.weights.info, THRESHOLD: choice.threshold_db}
+    save_weights(path, separator.config, load_weights(separator.weights.path).state_dict(), info)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("repeats", "SI-SNRi"):
+        table.add_column(heading, justify="right")
+    for repeats, value in enumerate(choice.fixed, 1):
+        table.add_row(str(repeats), f"{value:.2f} dB")
+    table.add_row(f"auto, {choice.repeats:.2f}", f"{choice.si_snri:.2f} dB")
+    Console(width=100).print(table)
+    print(f"{path}: --repeats auto stops at {choice.threshold_db:g} dB between estimates")

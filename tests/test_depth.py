@@ -1,0 +1,140 @@
+"""`--repeats auto`, `--rtf` and `--budget`: depth chosen by the signal, or by the clock."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
+
+from tests.cli import tisdiss
+from tests.reference_cases import reference_network
+from tisdiss_cli.calibration import ALLOWED_LOSS, Trace, choose_threshold
+from tisdiss_cli.depth import Auto, Pace, parse_duration, settle, similarity
+from tisdiss_cli.model.weights import read_info
+
+
+def test_similarity_is_si_snr_of_the_source_that_changed_most():
+    torch.manual_seed(0)
+    older = torch.randn(4, 2, 1000)
+    newer = older + torch.randn(4, 2, 1) * torch.randn(4, 2, 1000)
+    expected = scale_invariant_signal_noise_ratio(newer.double(), older.double()).amin(-1)
+    torch.testing.assert_close(similarity(newer, older).double(), expected, rtol=0, atol=1e-3)
+
+
+def test_silence_and_equal_estimates_have_settled():
+    x = torch.randn(1, 2, 100)
+    assert similarity(torch.zeros(1, 2, 100), torch.zeros(1, 2, 100)) == 100
+    assert similarity(x, x) == 100
+    assert similarity(x, 2 * x) == 100
+
+
+@torch.inference_mode()
+def test_each_item_stops_by_itself_at_the_naive_place():
+    network = reference_network("small_re1x3")
+    torch.manual_seed(0)
+    mixtures = torch.randn(3, 1500) * torch.linspace(0.2, 3, 1500).sin()
+    fixed = [network(mixtures, repeats) for repeats in range(7)]
+    near = torch.stack([similarity(newer, older) for older, newer in itertools.pairwise(fixed)])
+    threshold = float(near[1:4].flatten().median())
+    voices, used = settle(network.estimates(mixtures, 6), Auto(threshold, 6))
+    for item in range(3):
+        reached = [repeat for repeat in range(1, 7) if near[repeat - 1, item] >= threshold]
+        assert used[item] == (reached[0] if reached else 6)
+        torch.testing.assert_close(voices[item], fixed[used[item]][item])
+        alone, alone_used = settle(network.estimates(mixtures[item : item + 1], 6), Auto(threshold, 6))
+        assert alone_used == [used[item]]
+        torch.testing.assert_close(alone[0], voices[item], rtol=1e-3, atol=1e-4)
+    assert settle(network.estimates(mixtures, 6), Auto(-100.0, 6))[1] == [1, 1, 1]
+    assert settle(network.estimates(mixtures, 2), Auto(101.0, 2))[1] == [2, 2, 2]
+
+
+def test_the_threshold_is_the_smallest_that_loses_little():
+    generator = np.random.default_rng(0)
+    traces = [
+        Trace(list(np.cumsum(generator.uniform(0, 3, 6) / 2 ** np.arange(6))), sorted(generator.uniform(5, 50, 6)))
+        for _ in range(30)
+    ]
+
+    def outcome(threshold: float) -> float:
+        kept = []
+        for one in traces:
+            index = 0
+            while index < 5 and one.similarity_db[index] < threshold:
+                index += 1
+            kept.append(one.si_snri[index])
+        return float(np.mean(kept))
+
+    choice = choose_threshold(traces)
+    goal = max(np.mean([one.si_snri for one in traces], axis=0)) - ALLOWED_LOSS
+    assert choice.si_snri == pytest.approx(outcome(choice.threshold_db))
+    assert outcome(choice.threshold_db) >= goal > outcome(choice.threshold_db - 1)
+
+
+def test_a_pace_takes_what_fits_and_replans():
+    said = []
+    pace = Pace(fixed=0.1, each=0.05, most=8, notice=said.append)
+    pace.limit(100.0, rtf=0.31)
+    assert pace.chosen == 4  # 0.1 + 4 x 0.05 = 0.3
+    for _ in range(20):
+        pace.report(4, 1.0, 0.3)
+    assert pace.choose() == 4
+    for _ in range(20):
+        pace.report(4, 1.0, 0.6)  # the machine turns out half as fast
+    assert pace.choose() == 1
+    assert len(said) == 1
+    pace.limit(100.0, budget=1e9)
+    assert pace.choose() == 8
+    pace.limit(100.0, rtf=0.01)
+    assert pace.choose() == 1
+
+
+def test_durations():
+    assert [parse_duration(text) for text in ("90", "90s", "10m", "1.5h", "1h30m")] == [90, 90, 600, 5400, 5400]
+    for text in ("", "0", "soon", "-3m", "m"):
+        with pytest.raises(ValueError, match="--budget"):
+            parse_duration(text)
+
+
+@pytest.fixture
+def mixtures(tmp_path):
+    """A WSJ0-2mix-like folder of two mixtures."""
+    generator = np.random.default_rng(0)
+    for folder in ("mix", "s1", "s2"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in ("a.wav", "b.wav"):
+        sources = generator.standard_normal((2, 4000)) * 0.05
+        for folder, signal in zip(("mix", "s1", "s2"), (sources.sum(0), *sources), strict=True):
+            soundfile.write(tmp_path / "data" / folder / name, signal, 8000)
+    return tmp_path / "data"
+
+
+def test_the_commands(mixtures, tmp_path, mini_weights):
+    source, weights = mixtures / "mix", tmp_path / "calibrated.safetensors"
+    run = tisdiss("separate", source, tmp_path / "no", "--weights", mini_weights, "--repeats", "auto", status=2)
+    assert "calibrate" in run.stderr
+    tisdiss("weights", "calibrate", mini_weights, mixtures, "--out", weights, "--max-repeats", 3)
+    threshold = read_info(weights).info["auto_threshold_db"]
+    assert f"{threshold:g}" in tisdiss("weights", "info", weights).stdout
+
+    auto = ("--weights", weights, "--repeats", "auto", "--max-repeats", 3)
+    tisdiss("separate", source, tmp_path / "auto", *auto)
+    lines = [json.loads(line) for line in (tmp_path / "auto" / "tisdiss.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert 1 <= line["repeats"] <= 3
+        fixed = tmp_path / f"fixed{line['repeats']}"
+        tisdiss("separate", source, fixed, "--weights", weights, "--repeats", line["repeats"], "--quiet")
+        for output in line["outputs"]:
+            assert (tmp_path / "auto" / output).read_bytes() == (fixed / output).read_bytes()
+
+    for option, value, chosen in (("--rtf", 1000, 2), ("--rtf", 1e-6, 1), ("--budget", "1h", 2)):
+        out = tmp_path / f"{option}{value}"
+        run = tisdiss("separate", source, out, "--weights", weights, option, value)
+        assert f"{chosen} repeats" in run.stderr
+        lines = [json.loads(line) for line in (out / "tisdiss.jsonl").read_text().splitlines()]
+        assert {line["repeats"] for line in lines} == {chosen}
+    for wrong in (("--rtf", 0), ("--budget", "x"), ("--rtf", 1, "--repeats", 2), ("--max-repeats", 0)):
+        tisdiss("separate", source, tmp_path / "no", "--weights", weights, *wrong, status=2)
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,244 @@
+"""Sets scored in one pass: against a pass for each setting, across interruptions, over estimates made elsewhere."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tisdiss_cli.commands.options import parse_repeats
+from tisdiss_cli.datasets import find_dataset
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.evaluation import Progress, evaluate
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import save_weights
+from tisdiss_cli.results import Row, Sheet, mean_interval, student_t, summarize
+from tisdiss_cli.scoring import LIMIT, score
+from tisdiss_cli.separation import Separator
+
+RATE = 8000
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+
+
+def voices(seed: int, length: int = 4000) -> np.ndarray:
+    """Two bursts of noise (2, length)."""
+    generator = np.random.default_rng(seed)
+    return 0.1 * generator.standard_normal((2, length)) * np.hanning(length) ** [[0.5], [2.0]]
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = tmp_path / "data"
+    for seed, name in enumerate("abc"):
+        s1, s2 = voices(seed)
+        for folder, samples in (("mix", s1 + s2), ("s1", s1), ("s2", s2)):
+            write(root / folder / f"{name}.wav", samples)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    config = Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2, reconstructor_repeats=3)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
+    return path
+
+
+@pytest.fixture
+def separator(weights):
+    return Separator.load(weights, "cpu", "fp32")
+
+
+def values(rows: list[Row]) -> dict:
+    return {(row.id, row.repeats): (row.si_snri, row.sdri, row.si_snr, row.sdr, row.permutation) for row in rows}
+
+
+def test_one_pass_gives_what_a_pass_for_each_setting_gives(data, separator, monkeypatch):
+    passes = []
+    estimates = separator.network.estimates
+    monkeypatch.setattr(separator.network, "estimates", lambda *args: passes.append(args[1]) or estimates(*args))
+    dataset = find_dataset(data)
+    outcome = evaluate(dataset, separator, [1, 2, 4])
+    assert passes == [4, 4, 4]
+    monkeypatch.undo()
+
+    assert [row.repeats for row in outcome.rows] == [1, 2, 4] * 3
+    for row in outcome.rows:
+        signals = [
+            torch.from_numpy(soundfile.read(data / folder / f"{row.id}.wav")[0]) for folder in ("mix", "s1", "s2")
+        ]
+        with torch.inference_mode():
+            voices = separator.network(signals[0].float()[None], row.repeats)[0]
+        (alone,) = score(signals[0].float(), torch.stack(signals[1:]), [voices], RATE)
+        assert (row.si_snri, row.sdri) == pytest.approx((alone.si_snri, alone.sdri), abs=1e-3)
+    assert [entry["repeats"] for entry in outcome.results] == [1, 2, 4]
+    entry = outcome.results[1]
+    assert entry["files"] == 3 and entry["rtf"] > 0
+    assert entry["si_snri"]["mean"] == pytest.approx(np.mean([row.si_snri for row in outcome.rows if row.repeats == 2]))
+
+
+def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path):
+    dataset = find_dataset(data)
+    whole = evaluate(dataset, separator, [1, 2])
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "scores.csv"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(dataset, separator, [1, 2], sheet=Sheet(path), progress=Progress(advance=stop))
+    assert {row.id for row in Sheet(path).rows} == {"a"}
+    with path.open("a") as file:
+        file.write("b,1,3.0")  # as a kill in the middle of a write leaves it
+
+    resumed = evaluate(dataset, separator, [1, 2], sheet=Sheet(path))
+    assert resumed.resumed == 1
+    assert [(row.id, row.repeats) for row in Sheet(path).rows] == [(name, k) for name in "abc" for k in (1, 2)]
+    for key, numbers in values(resumed.rows).items():
+        assert numbers[:4] == pytest.approx(values(whole.rows)[key][:4], abs=1e-5)
+
+    deeper = evaluate(dataset, separator, [2, 3], sheet=Sheet(path))  # 1 and 2 are there, 3 is new
+    assert {entry["repeats"] for entry in deeper.results} == {2, 3} and deeper.resumed == 0
+    assert len(Sheet(path).rows) == 9
+
+    write(data / "s1" / "b.wav", voices(9)[0])  # another reference: its rows count no more
+    said = []
+    changed = evaluate(dataset, separator, [1], sheet=Sheet(path), progress=Progress(notice=said.append))
+    assert changed.resumed == 2 and "3 rows" in said[0]
+    assert {(row.id, row.repeats) for row in Sheet(path).rows if row.id == "b"} == {("b", 1)}
+
+
+def test_a_file_that_is_no_sheet_is_not_touched(tmp_path):
+    path = tmp_path / "budget.csv"
+    path.write_text("month,euro\nMay,3\n")
+    with pytest.raises(UserError, match="holds no scores"):
+        Sheet(path)
+    assert path.read_text() == "month,euro\nMay,3\n"
+
+
+@pytest.mark.parametrize("pattern", ["{id}_s{n}.wav", "s{n}/{id}.flac", "mix/{id}_s{n}.wav"])
+def test_estimates_made_elsewhere(data, tmp_path, pattern):
+    out = tmp_path / "out"
+    for id in "abc":
+        for n, source in ((1, "s2"), (2, "s1")):
+            samples, _ = soundfile.read(data / source / f"{id}.wav")
+            write(out / pattern.format(id=id, n=n), 0.5 * samples)
+    outcome = evaluate(find_dataset(data), estimates=out)
+    assert not outcome.failed and [row.permutation for row in outcome.rows] == ["2 1"] * 3
+    (entry,) = outcome.results
+    assert entry["repeats"] is None and entry["rtf"] is None and entry["files"] == 3
+    assert entry["si_snr"]["mean"] > 60  # 16-bit FLAC, the others are perfect
+    if pattern.endswith("wav"):
+        assert entry["sdr"] == {"mean": LIMIT, "ci95": 0.0}
+
+
+def test_lengths_rates_and_gaps_of_estimates(data, tmp_path):
+    out = tmp_path / "out"
+    for id, change in (("a", slice(0, 3990)), ("b", slice(0, 3000))):
+        for n in (1, 2):
+            samples, _ = soundfile.read(data / f"s{n}" / f"{id}.wav")
+            write(out / f"{id}_s{n}.wav", samples[change])
+    (data / "mix" / "c.wav").write_bytes(b"no sound")
+    write(data / "mix" / "d.wav", voices(5)[0])
+    outcome = evaluate(find_dataset(data), estimates=out)
+    assert [row.id for row in outcome.rows] == ["a"]
+    assert outcome.rows[0].seconds == 3990 / RATE and "10 samples longer" in outcome.warnings[0]
+    assert len(outcome.failed) == 2
+    assert "b: the mixture is 1000 samples longer than estimate 1" in outcome.failed[0]
+    assert "c: there are 0 estimates for 2 references" in outcome.failed[1]
+    assert outcome.missing == ["d: no file in s1, s2"]
+
+
+def test_other_rates_are_resampled_and_said_once(data, separator):
+    time = np.arange(16000) / 16000
+    for id in "ab":
+        s1, s2 = 0.1 * np.sin(2 * np.pi * 440 * time**2), 0.1 * np.sin(2 * np.pi * 3000 * np.sqrt(time))
+        for folder, samples in (("mix", s1 + s2), ("s1", s1), ("s2", s2)):
+            write(data / folder / f"{id}.wav", samples, 16000)
+    said = []
+    outcome = evaluate(find_dataset(data), separator, [1], progress=Progress(notice=said.append))
+    assert len(said) == 1 and "16000 Hz" in said[0] and "8000 Hz" in said[0]
+    assert not outcome.failed and [row.seconds for row in outcome.rows] == [1.0, 1.0, 0.5]
+
+
+def test_bad_files_do_not_stop_the_run(data, separator):
+    (data / "s2" / "a.wav").write_bytes(b"RIFF")
+    write(data / "s1" / "b.wav", np.zeros(4000))
+    write(data / "s2" / "b.wav", np.zeros(4000))
+    outcome = evaluate(find_dataset(data), separator, [1])
+    assert [row.id for row in outcome.rows] == ["c"] and outcome.results[0]["files"] == 1
+    assert "s2/a.wav" in outcome.failed[0] and "b: every reference is silent" in outcome.failed[1]
+
+
+def test_settings_that_do_not_fit_are_refused(data, separator):
+    for samples in ("mix", "s1"):
+        (data / "s3").mkdir(exist_ok=True)
+        for path in (data / samples).iterdir():
+            (data / "s3" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"3 references.*2 voices"):
+        evaluate(find_dataset(data), separator)
+    with pytest.raises(UserError, match="--estimates"):
+        evaluate(find_dataset(data), estimates=data / "s1")
+
+
+def test_worker_processes_score_the_same(data, weights, tmp_path):
+    """The command, in a process of its own, with one worker; and what it prints and writes."""
+    table, report = tmp_path / "scores.csv", tmp_path / "scores.json"
+    command = [sys.executable, "-m", "tisdiss_cli", "score", str(data), "--weights", str(weights), "--workers", "1"]
+    command += ["--repeats", "1-2", "--csv", str(table), "--json", str(report), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "SI-SNRi" in done.stdout and "3 mixtures" in done.stderr
+
+    here = values(evaluate(find_dataset(data), Separator.load(weights, "cpu"), [1, 2]).rows)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    for row in rows:
+        assert float(row["sdri"]) == pytest.approx(here[row["id"], int(row["repeats"])][1], abs=1e-3)
+    content = json.loads(report.read_text())
+    assert {"settings", "versions", "results"} <= set(content) and content["settings"]["layout"] == "WSJ0-2mix"
+    for entry in content["results"]:
+        assert {"mean", "ci95"} == set(entry["si_snri"]) and entry["files"] == 3
+
+
+def test_intervals_are_student_t():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 2, 3, 4, 5, 9, 10, 199, 3000):
+        assert student_t(freedom) == pytest.approx(scipy_stats.t.ppf(0.975, freedom), rel=1e-9)
+    sample = [1.0, 2.0, 4.0, 8.0]
+    low, high = scipy_stats.t.interval(0.95, 3, np.mean(sample), scipy_stats.sem(sample))
+    assert mean_interval(sample) == pytest.approx(((low + high) / 2, (high - low) / 2))
+    assert mean_interval([3.0]) == (3.0, None)
+
+
+def test_summary_means_over_files():
+    def row(id: str, repeats: int, value: float, seconds: float, spent: float) -> Row:
+        return Row(id, repeats, value, value, value, value, None, None, "1 2", seconds, spent, "", "k")
+
+    first, second = summarize([row("a", 2, 1.0, 2.0, 1.0), row("a", 10, 5.0, 2.0, 4.0), row("b", 2, 3.0, 8.0, 1.5)])
+    assert (first["repeats"], second["repeats"]) == (2, 10)
+    assert first["sdr"]["mean"] == 2.0 and first["files"] == 2 and first["rtf"] == 0.25
+    assert second["si_snri"] == {"mean": 5.0, "ci95": None} and "stoi" not in first
+
+
+def test_repeats_are_numbers_ranges_and_lists():
+    assert parse_repeats("4") == [4]
+    assert parse_repeats("1-8") == list(range(1, 9))
+    assert parse_repeats("6, 1,2-3,2") == [1, 2, 3, 6]
+    for text in ("", "0", "3-1", "1-", "a", "-2", "1.5", "1,,2", "1-100000"):
+        with pytest.raises(UserError, match="--repeats"):
+            parse_repeats(text)

@@ -1,0 +1,82 @@
+"""The threshold of `--repeats auto`, from validation data."""
+
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from tisdiss_cli.audio import read
+from tisdiss_cli.datasets import Dataset
+from tisdiss_cli.depth import similarity
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.scoring import best_permutation, is_silent, si_snr
+from tisdiss_cli.separation import Separator
+
+ALLOWED_LOSS = 0.05  # dB of mean SI-SNRi below the best fixed setting; half of what auto promises elsewhere
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One mixture at every repeat from 1: its SI-SNRi and how near its estimate is to the one before, in dB."""
+
+    si_snri: list[float]
+    similarity_db: list[float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold and what it gives on the traces: mean SI-SNRi and mean repeats, beside every fixed setting."""
+
+    threshold_db: float
+    si_snri: float
+    repeats: float
+    fixed: list[float]
+
+
+@torch.inference_mode()
+def trace(separator: Separator, dataset: Dataset, most: int) -> list[Trace]:
+    """Runs the network once on each mixture of the set, `most` repeats deep."""
+    if dataset.speakers != separator.sources:
+        raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
+    traces = []
+    for item in tqdm(dataset.items, unit="file", file=sys.stderr, leave=False):
+        mixture = read(item.mixture, separator.sample_rate)
+        references = torch.stack([read(path, separator.sample_rate) for path in item.references])
+        length = min(mixture.shape[0], references.shape[1])
+        mixture, references = mixture[:length], references[:, :length]
+        if is_silent(references).any():
+            continue
+        before = si_snr(mixture.expand_as(references), references).mean()
+        padded = F.pad(mixture, (0, max(0, separator.network.min_samples - length)))[None].to(separator.device)
+        values, near, older = [], [], None
+        for estimate in separator.network.estimates(padded, most):
+            if not estimate.ends_repeat:
+                continue
+            voices = estimate.waveforms()
+            if older is not None:
+                pairs = si_snr(voices[0, None, :, :length].cpu(), references[:, None])
+                order = best_permutation(pairs)
+                values.append(float(pairs[range(len(order)), order].mean() - before))
+                near.append(float(similarity(voices, older)))
+            older = voices
+        traces.append(Trace(values, near))
+    if not traces:
+        raise UserError(f"{dataset.root}: every mixture has a silent reference, nothing can be calibrated")
+    return traces
+
+
+def choose_threshold(traces: list[Trace]) -> Choice:
+    """The smallest whole threshold, in dB, whose mean SI-SNRi is within ALLOWED_LOSS of the best fixed setting's."""
+    most = len(traces[0].si_snri)
+    fixed = [sum(one.si_snri[index] for one in traces) / len(traces) for index in range(most)]
+    for threshold in range(101):
+        stops = [
+            next((index for index, value in enumerate(one.similarity_db) if value >= threshold), most - 1)
+            for one in traces
+        ]
+        mean = sum(one.si_snri[stop] for one, stop in zip(traces, stops, strict=True)) / len(traces)
+        if mean >= max(fixed) - ALLOWED_LOSS:
+            break
+    return Choice(float(threshold), mean, sum(stop + 1 for stop in stops) / len(stops), fixed)

@@ -1,0 +1,146 @@
+"""`tisdiss score DATA`: what every repetition setting gives, in one pass."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.commands.options import check_output, parse_repeats, say, versions, write_json
+from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_NAMES = {"si_snri": "SI-SNRi", "sdri": "SDRi", "si_snr": "SI-SNR", "sdr": "SDR", "stoi": "STOI", "pesq": "PESQ"}
+_LISTED = 20  # sentences of a kind
+
+
+@app.command()
+def score(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="WSJ0-2mix, Libri2Mix, WHAMR! or the like.")],
+    estimates: Annotated[
+        Path | None, typer.Option(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a); no network runs.")
+    ] = None,
+    repeats: Annotated[
+        str | None, typer.Option(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")
+    ] = None,
+    mixture: Annotated[str | None, typer.Option(help="Folder of the mixtures. [default: as the layout]")] = None,
+    references: Annotated[
+        str | None, typer.Option(help="Folders of the references, as in s1,s2. [default: as the layout]")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Scores per file; a stopped run goes on from it.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Settings, versions, means with 95 % intervals.")] = None,
+    stoi: Annotated[bool, typer.Option("--stoi", help="Also STOI.")] = False,
+    pesq: Annotated[bool, typer.Option("--pesq", help="Also PESQ (narrow band at 8 kHz, wide at 16 kHz).")] = False,
+    weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that compute SDR. [default: by the CPU's cores]")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; the table and errors only.")] = False,
+) -> None:
+    """Score separation on mixtures with references: SI-SNRi and SDRi of every repetition setting, in one pass.
+
+    SDR is BSS Eval v3 with 512 taps; each file is scored under its best permutation; a mean's ± is its 95 %
+    interval over the files. WHAMR! defaults to mix_both_reverb against the anechoic sources.
+    """
+    wanted = parse_repeats(repeats) if repeats is not None else None
+    if estimates is not None and wanted is not None:
+        raise UserError("--repeats has no meaning with --estimates: leave one of them out")
+    if separator_repeats is not None and separator_repeats < 1:
+        raise UserError(f"--separator-repeats {separator_repeats}: it must be at least 1")
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers {workers}: it must be 0 (score in this process) or more")
+    for option, path in (("--csv", csv), ("--json", json)):
+        check_output(option, path)
+
+    from tqdm import tqdm
+
+    from tisdiss_cli.datasets import find_dataset
+    from tisdiss_cli.evaluation import Progress, evaluate
+    from tisdiss_cli.results import Sheet
+    from tisdiss_cli.separation import Separator
+
+    dataset = find_dataset(data, mixture, [name.strip() for name in references.split(",")] if references else None)
+    sheet = Sheet(csv) if csv else None
+    separator = None if estimates else Separator.load(weights, device, precision)
+    folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
+    if not quiet:
+        say(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
+    if separator and not separator.weights.trained:
+        say(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
+    if workers is None:
+        workers = min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items))
+    bar = tqdm(unit="file", file=sys.stderr, disable=quiet, leave=False)
+    progress = Progress(
+        start=bar.reset, advance=bar.update, notice=lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr)
+    )
+    try:
+        with bar:
+            outcome = evaluate(
+                dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress
+            )
+    except KeyboardInterrupt:
+        say("stopped" + ("; the same command goes on where this one ended" if csv else ""))
+        raise typer.Exit(130) from None
+
+    for heading, sentences in (
+        ("not scored", outcome.failed),
+        ("incomplete in the set, left out", outcome.missing),
+        ("scored with a remark", outcome.warnings),
+    ):
+        if sentences:
+            more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
+            say(f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
+    if json:
+        extra = {"missing": outcome.missing, "failed": outcome.failed, "warnings": outcome.warnings}
+        write_json(json, {"settings": outcome.settings, "versions": versions(), "results": outcome.results, **extra})
+    if outcome.results:
+        from rich.console import Console
+
+        console = Console() if sys.stdout.isatty() else Console(width=200)
+        console.print(results_table(outcome.results))
+        if not quiet and outcome.resumed:
+            say(f"{outcome.resumed} files were scored before ({csv})")
+    if outcome.failed or not outcome.results:
+        raise typer.Exit(1)
+
+
+def results_table(results: list[dict[str, Any]]) -> "Table":
+    """A row for each setting: means in dB with their intervals, what the setting gains over the one before, cost."""
+    from rich import box
+    from rich.table import Table
+
+    metrics = [metric for metric in _NAMES if any(metric in entry for entry in results)]
+    several, timed = len(results) > 1, any(entry["rtf"] is not None for entry in results)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    headings = ["repeats"] if results[0]["repeats"] is not None else []
+    for metric in metrics:
+        headings.append(_NAMES[metric])
+        headings += ["gain"] if several and metric in ("si_snri", "sdri") else []
+    for heading in (*headings, *(["RTF"] if timed else []), "files"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before: dict[str, Any] | None = None
+    for entry in results:
+        cells = [str(entry["repeats"])] if entry["repeats"] is not None else []
+        for metric in metrics:
+            cells.append(_cell(entry.get(metric), 3 if metric == "stoi" else 2, metric in ("si_snri", "sdri")))
+            if several and metric in ("si_snri", "sdri"):
+                gain = f"{entry[metric]['mean'] - before[metric]['mean']:+.2f}" if before else ""
+                cells.append(f"[dim]{gain}[/dim]")
+        cells += [f"{entry['rtf']:.3f}" if entry["rtf"] is not None else ""] if timed else []
+        table.add_row(*cells, str(entry["files"]))
+        before = entry
+    return table
+
+
+def _cell(value: "dict[str, float | None] | None", digits: int, interval: bool) -> str:
+    if value is None:
+        return ""
+    half = f" ± {value['ci95']:.{digits}f}" if interval and value["ci95"] is not None else ""
+    return f"{value['mean']:.{digits}f}{half}"

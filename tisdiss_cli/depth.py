@@ -1,0 +1,145 @@
+"""How many repeats: a fixed number, as many as still change the estimate, or as many as time allows."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.network import Estimate
+
+if TYPE_CHECKING:
+    from tisdiss_cli.separation import Plan, Separator
+
+THRESHOLD = "auto_threshold_db"  # key of a weight file's metadata
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Stop at the first repeat that hardly changes the estimate.
+
+    `threshold_db`: of SI-SNR between a repeat's estimate and the one before it, for the source that
+    changes most; at or above it, the change is too small to go on.
+    """
+
+    threshold_db: float
+    most: int  # repeats
+
+
+def similarity(newer: Tensor, older: Tensor) -> Tensor:
+    """SI-SNR (B,) in dB of `newer` against `older`, (B, S, n): of each item's source that changed most.
+
+    Both silent: 100 dB. The values are held to 100 dB.
+    """
+    newer, older = (x.float() - x.float().mean(-1, keepdim=True) for x in (newer, older))
+    power = older.square().sum(-1)
+    projected = (newer * older).sum(-1, keepdim=True) / power[..., None].clamp_min(1e-30) * older
+    noise = (newer - projected).square().sum(-1)
+    ratio = projected.square().sum(-1) / noise.clamp_min(1e-30)
+    decibels = 10 * ratio.clamp_min(1e-10).log10()
+    decibels = torch.where((power <= 1e-20) & (noise <= 1e-20), 100.0, decibels)
+    return decibels.clamp_max(100.0).amin(-1)
+
+
+def settle(estimates: Iterator[Estimate], auto: Auto) -> tuple[Tensor, list[int]]:
+    """Decodes repeat after repeat until every item (B) has settled; returns (B, S, n) and the repeats of each.
+
+    An item's result does not depend on the others': those that settle early keep their estimate.
+    """
+    older: Tensor | None = None
+    for estimate in estimates:
+        if not estimate.ends_repeat:
+            continue
+        voices = estimate.waveforms()
+        if older is None:  # the Splitter's, with which the first repeat's is compared
+            result, used, settled = voices.clone(), [0] * len(voices), [False] * len(voices)
+        else:
+            near = similarity(voices, older) >= auto.threshold_db
+            for item in range(len(voices)):
+                if not settled[item]:
+                    result[item], used[item], settled[item] = voices[item], estimate.repeat, bool(near[item])
+            if all(settled):
+                break
+        older = voices
+    return result, used
+
+
+@dataclass
+class Pace:
+    """Chooses the deepest setting that a time limit affords, and again as the work goes on.
+
+    The network's seconds for a second of audio are taken as fixed + each * repeats, from `calibrate`;
+    what the work really takes then scales both.
+    """
+
+    fixed: float
+    each: float
+    most: int  # repeats
+    notice: Callable[[str], None] = lambda sentence: None  # told one sentence when the choice changes
+    rtf: float | None = None  # seconds of work allowed for a second of audio; None: what is left of the budget
+    deadline: float = 0.0  # of the budget, on time.perf_counter's clock
+    audio_left: float = 0.0  # seconds
+    scale: float = 1.0
+    chosen: int = 0
+
+    def limit(self, audio: float, rtf: float | None = None, budget: float | None = None) -> str:
+        """Sets the limit for `audio` seconds and makes the first choice; returns a sentence that says it."""
+        self.audio_left, self.rtf, self.deadline = audio, rtf, time.perf_counter() + (budget or 0.0)
+        wanted = f"--rtf {rtf:g}" if rtf is not None else f"--budget of {budget:g} s for {audio:.1f} s of audio"
+        too_slow = "" if self._allowed() >= self.fixed + self.each else ", although that takes longer here"
+        return (
+            f"{wanted}: {self.choose()} repeats{too_slow}; this machine takes "
+            f"{self.fixed:.3f} + {self.each:.3f} x repeats seconds for a second of audio"
+        )
+
+    def choose(self) -> int:
+        """The repeats for the next input, at least 1."""
+        best = int((self._allowed() / self.scale - self.fixed) / self.each + 1e-9)
+        best = max(1, min(self.most, best))
+        if self.chosen and best != self.chosen:
+            turn = "slower" if best < self.chosen else "faster"
+            self.notice(f"going on with {best} repeats instead of {self.chosen}: the work is {turn} than planned")
+        self.chosen = best
+        return best
+
+    def report(self, repeats: int, audio: float, seconds: float) -> None:
+        """Takes note of what `audio` seconds really took; a slow average, so that one hiccup changes little."""
+        self.audio_left = max(0.0, self.audio_left - audio)
+        if audio > 0:
+            self.scale += 0.3 * (seconds / audio / (self.fixed + self.each * repeats) - self.scale)
+
+    def _allowed(self) -> float:
+        """Seconds of work for a second of audio."""
+        if self.rtf is not None:
+            return self.rtf
+        return max(0.0, self.deadline - time.perf_counter()) / max(self.audio_left, 1e-6)
+
+
+def calibrate(separator: "Separator", plan: "Plan", batch_size: int, separator_repeats: int | None, most: int) -> Pace:
+    """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats."""
+    length = min(plan.chunk, 4 * separator.sample_rate)
+    noise = torch.randn(batch_size, length) / 10
+    # Overlapping chunks compute some of the audio twice.
+    audio = batch_size * length / separator.sample_rate * (plan.chunk - plan.overlap) / plan.chunk
+    costs = []
+    for repeats in (1, 1, 2):  # the first only warms up
+        began = time.perf_counter()
+        separator.run(noise, repeats, separator_repeats)
+        costs.append((time.perf_counter() - began) / audio)
+    each = max(costs[2] - costs[1], 0.01 * costs[1])
+    return Pace(max(costs[1] - each, 0.0), each, most)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "90s", "10m", "1.5h" or "1h30m"."""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    seconds = (
+        sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    )
+    if seconds <= 0:
+        raise UserError(f"--budget {text}: write a time above 0, as in 90s, 10m or 1h30m")
+    return seconds

@@ -1,0 +1,156 @@
+"""Rows of scores, one for each file and setting: kept in a CSV file that a stopped run goes on from, and summed up."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.record import fingerprint
+
+METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file under one setting."""
+
+    id: str
+    repeats: int | None  # None: estimates that were made elsewhere
+    si_snri: float  # dB, as are the next three
+    sdri: float
+    si_snr: float
+    sdr: float
+    stoi: float | None
+    pesq: float | None
+    permutation: str  # "2 1": the second estimate is the first reference's
+    seconds: float  # of audio
+    network_seconds: float | None  # until this setting's estimate was there
+    warnings: str
+    key: str  # of the settings and files that the row follows from
+
+
+def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
+    """16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
+    known = [settings, *(fingerprint(path) for path in files)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Sheet:
+    """A CSV file of rows: read when opened, appended to file by file.
+
+    Raises:
+        UserError: the file exists and is no sheet of scores, or its folder does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+        if not path.parent.is_dir():
+            raise UserError(f"--csv {path}: the folder {path.parent} does not exist")
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        names = [field.name for field in fields(Row)]
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != names:
+                raise UserError(f"--csv {path} exists and holds no scores of this program: name another file")
+            for values in reader:
+                try:
+                    self.rows.append(_parse(values))
+                except (TypeError, ValueError):
+                    continue  # torn when a run was killed: that file is scored again
+
+    def keep(self, keys: dict[str, str]) -> int:
+        """Drops rows whose id is not in `keys` or has another key there; returns how many."""
+        kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
+        dropped = len(self.rows) - len(kept)
+        self.rows = list(kept.values())
+        part = self.path.with_name(f".{self.path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows(map(_text, self.rows))
+        os.replace(part, self.path)
+        return dropped
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Adds the rows of one file."""
+        self.rows += rows
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, [field.name for field in fields(Row)]).writerows(map(_text, rows))
+
+
+def _text(row: Row) -> dict[str, Any]:
+    return {
+        name: round(value, 6) if isinstance(value, float) else value  # None becomes an empty cell
+        for name, value in asdict(row).items()
+    }
+
+
+def _parse(values: dict[str, str]) -> Row:
+    numbers = {name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")}
+    if any(numbers[name] is None for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")) or not values["key"]:
+        raise ValueError("a cell is empty")
+    repeats = int(values["repeats"]) if values["repeats"] else None
+    return Row(**{**values, **numbers, "repeats": repeats})
+
+
+def summarize(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One entry for each setting, by repeats: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`.
+
+    `ci95` is the half width of the mean's 95 % interval over the files (Student's t), None for one
+    file; `rtf` is network seconds for a second of audio.
+    """
+    results = []
+    for repeats in sorted({row.repeats for row in rows}, key=lambda value: value or 0):
+        group = [row for row in rows if row.repeats == repeats]
+        entry: dict[str, Any] = {"repeats": repeats}
+        for metric in METRICS:
+            values = [value for row in group if (value := getattr(row, metric)) is not None]
+            if values:
+                mean, half = mean_interval(values)
+                entry[metric] = {"mean": mean, "ci95": half}
+        timed = [row for row in group if row.network_seconds is not None]
+        seconds = sum(row.seconds for row in timed)
+        entry["files"] = len(group)
+        entry["rtf"] = sum(row.network_seconds or 0.0 for row in timed) / seconds if seconds else None
+        results.append(entry)
+    return results
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and the half width of its 95 % confidence interval; None for fewer than two values."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return mean, None
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, student_t(n - 1) * math.sqrt(variance / n)
+
+
+def student_t(freedom: int, probability: float = 0.95) -> float:
+    """The t that |T| stays below with that probability, for that many degrees of freedom.
+
+    Bisects the closed form of Abramowitz and Stegun 26.7.3 and 26.7.4 over the angle atan(t / √freedom).
+    """
+
+    def inside(angle: float) -> float:
+        sine, cosine = math.sin(angle), math.cos(angle)
+        odd = freedom % 2
+        term = total = (cosine if freedom > 1 else 0.0) if odd else 1.0
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= (k - 1) / k * cosine**2
+            total += term
+        return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < probability else (low, middle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)

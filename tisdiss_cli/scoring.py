@@ -1,0 +1,200 @@
+"""How good a separation is: SI-SNR, SDR, their improvements over the mixture, the best permutation.
+
+SI-SNR is Le Roux et al. 2019 ("SDR: half-baked or well done?") with zero-mean signals; SDR is BSS Eval
+v3's (Vincent et al. 2006), which forgives any filter of 512 taps. An improvement (SI-SNRi, SDRi) is the
+estimate's value minus the unprocessed mixture's. All in dB, all computed in double precision.
+
+Edge cases, so that no mean ever meets a NaN:
+
+- Values are held to -100 ... 100 dB: a perfect estimate scores 100.
+- A silent (constant) estimate scores -100: it has nothing of its reference.
+- A silent (constant) reference cannot be scored: its speaker is left out of the file's mean, and of the
+  choice of the permutation. A file with no other reference is an error.
+- Lengths that differ by up to 20 ms are cut to the shortest, with a warning; by more, they are an error.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import permutations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
+
+from tisdiss_cli.errors import UserError
+
+LIMIT = 100.0  # dB; 16-bit files end near 90, and double precision no longer decides beyond 120
+TAPS = 512  # of BSS Eval v3's filter
+TRIM_SECONDS = 0.02  # hops and filter delays of common tools stay below
+
+
+@dataclass
+class Score:
+    """One file under one setting; values are means over its speakers."""
+
+    si_snr: float  # dB, as are the next three
+    si_snri: float
+    sdr: float
+    sdri: float
+    permutation: tuple[int, ...]  # estimate permutation[s] belongs to reference s
+    stoi: float | None = None
+    pesq: float | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def si_snr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """(..., L), (..., L) -> (...) dB within ±LIMIT, double; a constant estimate gives -LIMIT.
+
+    The reference must not be constant.
+    """
+    estimate, reference = _unit(estimate, zero_mean=True), _unit(reference, zero_mean=True)
+    values = scale_invariant_signal_noise_ratio(*torch.broadcast_tensors(estimate, reference))
+    return values.masked_fill(~estimate.any(-1), -LIMIT).clamp(-LIMIT, LIMIT)
+
+
+def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """(..., L), (..., L) -> (...) dB within ±LIMIT, double: BSS Eval v3; a constant estimate gives -LIMIT.
+
+    The reference must not be constant.
+    """
+    estimates, references = torch.broadcast_tensors(_unit(estimate), _unit(reference))
+    # One pair at a time: torch's batched solver on several threads may hang or be wrong (pytorch/pytorch#142815).
+    pairs = zip(estimates.flatten(0, -2), references.flatten(0, -2), strict=True) if estimates.dim() > 1 else None
+    values = [_sdr(*pair) for pair in pairs or [(estimates, references)]]
+    return torch.stack(values).view(estimates.shape[:-1]).masked_fill(is_silent(estimate), -LIMIT)
+
+
+def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """(L,), (L,) of unit norm -> () dB."""
+    value = torch.tensor(torch.nan)
+    with suppress(torch.linalg.LinAlgError):  # the reference has fewer than 512 independent shifts
+        value = signal_distortion_ratio(estimate, reference, filter_length=TAPS)
+    if value.isnan():
+        # Either a perfect estimate (a coherence that rounds to above 1) or a reference like a pure tone,
+        # whose shifts depend on each other; a loaded diagonal settles both and bends nothing below LIMIT.
+        value = signal_distortion_ratio(estimate, reference, filter_length=TAPS, load_diag=1e-10)
+    return value.nan_to_num(LIMIT, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
+
+
+def is_silent(signal: Tensor) -> Tensor:
+    """(..., L) -> (...) bool: whether every sample is the same."""
+    return signal.amax(-1) == signal.amin(-1)
+
+
+def best_permutation(pairs: Tensor) -> tuple[int, ...]:
+    """The assignment with the greatest sum; `pairs` (S, S) has references as rows, estimates as columns.
+
+    Entry s of the result is the estimate that belongs to reference s.
+    """
+    rows = range(pairs.shape[0])
+    return max(permutations(rows), key=lambda order: sum(float(pairs[row, order[row]]) for row in rows))
+
+
+def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor], str | None]:
+    """Cuts (..., L) signals to the shortest, with a warning if that changes one.
+
+    Raises:
+        UserError: the lengths differ by more than TRIM_SECONDS.
+    """
+    lengths = {name: signal.shape[-1] for name, signal in signals.items()}
+    shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
+    difference = lengths[longest] - lengths[shortest]
+    if difference == 0:
+        return signals, None
+    said = f"{longest} is {difference} samples longer than {shortest}"
+    if difference > TRIM_SECONDS * sample_rate:
+        raise UserError(f"{said}: they must be of one length")
+    return {name: signal[..., : lengths[shortest]] for name, signal in signals.items()}, f"{said}: cut"
+
+
+def score(
+    mixture: Tensor,
+    references: Tensor,
+    estimates: Sequence[Tensor],
+    sample_rate: int,
+    stoi: bool = False,
+    pesq: bool = False,
+) -> list[Score]:
+    """Scores every estimate of one file, each under the permutation that has the best mean SI-SNR.
+
+    Args:
+        mixture: (L,).
+        references: (S, L).
+        estimates: each (S, L), at any level and in any order of the speakers.
+        sample_rate: Hz; STOI and PESQ depend on it.
+        stoi, pesq: also compute these (pystoi; pesq: narrow band at 8 kHz, wide band at 16 kHz).
+
+    Raises:
+        UserError: every reference is silent, shapes do not fit, or a sample is NaN or infinite.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # systems of 512 unknowns lose more to threads than they gain
+    try:
+        return _score(mixture.double(), references.double(), estimates, sample_rate, stoi, pesq)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score(
+    mixture: Tensor, references: Tensor, estimates: Sequence[Tensor], sample_rate: int, stoi: bool, pesq: bool
+) -> list[Score]:
+    audible = ~is_silent(references)  # (S,)
+    if not audible.any():
+        raise UserError("every reference is silent: there is nothing to score")
+    mixtures = mixture.expand_as(references)[audible]
+    si_snr_before, sdr_before = si_snr(mixtures, references[audible]), sdr(mixtures, references[audible])
+    scores = []
+    for estimate in estimates:
+        if estimate.shape != references.shape:
+            raise UserError(f"estimates are {tuple(estimate.shape)}, references {tuple(references.shape)}")
+        if not estimate.isfinite().all():
+            raise UserError("the estimates have NaN or infinite samples")
+        estimate = estimate.double()
+        pairs = torch.zeros(len(references), len(references), dtype=torch.float64)
+        pairs[audible] = si_snr(estimate[None], references[audible, None])
+        order = best_permutation(pairs)
+        matched = estimate[list(order)][audible]
+        si_snr_after, sdr_after = si_snr(matched, references[audible]), sdr(matched, references[audible])
+        result = Score(
+            si_snr=si_snr_after.mean().item(),
+            si_snri=(si_snr_after - si_snr_before).mean().item(),
+            sdr=sdr_after.mean().item(),
+            sdri=(sdr_after - sdr_before).mean().item(),
+            permutation=order,
+        )
+        result.warnings += [f"reference {s + 1} is silent" for s in range(len(references)) if not audible[s]]
+        result.warnings += [f"estimate {s + 1} is silent" for s in range(len(estimate)) if is_silent(estimate[s])]
+        pairs_heard = list(zip(references[audible].numpy(), matched.numpy(), strict=True))
+        if stoi:
+            import pystoi
+
+            result.stoi = _mean([pystoi.stoi(clean, heard, sample_rate) for clean, heard in pairs_heard])
+        if pesq:
+            result.pesq = _mean([_pesq(clean, heard, sample_rate) for clean, heard in pairs_heard])
+        scores.append(result)
+    return scores
+
+
+def _unit(signal: Tensor, zero_mean: bool = False) -> Tensor:
+    """Double, of norm 1 so that no metric's epsilon sees the level; silence stays silence."""
+    signal = signal.double()
+    if zero_mean:
+        signal = (signal - signal.mean(-1, keepdim=True)).masked_fill(is_silent(signal)[..., None], 0)
+    norm = signal.norm(dim=-1, keepdim=True)
+    return signal / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def _pesq(reference, estimate, sample_rate: int) -> float | None:  # noqa: ANN001  (L,) NumPy arrays
+    """None where PESQ finds no utterance to judge."""
+    import pesq
+
+    try:
+        return pesq.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb")
+    except pesq.PesqError:
+        return None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else None
