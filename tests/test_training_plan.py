@@ -1,5 +1,7 @@
 """Recipes, schedules, the mean of the best weights, the log and checkpoints: everything around the steps."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from tisdiss_cli.training.best import Best
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from tisdiss_cli.training.curve import CURVE, plot_curve
 from tisdiss_cli.training.log import NAME, Log, read_log
+from tisdiss_cli.training.loop import Training
 from tisdiss_cli.training.recipe import Recipe, read_recipe, recipe_names
 from tisdiss_cli.training.schedule import Schedule
 
@@ -147,3 +150,13 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
         ("20", "", "2.0000"),
     ]
     assert not plot_curve(tmp_path) and (tmp_path / CURVE).read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize(("step", "left"), [(0, 0.01), (10**6, 0.99**20)])
+def test_the_moving_average_soon_forgets_the_first_weights(step, left):
+    run = SimpleNamespace(recipe=Recipe(ema_decay=0.99), step=step)
+    average, current = [torch.ones(3)], [torch.zeros(3)]
+    for _ in range(20):
+        Training.follow(run, average, current, torch.tensor(0))
+        run.step += 1
+    assert average[0].max() == pytest.approx(left, rel=1e-3) if step else average[0].max() < left

@@ -5,6 +5,8 @@ from pathlib import Path
 from tisdiss_cli.training import log
 
 CURVE = "curve.png"
+_GROUPS = 100
+_WORST = 5.0  # dB below the mixture; the first steps' values beyond it would flatten the rest
 
 
 def can_plot() -> bool:
@@ -31,8 +33,10 @@ def plot_curve(out: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     steps, values = zip(*losses, strict=True)
-    left.plot(steps, values, color="0.8", linewidth=0.8, label="training, each row of the log")
-    left.plot(*_smoothed(steps, values), color="C0", label="training, smoothed")
+    many = len(values) > 2 * _GROUPS
+    left.plot(steps, values, color="0.8" if many else "C0", linewidth=0.8 if many else 1.5, label="training")
+    if many:
+        left.plot(*_smoothed(steps, values), color="C0", label="training, smoothed")
     steps = [int(row["step"]) for row in checks]
     if checks:
         left.plot(
@@ -52,6 +56,10 @@ def plot_curve(out: Path) -> None:
         right.legend(frameon=False)
     else:
         right.text(0.5, 0.5, "no validation set", ha="center", va="center", transform=right.transAxes)
+    if min(values) < _WORST - 1:
+        left.set_ylim(top=min(left.get_ylim()[1], _WORST))
+    if checks and names and max(float(row[names[-1]]) for row in checks) > 1 - _WORST:
+        right.set_ylim(bottom=max(right.get_ylim()[0], -_WORST))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -61,8 +69,8 @@ def plot_curve(out: Path) -> None:
 
 
 def _smoothed(steps: tuple[int, ...], values: tuple[float, ...]) -> tuple[list[float], list[float]]:
-    """Means of at most 100 groups of neighbouring rows, at their mean step."""
-    size = -(-len(values) // 100)
+    """Means of at most _GROUPS groups of neighbouring rows, at their mean step."""
+    size = -(-len(values) // _GROUPS)
     groups = [slice(begin, begin + size) for begin in range(0, len(values), size)]
 
     def mean(numbers: tuple[float, ...], group: slice) -> float:

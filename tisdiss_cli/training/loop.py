@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from tisdiss_cli.errors import UserError
@@ -47,7 +47,7 @@ class Training:
         self.fabric, self.recipe, self.out, self.origin = fabric, recipe, out, origin or {}
         self.data, self.examples = data.to(fabric.device), examples
         self.network = network
-        self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+        self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=self.follow)
         prepare(network, recipe.compile, recipe.activation_checkpointing, fabric.device)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
@@ -59,6 +59,11 @@ class Training:
         self.pending: list[Tensor] = []  # (loss, gradient norm) of the steps since the last row of the log
         # Seconds that the end of a run takes, kept free in a time budget: the last epoch's end, the last step.
         self.epoch_end_seconds, self.step_seconds = 2.0, 0.0
+
+    def follow(self, average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        """Moves the average towards the current weights; faster at first, so that it soon forgets the initial ones."""
+        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(average, current, 1 - decay)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues where the checkpoint was written."""

@@ -35,7 +35,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
-    ema_decay: float = 0.0  # 0: off
+    ema_decay: float = 0.0  # of the weights' moving average, less in the first steps; 0: off
     average_best: int = 1  # the weights are the mean of so many best validated ones (the paper: 5)
     seed: int = 0
     # Schedule: with minutes or steps, warm-up then linear decay to zero; without, the paper's
