@@ -3,7 +3,8 @@
 import os
 import sys
 
-from tisdiss_cli.commands import app, bench, score, separate, weights  # noqa: F401  importing a command registers it
+# Importing a command registers it.
+from tisdiss_cli.commands import app, bench, mix, score, separate, train, weights  # noqa: F401
 from tisdiss_cli.errors import UserError
 
 

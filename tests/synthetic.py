@@ -1,0 +1,52 @@
+"""Speech that is none: noise in bands, one band a speaker, which even a tiny network can separate."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE = 8000
+TINY = {
+    "channels": 8,
+    "ffn_hidden": 8,
+    "attention_channels": 8,
+    "heads": 1,
+    "norm_groups": 1,
+    "n_fft": 32,
+    "hop_length": 16,
+    "reconstructor_repeats": 2,
+}
+
+
+def band_noise(low: float, high: float, samples: int, seed: int) -> np.ndarray:
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
+    frequency = np.fft.rfftfreq(samples, 1 / RATE)
+    noise = np.fft.irfft(spectrum * ((frequency > low) & (frequency < high)), samples)
+    return 0.5 * noise / np.abs(noise).max()
+
+
+def write_speech(root: Path, speakers: int = 2, utterances: int = 3, samples: int = 4000) -> Path:
+    """`root`/spk0/u0.wav, ...: speaker k has the k-th of equal bands, with a gap between two."""
+    width = 4000 / speakers
+    for speaker in range(speakers):
+        folder = root / f"spk{speaker}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(utterances):
+            low = speaker * width + 100
+            noise = band_noise(low, low + width - 300, samples + 300 * number, 100 * speaker + number)
+            soundfile.write(folder / f"u{number}.wav", noise, RATE)
+    return root
+
+
+def write_mixtures(root: Path, count: int = 3, samples: int = 2400, folders: str = "mix s1 s2") -> Path:
+    """Fixed mixtures of two bands under the given folder names, mixture first."""
+    names = folders.split()
+    for name in names:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        width = 4000 / (len(names) - 1)
+        bands = [(k * width + 100, (k + 1) * width - 200) for k in range(len(names) - 1)]
+        sources = [0.6 * band_noise(*band, samples, 1000 * number + k) for k, band in enumerate(bands)]
+        for name, signal in zip(names, [sum(sources), *sources], strict=True):
+            soundfile.write(root / name / f"{number}.wav", signal, RATE)
+    return root

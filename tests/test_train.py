@@ -1,0 +1,321 @@
+"""`tisdiss train` as a whole, on noise in bands: it learns, resumes exactly, never loses work, and refuses early."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torchmetrics.functional.audio import permutation_invariant_training, scale_invariant_signal_noise_ratio
+
+from tests.cli import start
+from tests.synthetic import RATE, TINY, write_mixtures, write_speech
+from tisdiss_cli import Separator
+from tisdiss_cli.__main__ import main
+from tisdiss_cli.training.checkpoint import load_checkpoint
+from tisdiss_cli.training.loop import Training
+from tisdiss_cli.training.validation import Validation, load_examples
+
+
+def toml(path, network=TINY, **values):
+    """A recipe file."""
+    write = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    path.write_text(
+        "\n".join([*write, "[network]", *(f"{key} = {json.dumps(value)}" for key, value in network.items())])
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    return write_mixtures(tmp_path_factory.mktemp("valid"), samples=800)
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """A recipe whose steps take a few hundredths of a second."""
+    return toml(
+        tmp_path_factory.mktemp("recipe") / "nano.toml",
+        segment_seconds=0.03,
+        batch_size=1,
+        repeats="1-2",
+        speeds=[0.9, 1.0],
+        ema_decay=0.9,
+        average_best=2,
+        budget_epochs=3,
+        log_steps=1,
+        checkpoint_minutes=1e-6,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_curve(monkeypatch):
+    """Drawing takes longer than training here; the run that learns draws one."""
+    monkeypatch.setattr("tisdiss_cli.training.loop.plot_curve", lambda out: None)
+
+
+@pytest.fixture
+def train(monkeypatch, capfd):
+    """Runs the command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["tisdiss", "train", *map(str, arguments), "--device", "cpu"])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        return exit.value.code, *capfd.readouterr()
+
+    return run
+
+
+def losses(out):
+    """What a run must repeat; times differ."""
+    with (out / "log.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in ("minutes", "mixture_seconds_per_second")}
+            for row in csv.DictReader(file)
+        ]
+
+
+def assert_same_run(a, b):
+    assert losses(a) == losses(b)
+    first, second = load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, speech):
+    """A run long enough to learn something."""
+    folder = tmp_path_factory.mktemp("learned")
+    recipe = toml(
+        folder / "recipe.toml",
+        network={**TINY, "channels": 16, "ffn_hidden": 16, "attention_channels": 16},
+        segment_seconds=0.06,
+        batch_size=4,
+        learning_rate=5e-3,
+        warm_up_share=0.3,
+        steps=50,
+        seed=1,
+        ema_decay=0.8,
+        budget_epochs=2,
+        log_steps=5,
+    )
+    mixtures = write_mixtures(folder / "valid", count=4)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        out = folder / "out"
+        patch.setattr(
+            "sys.argv", ["tisdiss", "train", *map(str, (speech, out, "--recipe", recipe, "--valid", mixtures))]
+        )
+        main()
+    assert exit.value.code == 0
+    return folder
+
+
+def test_the_loss_falls_and_deeper_is_not_worse(learned):
+    rows = losses(learned / "out")
+    training = [float(row["loss"]) for row in rows if row["loss"]]
+    assert training[-1] < training[3] - 1 < training[0] - 10
+    last = [row for row in rows if row["valid_loss"]][-1]
+    splitter, one, two = (float(last[f"si_snri_{repeat}"]) for repeat in range(3))
+    assert one > splitter and two > one - 0.5 and two > 1
+    assert (learned / "out" / "curve.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_the_weights_load_and_separate(learned):
+    separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu")
+    assert separator.config.reconstructor_repeats == 2 and separator.weights.trained
+    gains = []
+    for example in load_examples(learned / "valid", RATE, 2):
+        voices, references = separator.separate(example.mixture, RATE)[None], example.references[None]
+        after, _ = permutation_invariant_training(voices, references, scale_invariant_signal_noise_ratio)
+        before = scale_invariant_signal_noise_ratio(example.mixture.expand_as(references), references).mean()
+        gains.append(float(after - before))
+    last = [row for row in losses(learned / "out") if row["valid_loss"]][-1]
+    assert sum(gains) / len(gains) == pytest.approx(float(last["si_snri_2"]), abs=0.05)
+
+
+SHORT = ["--segment-seconds", 0.03, "--batch-size", 1, "--learning-rate", 1e-6, "--no-compile", "--precision", "fp32"]
+
+
+def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
+    weights = learned / "out" / "weights.safetensors"
+    status, _, _ = train(speech, tmp_path / "o", "--init", weights, "--repeats", 3, "--steps", 1, *SHORT)
+    assert status == 0
+    deeper = tmp_path / "o" / "weights.safetensors"
+    assert Separator.load(deeper, device="cpu").config.reconstructor_repeats == 3
+    before, after = load_file(weights), load_file(deeper)
+    for name in before:  # one step, with Adam, changes no value by more than about the learning rate
+        torch.testing.assert_close(after[name], before[name], atol=1e-5, rtol=1e-4)
+    headers = [(folder / "log.csv").read_text().splitlines()[0] for folder in (tmp_path / "o", learned / "out")]
+    assert headers[0] == headers[1] + ",si_snri_3"
+
+    other = toml(tmp_path / "other.toml", network=TINY)
+    status, _, error = train(speech, tmp_path / "p", "--init", weights, "--recipe", other)
+    assert status == 2 and "has channels 16, and --recipe" in error
+    status, _, error = train(speech, tmp_path / "p", "--init", tmp_path / "none")
+    assert status == 2 and "there are no weights" in error
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_time_budget_ends_with_the_rate_near_zero(speech, valid, nano, train, tmp_path, monkeypatch):
+    """On a clock that steps and validations move, not the machine's speed."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    step, validation = Training.train_step, Training.validation
+
+    def slow_step(self, rate):
+        now[0] += 2
+        step(self, rate)
+
+    def slow_validation(self):
+        now[0] += 3
+        return validation(self)
+
+    monkeypatch.setattr(Training, "train_step", slow_step)
+    monkeypatch.setattr(Training, "validation", slow_validation)
+    status, _, _ = train(speech, tmp_path / "o", "--recipe", nano, "--minutes", 1, "--valid", valid)
+    assert status == 0
+    assert 50 < now[0] - 1000 <= 60  # saved within the budget, and little of it unused
+    with (tmp_path / "o" / "log.csv").open() as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file) if row["learning_rate"]]
+    assert rates[-1] < 0.2 * max(rates)
+    assert (tmp_path / "o" / "weights.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, speech, valid, nano):
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    arguments = (speech, out, "--recipe", nano, "--steps", 12, "--valid", valid, "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr("sys.argv", ["tisdiss", "train", *map(str, arguments)])
+        patch.setattr("tisdiss_cli.training.loop.plot_curve", lambda out: None)
+        main()
+    assert exit.value.code == 0
+    assert len(losses(out)) == 12 + 3
+    return out
+
+
+def test_signals_save_first_and_resuming_repeats_the_run(
+    uninterrupted, speech, valid, nano, train, tmp_path, monkeypatch
+):
+    out, step = tmp_path / "out", Training.train_step
+
+    def interrupt(at, number):
+        def interrupted(self, rate):
+            step(self, rate)
+            if self.step == at:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Training, "train_step", interrupted)
+
+    interrupt(3, signal.SIGTERM)
+    status, printed, error = train(speech, out, "--recipe", nano, "--steps", 12, "--valid", valid)
+    assert status == 128 + signal.SIGTERM and printed == ""
+    assert f"stopped by SIGTERM after step 3, saved in {out / 'checkpoint.pt'}" in error
+    assert load_checkpoint(out / "checkpoint.pt")["step"] == 3
+    interrupt(7, signal.SIGINT)
+    status, _, error = train(speech, out, "--resume")
+    assert status == 130 and "SIGINT after step 7" in error
+    interrupt(0, 0)
+    status, printed, _ = train(speech, out, "--resume")  # --valid is remembered
+    assert status == 0 and printed.strip() == str(out / "weights.safetensors")
+    assert_same_run(out, uninterrupted)
+    assert train(speech, out, "--resume")[0] == 0  # a finished run stays as it is
+    assert_same_run(out, uninterrupted)
+
+
+def test_killed_at_any_moment_a_run_resumes_to_the_same_end(uninterrupted, speech, valid, nano, train, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("train", speech, out, "--recipe", nano, "--steps", 12, "--valid", valid, "--device", "cpu")
+    process = start(*arguments, env={"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    while (process.poll() is None and not (out / "log.csv").exists()) or len(losses(out)) < 4:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert train(speech, out, "--resume")[0] == 0
+    assert_same_run(out, uninterrupted)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(speech, nano, train, tmp_path, monkeypatch):
+    step = Training.train_step
+
+    def poisoned(self, rate):
+        step(self, rate)
+        if self.step == 6:
+            self.pending[-1] = self.pending[-1] * float("nan")
+
+    monkeypatch.setattr(Training, "train_step", poisoned)
+    out = tmp_path / "out"
+    status, _, error = train(speech, out, "--recipe", nano, "--steps", 20)
+    assert status == 2
+    assert f"gradient of step 6 is not finite: the last good checkpoint is {out / 'checkpoint.pt'}, of step 5" in error
+    assert load_checkpoint(out / "checkpoint.pt")["step"] == 5
+    assert all(value.isfinite().all() for value in load_checkpoint(out / "checkpoint.pt")["network"].values())
+
+
+def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_path, monkeypatch):
+    recipe = toml(
+        tmp_path / "paper.toml",
+        **{"segment_seconds": 0.03, "batch_size": 1, "epoch_steps": 1, "warm_up_steps": 1, "log_steps": 1},
+        **{"patience": 1, "stop_after": 2, "average_best": 2, "epochs": 30},
+    )
+    scripted = iter([-1.0, -3.0, -2.0, -2.5, -9.0])
+    states = []
+
+    def fake(self):
+        states.append({name: value.clone() for name, value in self.network.state_dict().items()})
+        return Validation(next(scripted), [0.0] * 3)
+
+    monkeypatch.setattr(Training, "validation", fake)
+    assert train(speech, tmp_path / "o", "--recipe", recipe, "--valid", valid)[0] == 0
+    assert len(states) == 4  # two epochs without improvement after the second
+    rates = [float(row["learning_rate"]) for row in losses(tmp_path / "o") if row["learning_rate"]]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4])
+    for name, value in load_file(tmp_path / "o" / "weights.safetensors").items():
+        torch.testing.assert_close(value, (states[1][name] + states[3][name]) / 2)
+    with safe_open(tmp_path / "o" / "weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["info"])["trained"]
+
+
+def test_from_fixed_mixtures(valid, nano, train, tmp_path):
+    options = ("--activation-checkpointing", "--separator-loss")
+    status, _, error = train(valid, tmp_path / "o", "--recipe", nano, "--steps", 2, *options)
+    assert status == 0 and "WSJ0-2mix, 3 mixtures of mix" in error and "speeds are for mixing" in error
+    status, _, error = train(valid, tmp_path / "p", "--recipe", nano, "--noise", valid)
+    assert status == 2 and "holds fixed mixtures: noise is for mixing clean speech" in error
+
+
+def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train, tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("training began"))
+    (tmp_path / "file").touch()
+    (tmp_path / "pairs").write_text("spk0 nobody\n")
+    new = tmp_path / "o"
+    for arguments, words in (
+        ((speech, new, "--recipe", "nope"), "no recipe 'nope'"),
+        ((speech, new, "--recipe", nano, "--batch-size", 0), "batch_size must be above 0"),
+        ((speech, new, "--recipe", nano, "--repeats", "0-3"), "repeats must be"),
+        ((speech, new, "--recipe", nano, "--minutes", 1, "--steps", 1), "either minutes or steps"),
+        ((speech, new, "--recipe", nano, "--devices", 0), "--devices 0"),
+        ((speech, new, "--recipe", nano, "--exclude", tmp_path / "pairs"), "no speaker is named 'nobody'"),
+        ((speech, new, "--recipe", nano, "--valid", tmp_path / "none"), "not a folder"),
+        ((speech, tmp_path / "file", "--recipe", nano), "is a file"),
+        ((speech, new, "--resume"), "to resume from"),
+        ((speech, uninterrupted, "--recipe", nano), "holds a run already"),
+        ((speech, uninterrupted, "--resume", "--recipe", nano), "leave --recipe and --init out"),
+        ((speech, uninterrupted, "--resume", "--steps", 30), "--steps 30 differs from this run's 12"),
+        ((speech, uninterrupted, "--resume", "--batch-size", 2), "--batch-size 2 differs from this run's 1"),
+        ((valid, uninterrupted, "--resume"), "DATA is not what this run began with"),
+    ):
+        status, printed, error = train(*arguments)
+        message = error.splitlines()[-1]
+        assert (status, printed) == (2, "") and message.startswith("tisdiss: ") and words in message
+    assert not new.exists()

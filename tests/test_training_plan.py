@@ -1,0 +1,162 @@
+"""Recipes, schedules, the mean of the best weights, the log and checkpoints: everything around the steps."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.training.best import Best
+from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
+from tisdiss_cli.training.curve import CURVE, plot_curve
+from tisdiss_cli.training.log import NAME, Log, read_log
+from tisdiss_cli.training.loop import Training
+from tisdiss_cli.training.recipe import Recipe, read_recipe, recipe_names
+from tisdiss_cli.training.schedule import Schedule
+
+
+def test_the_packages_recipes():
+    assert {"released", "small", "tiny"} <= set(recipe_names())
+    for name in recipe_names():
+        assert Recipe.from_dict(read_recipe(name)).config.sample_rate == 8000
+    paper = Recipe.from_dict(read_recipe("released"))
+    assert (paper.batch_size, paper.segment_seconds, paper.learning_rate, paper.weight_decay) == (6, 4.0, 1e-3, 1e-2)
+    assert (paper.clip_norm, paper.warm_up_steps, paper.patience, paper.stop_after) == (5.0, 2000, 3, 10)
+    assert (paper.epochs, paper.average_best, paper.repeat_range, paper.precision) == (150, 5, (6, 6), "fp32")
+    assert paper.epoch_steps * paper.batch_size == pytest.approx(20000, rel=1e-3)
+
+
+def test_drawn_repeats_are_recorded_as_the_most():
+    recipe = Recipe(network={"reconstructor_repeats": 2}, repeats="1-6")
+    assert recipe.repeat_range == (1, 6) and recipe.config.reconstructor_repeats == 6
+    assert Recipe(network={"reconstructor_repeats": 2}).repeat_range == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("batchsize = 3", "unknown key 'batchsize'"),
+        ("[network]\nchanels = 3", "unknown key 'chanels'"),
+        ("[network]\nchannels = 6", "multiple of norm_groups"),
+        ("batch_size = 0", "batch_size must be above 0"),
+        ("batch_size = 2.5", "batch_size must be of type int"),
+        ("learning_rate = nan", "learning_rate must be a finite number"),
+        ("learning_rate = '1e-3'", "learning_rate must be of type float"),
+        ("ema_decay = 1.0", "ema_decay must be at least 0 and below 1"),
+        ("repeats = '6-1'", "repeats must be"),
+        ("repeats = 0", "repeats must be"),
+        ("minutes = 1\nsteps = 1", "either minutes or steps"),
+        ("precision = 'fp16'", "'fp32' or 'bf16'"),
+        ("speeds = []", "speeds must be"),
+        ("speeds = 1.0", "speeds must be of type list"),
+        ("noise_db = [3, -6]", "noise_db must be"),
+        ("exclude = ['a']", "exclude must be"),
+        ("segment_seconds = 0.001", "segment_seconds"),
+        ("average_best = 0", "average_best must be above 0"),
+        ("seed = -1", "seed must not be negative"),
+        ("seed", "cannot be read as TOML"),
+    ],
+)
+def test_a_bad_recipe_is_one_sentence_that_names_the_file(tmp_path, toml, words):
+    (tmp_path / "mine.toml").write_text(toml)
+    with pytest.raises(UserError, match=words) as error:
+        read_recipe(str(tmp_path / "mine.toml"))
+    assert str(error.value).startswith(str(tmp_path / "mine.toml")) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no recipe 'nope'"):
+        read_recipe("nope")
+
+
+@pytest.mark.parametrize("budget", [{"steps": 200}, {"minutes": 5.0}])
+def test_a_budget_warms_up_and_decays_to_zero(budget):
+    schedule = Schedule(Recipe(**budget, learning_rate=0.01, warm_up_share=0.1))
+    reserve, rates, ends = 20.0, [], 0
+    for step in range(201):
+        seconds = step / 200 * (5 * 60 - reserve)
+        progress = schedule.progress(step, seconds, reserve)
+        assert progress == pytest.approx(step / 200)
+        rates.append(schedule.rate(step, progress))
+        ends += schedule.ends_epoch(step, progress, ends)
+    assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 20
+    assert rates[:21] == sorted(set(rates[:21]))
+    fall = torch.tensor(rates[20:]).diff()
+    torch.testing.assert_close(fall, torch.full((180,), -0.01 / 180), atol=1e-6, rtol=0)
+    assert rates[-1] == 0 and rates[0] > 0
+    assert ends == 20 and not schedule.exhausted
+    assert schedule.progress(10**9, 10**9, reserve) == 1
+
+
+def test_the_papers_schedule_warms_up_halves_and_stops():
+    recipe = Recipe(learning_rate=1e-3, warm_up_steps=4, epoch_steps=10, epochs=40, patience=3, stop_after=10)
+    schedule = Schedule(recipe)
+    assert [schedule.rate(step, 0) for step in range(5)] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+    assert [step for step in range(1, 31) if schedule.ends_epoch(step, 0, 0)] == [10, 20, 30]
+    losses = [-1, -2, -2, -1, -2, -3] + [0] * 10
+    rates = []
+    for loss in losses:
+        assert not schedule.exhausted
+        schedule.plateau.update(loss)
+        rates.append(schedule.rate(1000, 0) / 1e-3)
+    # Three epochs without improvement after -2, then 3, 6 and 9 after -3; the tenth ends the run.
+    assert rates == [1] * 4 + [0.5] * 4 + [0.25] * 3 + [0.125] * 3 + [0.0625] * 2
+    assert schedule.exhausted
+    assert schedule.progress(400, 0, 0) == 1
+
+
+def test_the_mean_of_the_best():
+    best, values = Best(3), [5.0, 1.0, 4.0, 2.0, 3.0, 6.0]
+    for value in values:
+        best.add(-value, {"w": torch.tensor([value]), "n": torch.tensor([2.0])})
+    assert best.losses == [-6, -5, -4]
+    assert best.mean()["w"].item() == 5 and best.mean()["n"].item() == 2
+    last = Best(1)
+    live = torch.zeros(1)
+    assert last.add(0.0, {"w": live}) and not last.add(1.0, {"w": live})
+    live.add_(1)
+    assert last.mean()["w"].item() == 0  # a copy
+    assert last.add(0.0, {"w": live}) and last.mean()["w"].item() == 1
+
+
+def test_checkpoints_are_whole_or_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    state = {"tensor": torch.randn(3), "nested": {"numbers": [1.5, float("inf")]}, "name": None}
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["tensor"], state["tensor"]) and loaded["nested"] == state["nested"]
+    with pytest.raises(Exception, match=r"pickle|serialize"):  # an interrupted save leaves the former
+        save_checkpoint(path, {"tensor": torch.zeros(10**4), "bad": lambda: None})
+    assert torch.equal(load_checkpoint(path)["tensor"], state["tensor"])
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"checkpoint.pt cannot be read"):
+        load_checkpoint(path)
+    torch.save({"other": 1}, path)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(UserError, match=r"no .* to resume from"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
+    log = Log(tmp_path / NAME, 1, 0)
+    for step in (10, 20, 30):
+        log.add(step=step, loss=f"{-step}", valid_loss="", si_snri_0="", si_snri_1="")
+    log.add_validation(20, 1.0, -3.0, [1.0, 2.0])
+    with (tmp_path / NAME).open("a") as file:
+        file.write("40,0.1")  # cut short
+    Log(tmp_path / NAME, 1, 20)
+    assert [(row["step"], row["loss"], row["si_snri_1"]) for row in read_log(tmp_path / NAME)] == [
+        ("10", "-10", ""),
+        ("20", "-20", ""),
+        ("20", "", "2.0000"),
+    ]
+    assert not plot_curve(tmp_path) and (tmp_path / CURVE).read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize(("step", "left"), [(0, 0.01), (10**6, 0.99**20)])
+def test_the_moving_average_soon_forgets_the_first_weights(step, left):
+    run = SimpleNamespace(recipe=Recipe(ema_decay=0.99), step=step)
+    average, current = [torch.ones(3)], [torch.zeros(3)]
+    for _ in range(20):
+        Training.follow(run, average, current, torch.tensor(0))
+        run.step += 1
+    assert average[0].max() == pytest.approx(left, rel=1e-3) if step else average[0].max() < left

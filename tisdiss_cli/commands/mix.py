@@ -1,0 +1,89 @@
+"""`tisdiss mix SPEECH OUT`: sets of fixed mixtures from clean speech."""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.errors import UserError
+
+
+@app.command()
+def mix(
+    speech: Annotated[Path, typer.Argument(help="Folder of clean speech, with one folder for each speaker.")],
+    out: Annotated[Path, typer.Argument(help="New folder for mix, s1, s2 and mixtures.csv.")],
+    count: Annotated[int, typer.Option(help="Mixtures to make.")] = 1000,
+    speakers: Annotated[int, typer.Option(help="Speakers of a mixture.")] = 2,
+    level: Annotated[float, typer.Option(help="Relative levels are uniform in +- so many dB.")] = 5.0,
+    noise: Annotated[Path | None, typer.Option(help="Folder of noise: WHAM!'s folders.")] = None,
+    noise_level: Annotated[
+        tuple[float, float], typer.Option(help="Lowest and highest level of the loudest speaker over the noise, dB.")
+    ] = (-6.0, 3.0),
+    rirs: Annotated[
+        Path | None, typer.Option(help="Folder of room impulse responses, a folder a room: WHAMR!'s folders.")
+    ] = None,
+    exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
+    sample_rate: Annotated[int | None, typer.Option(help="Of the mixtures, Hz. [default: most files']")] = None,
+    format: Annotated[str, typer.Option(help="wav or flac, 16 bit.")] = "wav",
+    seed: Annotated[int, typer.Option(help="The same seed draws the same mixtures.")] = 0,
+) -> None:
+    """Make WSJ0-2mix-style mixtures (min version): each file of mix is exactly the sum of those of s1, s2, ..."""
+    for option, value, lowest in (("--count", count, 1), ("--speakers", speakers, 2), ("--seed", seed, 0)):
+        if value < lowest:
+            raise UserError(f"{option} {value}: it must be at least {lowest}")
+    if not 0 <= level <= 60:
+        raise UserError(f"--level {level:g}: it must be 0 to 60 dB")
+    if not -60 <= noise_level[0] <= noise_level[1] <= 60:
+        raise UserError(f"--noise-level {noise_level[0]:g} {noise_level[1]:g}: lowest, then highest, within +-60 dB")
+    if sample_rate is not None and not 1000 <= sample_rate <= 192000:
+        raise UserError(f"--sample-rate {sample_rate}: it must be 1000 to 192000 Hz")
+    if format not in ("wav", "flac"):
+        raise UserError(f"--format {format} is unknown: choose wav or flac")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"OUT {out} is there already: name a new folder")
+
+    import soundfile
+    from tqdm import tqdm
+
+    from tisdiss_cli.training.corpus import read_exclusions
+    from tisdiss_cli.training.mixtures import MixtureSet
+
+    pairs = read_exclusions(exclude) if exclude else []
+    mixtures = MixtureSet.find(speech, speakers, level, pairs, rirs, noise, noise_level, seed)
+    rate = sample_rate or mixtures.sample_rate()
+    mixtures.check(count, rate)
+    part = out.with_name(f".{out.name}.part")  # OUT is whole or not there
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        with (part / "mixtures.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            each = [
+                f"{column}_{s}" for s in range(1, speakers + 1) for column in ("speaker", "utterance", "level", "rir")
+            ]
+            table.writerow(["id", *each, "noise", "noise_level", "samples", "sample_rate"])
+            drawn = mixtures.draw(count, rate)
+            for number, (plan, files) in enumerate(tqdm(drawn, total=count, unit="mixture", file=sys.stderr), 1):
+                parts = [f"{name}_{db:.2f}" for name, db in zip(plan.speakers, plan.levels, strict=True)]
+                name = "_".join([f"{number:05}", *parts])
+                for folder, samples in files.items():
+                    (part / folder).mkdir(exist_ok=True)
+                    soundfile.write(part / folder / f"{name}.{format}", samples.numpy(), rate, subtype="PCM_16")
+                row: list[object] = [name]
+                for index, utterance in enumerate(plan.utterances):
+                    response = plan.responses[index].relative_to(rirs) if rirs else ""
+                    row += [plan.speakers[index], utterance.relative_to(speech), f"{plan.levels[index]:.3f}", response]
+                noisy = [plan.noise.relative_to(noise), f"{plan.noise_db:.3f}"] if noise and plan.noise else ["", ""]
+                table.writerow([*row, *noisy, next(iter(files.values())).shape[0], rate])
+        if out.exists():
+            out.rmdir()
+        part.replace(out)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"OUT {out} cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    typer.echo(str(out))

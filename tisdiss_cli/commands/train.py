@@ -1,0 +1,131 @@
+"""`tisdiss train DATA OUT`: train a network, fine-tune one with more repeats, or go on after an interruption."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.errors import UserError
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path, typer.Argument(help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech by speaker.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint, log and curve.")],
+    valid: Annotated[Path | None, typer.Option(help="Set of mixtures to validate on.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="released, small, tiny, or a TOML file. [default: small]", show_default=False)
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to fine-tune: a name or a file.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
+    repeats: Annotated[str | None, typer.Option(help="Reconstructor repeats of a step: 4, or 1-6 drawn.")] = None,
+    separator_loss: Annotated[
+        bool | None, typer.Option("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget, from now to the saved weights.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Mixtures in a step, on each device.")] = None,
+    segment_seconds: Annotated[float | None, typer.Option(help="Length of a mixture.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    mixture: Annotated[str | None, typer.Option(help="DATA's folder of mixtures, where it is not detected.")] = None,
+    references: Annotated[str | None, typer.Option(help="DATA's folders of references: s1,s2.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
+    rirs: Annotated[Path | None, typer.Option(help="Room impulse responses to mix with, a folder a room.")] = None,
+    noise: Annotated[Path | None, typer.Option(help="Noise to mix with: a folder.")] = None,
+    valid_items: Annotated[int | None, typer.Option(help="Mixtures to validate on; 0: all.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the paths.")] = None,
+    activation_checkpointing: Annotated[
+        bool | None,
+        typer.Option("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and mixtures.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    devices: Annotated[int, typer.Option(help="How many of them, each with a whole batch.")] = 1,
+) -> None:
+    """Train the network by the paper's multi-loss; OUT/weights.safetensors is the best so far at any time."""
+    import time
+
+    started = time.monotonic()
+    options: dict[str, Any] = {
+        "repeats": repeats,
+        "separator_loss": separator_loss,
+        "minutes": minutes,
+        "steps": steps,
+        "batch_size": batch_size,
+        "segment_seconds": segment_seconds,
+        "learning_rate": learning_rate,
+        "rirs": None if rirs is None else str(rirs),
+        "noise": None if noise is None else str(noise),
+        "valid_items": valid_items,
+        "precision": precision,
+        "compile": compile,
+        "activation_checkpointing": activation_checkpointing,
+        "seed": seed,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    if devices < 1:
+        raise UserError(f"--devices {devices}: it must be at least 1")
+    if resume and (recipe is not None or init is not None):
+        raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        raise UserError("training needs Lightning Fabric: pip install 'tisdiss[train]'") from None
+    import logging
+
+    import torch
+
+    from tisdiss_cli.separation import choose_device
+    from tisdiss_cli.training.corpus import read_exclusions
+    from tisdiss_cli.training.curve import can_plot
+    from tisdiss_cli.training.data import load_data
+    from tisdiss_cli.training.loop import WEIGHTS, Training
+    from tisdiss_cli.training.start import check_origin, start_again, start_new
+    from tisdiss_cli.training.validation import load_examples
+
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and not devices <= torch.cuda.device_count():
+        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if exclude is not None:
+        options["exclude"] = [list(pair) for pair in read_exclusions(exclude)]
+    start = start_again(out, options) if resume else start_new(out, recipe, init, options)
+    settings, config = start.recipe, start.recipe.config
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
+    fabric = Fabric(
+        accelerator=chosen.type,
+        devices=devices if chosen.index is None or devices > 1 else [chosen.index],
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    if valid is None and start.origin.get("valid"):
+        valid = Path(start.origin["valid"])
+    examples = load_examples(valid, config.sample_rate, config.speakers, settings.valid_items) if valid else []
+    names = None if references is None else [name.strip() for name in references.split(",")]
+    loaded = load_data(data, settings, mixture, names, quiet=not fabric.is_global_zero)
+    origin = {
+        "valid": str(valid.resolve()) if valid else None,
+        "data": loaded.fingerprint,
+        "examples": sum(example.mixture.shape[0] for example in examples),
+    }
+    check_origin(start.origin, origin)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
+    if fabric.is_global_zero:
+        if not valid:
+            kept = "" if settings.minutes or settings.steps else ", the rate is never halved"
+            typer.echo(f"tisdiss: without --valid the last weights are kept{kept}", err=True)
+        if not can_plot():
+            typer.echo("tisdiss: no curve.png without matplotlib: pip install 'tisdiss[plot]'", err=True)
+        typer.echo(f"tisdiss: ready on {fabric.device} after {time.monotonic() - started:.0f} s", err=True)
+    torch.manual_seed(settings.seed)
+    Training(fabric, settings, start.network(), loaded, examples, out, origin).run(started, start.state)
+    if fabric.is_global_zero:
+        typer.echo(str(out / WEIGHTS))

@@ -1,0 +1,124 @@
+"""Rooms and noise for mixtures: impulse responses and noise recordings, drawn on any device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from tisdiss_cli import audio
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.training.clips import read_clips, to_device, to_int16
+
+
+def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
+    """The impulse responses of each room, a room being a folder that holds sound files.
+
+    Raises:
+        UserError: no files, a file of several channels, or a room with fewer than `speakers` of them.
+    """
+    rooms: dict[Path, list[Path]] = {}
+    for path in _files(root, "impulse responses"):
+        rooms.setdefault(path.parent, []).append(path)
+        channels = _channels(path)
+        if channels != 1:
+            raise UserError(f"{path} has {channels} channels: an impulse response must have one")
+    for room, paths in rooms.items():
+        if len(paths) < speakers:
+            raise UserError(
+                f"{room} has {len(paths)} impulse response: a folder is a room, and each of {speakers} speakers of a "
+                "mixture needs one of its own there"
+            )
+    return list(rooms.values())
+
+
+def find_noises(root: Path) -> list[Path]:
+    """The sound files below `root`; UserError if there are none."""
+    return _files(root, "noise")
+
+
+def _files(root: Path, what: str) -> list[Path]:
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: pass one that holds sound files of {what}")
+    paths = audio.find(root)
+    if not paths:
+        raise UserError(f"{root} has no sound files: pass a folder of {what}")
+    return paths
+
+
+def _channels(path: Path) -> int:
+    try:
+        return soundfile.info(path).channels
+    except (soundfile.LibsndfileError, TypeError, OSError):
+        return 1  # reading it gives the reason
+
+
+def direct_first(response: Tensor) -> Tensor:
+    """An impulse response (R,) from its strongest sample on, the direct path, which becomes 1.
+
+    So a reverberant signal is aligned with the dry one, and the dry one is its direct path.
+    """
+    direct = int(response.abs().argmax())
+    return response[direct:] / response[direct]
+
+
+def reverberate(dry: Tensor, responses: Tensor) -> Tensor:
+    """Through the room, as long as before: (..., L), (..., R) -> (..., L)."""
+    return torchaudio.functional.fftconvolve(dry, responses)[..., : dry.shape[-1]]
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Impulse responses in memory, grouped by room."""
+
+    responses: Tensor  # (N, R) float32, direct path first, zeros after
+    member: Tensor  # (M, N) float32: 1 where a response belongs to a room
+
+    @staticmethod
+    def load(root: Path, sample_rate: int, speakers: int) -> "Rooms":
+        """All impulse responses below `root`, on the CPU; errors as `find_rooms` and `read_clips`."""
+        rooms = find_rooms(root, speakers)
+        responses = [direct_first(r) for r in read_clips(root, [path for room in rooms for path in room], sample_rate)]
+        room = torch.tensor([number for number, paths in enumerate(rooms) for _ in paths])
+        member = torch.nn.functional.one_hot(room, len(rooms)).T.float()
+        return Rooms(torch.nn.utils.rnn.pad_sequence(responses, batch_first=True), member)
+
+    def to(self, device: torch.device) -> "Rooms":
+        """The same with its tensors on `device`."""
+        return to_device(self, device)
+
+    def draw(self, batch: int, speakers: int, random: torch.Generator) -> Tensor:
+        """(batch, speakers, R): for each mixture a room and different responses of it."""
+        room = torch.randint(len(self.member), (batch,), device=self.member.device, generator=random)
+        return self.responses[torch.multinomial(self.member[room], speakers, generator=random)]
+
+
+@dataclass(frozen=True)
+class Noises:
+    """Noise recordings in memory, end to end, as 16-bit samples."""
+
+    samples: Tensor  # (N,) int16, each recording at its full scale
+    starts: Tensor  # (U,) int64
+    lengths: Tensor  # (U,) int64
+
+    @staticmethod
+    def load(root: Path, sample_rate: int) -> "Noises":
+        """All recordings below `root`, on the CPU; errors as `find_noises` and `read_clips`."""
+        pieces = [to_int16(x / x.abs().max()) for x in read_clips(root, find_noises(root), sample_rate)]
+        lengths = torch.tensor([piece.shape[0] for piece in pieces])
+        return Noises(torch.cat(pieces), lengths.cumsum(0) - lengths, lengths)
+
+    def to(self, device: torch.device) -> "Noises":
+        """The same with its tensors on `device`."""
+        return to_device(self, device)
+
+    def draw(self, batch: int, samples: int, random: torch.Generator) -> Tensor:
+        """(batch, samples) float32 of unit root mean square; a recording that is too short goes round."""
+        device = self.samples.device
+        which = torch.randint(len(self.starts), (batch, 1), device=device, generator=random)
+        begin = (torch.rand(batch, 1, device=device, generator=random) * self.lengths[which]).long()
+        position = (begin + torch.arange(samples, device=device)) % self.lengths[which]
+        noise = self.samples[self.starts[which] + position].float()
+        return noise / noise.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)

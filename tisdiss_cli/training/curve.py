@@ -1,0 +1,79 @@
+"""The picture of a run: loss and validation SI-SNRi by repeats, drawn from its log."""
+
+from pathlib import Path
+
+from tisdiss_cli.training import log
+
+CURVE = "curve.png"
+_GROUPS = 100
+_WORST = 5.0  # dB below the mixture; the first steps' values beyond it would flatten the rest
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is there (the extra `plot`)."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def plot_curve(out: Path) -> None:
+    """Draws `out`/curve.png from `out`/log.csv; nothing without matplotlib or rows."""
+    rows = log.read_log(out / log.NAME)
+    losses = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
+    checks = [row for row in rows if row["valid_loss"]]
+    if not losses or not can_plot():
+        return
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    steps, values = zip(*losses, strict=True)
+    many = len(values) > 2 * _GROUPS
+    left.plot(steps, values, color="0.8" if many else "C0", linewidth=0.8 if many else 1.5, label="training")
+    if many:
+        left.plot(*_smoothed(steps, values), color="C0", label="training, smoothed")
+    steps = [int(row["step"]) for row in checks]
+    if checks:
+        left.plot(
+            steps, [float(row["valid_loss"]) for row in checks], "o-", color="C1", markersize=3, label="validation"
+        )
+    left.set(xlabel="step", ylabel="multi-loss: negative SI-SNR (dB)", title="Loss")
+    left.legend(frameon=False)
+    names = [name for name in rows[0] if name.startswith("si_snri_") and checks and checks[0][name]]
+    colours = colormaps["viridis"]
+    for index, name in enumerate(names):
+        repeat = int(name.removeprefix("si_snri_"))
+        label = "Splitter" if repeat == 0 else f"{repeat} repeat{'s' if repeat > 1 else ''}"
+        series = [float(row[name]) for row in checks]
+        right.plot(steps, series, "o-", markersize=3, color=colours(0.9 * index / max(1, len(names) - 1)), label=label)
+    right.set(xlabel="step", ylabel="SI-SNRi (dB)", title="Validation by repeats of the Reconstructor")
+    if names:
+        right.legend(frameon=False)
+    else:
+        right.text(0.5, 0.5, "no validation set", ha="center", va="center", transform=right.transAxes)
+    if min(values) < _WORST - 1:
+        left.set_ylim(top=min(left.get_ylim()[1], _WORST))
+    if checks and names and max(float(row[names[-1]]) for row in checks) > 1 - _WORST:
+        right.set_ylim(bottom=max(right.get_ylim()[0], -_WORST))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    part = out / f".{CURVE}.part"
+    figure.savefig(part, dpi=120, format="png")
+    part.replace(out / CURVE)
+
+
+def _smoothed(steps: tuple[int, ...], values: tuple[float, ...]) -> tuple[list[float], list[float]]:
+    """Means of at most _GROUPS groups of neighbouring rows, at their mean step."""
+    size = -(-len(values) // _GROUPS)
+    groups = [slice(begin, begin + size) for begin in range(0, len(values), size)]
+
+    def mean(numbers: tuple[float, ...], group: slice) -> float:
+        return sum(numbers[group]) / len(numbers[group])
+
+    return [mean(steps, group) for group in groups], [mean(values, group) for group in groups]

@@ -1,0 +1,58 @@
+"""What a run trains on: fixed mixtures, or clean speech to mix, told apart by the folder."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.training.augment import Noises, Rooms
+from tisdiss_cli.training.corpus import load_corpus
+from tisdiss_cli.training.fixed import FixedMixtures, complete_dataset, load_fixed, looks_fixed
+from tisdiss_cli.training.mixing import DynamicMixing
+from tisdiss_cli.training.recipe import Recipe
+
+Data = FixedMixtures | DynamicMixing
+
+
+def load_data(
+    root: Path, recipe: Recipe, mixture: str | None = None, references: Sequence[str] | None = None, quiet: bool = False
+) -> Data:
+    """Reads all that mixtures are drawn from into memory, on the CPU.
+
+    Args:
+        root: a set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or a folder of clean speech for each speaker.
+        recipe: of the run.
+        mixture: folder of fixed mixtures, as `find_dataset` has it.
+        references: folders of their references, likewise.
+        quiet: says nothing on stderr.
+
+    Raises:
+        UserError: in one sentence, whatever is wrong with a folder or a file.
+    """
+    config = recipe.config
+    if mixture is not None or references is not None or looks_fixed(root):
+        for name in ("rirs", "noise", "exclude"):
+            if getattr(recipe, name):
+                raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
+        dataset = complete_dataset(root, config.speakers, mixture, references)
+        data = load_fixed(dataset, config.sample_rate)
+        minutes = int(data.lengths.sum()) / config.sample_rate / 60
+        words = f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}, {minutes:.1f} min"
+        if recipe.speeds != [1.0]:
+            words += "; speeds are for mixing clean speech and have no effect here"
+    else:
+        pairs = [(a, b) for a, b in recipe.exclude]
+        corpus = load_corpus(root, config.sample_rate, recipe.speeds, config.speakers, pairs)
+        low, high = recipe.noise_db
+        data = DynamicMixing(
+            corpus,
+            recipe.level_db,
+            Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None,
+            Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None,
+            (low, high),
+        )
+        minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
+        words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
+    if not quiet:
+        print(f"tisdiss: {root}: {words}", file=sys.stderr)
+    return data

@@ -1,0 +1,106 @@
+"""Fixed mixtures with references, held in memory on the training device, from which segments are drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.datasets import LAYOUTS, Dataset, Item, find_dataset
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.training.clips import active_frames, fingerprint, padded, read_clips, to_device, to_int16
+from tisdiss_cli.training.corpus import counted
+from tisdiss_cli.training.mixing import draw_positions, take
+
+
+@dataclass(frozen=True)
+class FixedMixtures:
+    """Every mixture and its references, end to end, as 16-bit samples on one device.
+
+    Mixture and references of one item keep their levels relative to each other.
+    """
+
+    samples: Tensor  # (1 + S, N) int16, mixture first; every item starts at a multiple of FRAME
+    active: Tensor  # (S, N / FRAME + 1) int32: each reference's active frames before each frame
+    starts: Tensor  # (U,) int64, first sample of every item
+    lengths: Tensor  # (U,) int64, samples
+
+    def to(self, device: torch.device) -> "FixedMixtures":
+        """The same with its tensors on `device`."""
+        return to_device(self, device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all samples."""
+        return fingerprint(self.samples)
+
+    def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random segments of random items: mixture (batch, samples), references (batch, speakers, samples)."""
+        item = torch.randint(len(self.starts), (batch,), device=self.starts.device, generator=random)
+        start, length = self.starts[item], self.lengths[item]
+        position = draw_positions(start, length, self.active, samples, random)
+        segments = take(self.samples, start, length, position)  # (1 + S, batch, samples)
+        return segments[0], segments[1:].transpose(0, 1)
+
+
+def looks_fixed(root: Path) -> bool:
+    """Whether `root` is meant as a set of mixtures: a known layout at or below it, whole or in part."""
+    names = {name for layout in LAYOUTS for name in layout.mixtures}
+    speakers = {layout.references.format(number) for layout in LAYOUTS for number in range(1, 10)}
+    if not root.is_dir():
+        return False
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if folders & names or (folders and folders <= speakers):
+        return True
+    return any(path.name in names and path.is_dir() for pattern in ("*/*", "*/*/*") for path in root.glob(pattern))
+
+
+def complete_dataset(
+    root: Path, speakers: int, mixture: str | None = None, references: Sequence[str] | None = None
+) -> Dataset:
+    """`find_dataset`; UserError also where files lack counterparts or the number of speakers is another."""
+    dataset = find_dataset(root, mixture, references)
+    if dataset.missing:
+        more = f" (and {len(dataset.missing) - 1} more)" if len(dataset.missing) > 1 else ""
+        raise UserError(f"{dataset.root} is incomplete: {dataset.missing[0]}{more}")
+    if dataset.speakers != speakers:
+        raise UserError(
+            f"{dataset.root} has references of {dataset.speakers} speakers, and the recipe's network {speakers}"
+        )
+    return dataset
+
+
+def read_items(dataset: Dataset, items: Sequence[Item], sample_rate: int) -> Iterator[Tensor]:
+    """Yields every item as (1 + S, L) float32, mixture first; UserError names a file of another length."""
+    paths = [path for item in items for path in (item.mixture, *item.references)]
+    clips = read_clips(dataset.root, paths, sample_rate)
+    for item in items:
+        signals = [next(clips) for _ in range(1 + len(item.references))]
+        for path, signal in zip(item.references, signals[1:], strict=True):
+            if signal.shape != signals[0].shape:
+                raise UserError(
+                    f"{path} has {signal.shape[0]} samples at {sample_rate} Hz and its mixture {signals[0].shape[0]}: "
+                    "they must be of one length"
+                )
+        yield torch.stack(signals)
+    next(clips, None)  # to its end, where it says what was resampled
+
+
+def load_fixed(dataset: Dataset, sample_rate: int) -> FixedMixtures:
+    """Reads all of a complete dataset, on the CPU; errors as `read_items`."""
+    pieces: list[Tensor] = []
+    active: list[Tensor] = []
+    lengths: list[int] = []
+    for signals in read_items(dataset, dataset.items, sample_rate):
+        lengths.append(signals.shape[1])
+        scaled = padded(signals / signals.abs().max())
+        active.append(active_frames(scaled[1:]))
+        pieces.append(to_int16(scaled))
+    sizes = torch.tensor([piece.shape[1] for piece in pieces])
+    return FixedMixtures(
+        samples=torch.cat(pieces, dim=1),
+        active=counted(torch.cat(active, dim=1)),
+        starts=sizes.cumsum(0) - sizes,
+        lengths=torch.tensor(lengths),
+    )

@@ -1,0 +1,286 @@
+"""The training loop: draw, step, log, validate, save; devices, ranks and precision are Lightning Fabric's."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import save_weights
+from tisdiss_cli.training import log
+from tisdiss_cli.training.best import Best
+from tisdiss_cli.training.checkpoint import NAME, save_checkpoint
+from tisdiss_cli.training.curve import plot_curve
+from tisdiss_cli.training.data import Data
+from tisdiss_cli.training.interrupt import Interrupt
+from tisdiss_cli.training.mixing import generator
+from tisdiss_cli.training.recipe import Recipe
+from tisdiss_cli.training.schedule import Plateau, Schedule
+from tisdiss_cli.training.supervised import MultiLoss, prepare
+from tisdiss_cli.training.validation import Example, Validation, validate
+
+WEIGHTS = "weights.safetensors"
+
+
+class Training:
+    """One run. A checkpoint holds its tensors and counters; everything random follows from seed, step and rank."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        network: TISDiSS,
+        data: Data,
+        examples: list[Example],
+        out: Path,
+        origin: dict[str, Any] | None = None,
+    ) -> None:
+        """Puts everything on the device; `origin` says where the data came from, for the checkpoint."""
+        self.fabric, self.recipe, self.out, self.origin = fabric, recipe, out, origin or {}
+        self.data, self.examples = data.to(fabric.device), examples
+        self.network = network
+        self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=self.follow)
+        prepare(network, recipe.compile, recipe.activation_checkpointing, fabric.device)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+        )
+        self.model, self.optimizer = fabric.setup(MultiLoss(network, recipe.separator_loss), optimizer)
+        self.schedule, self.best = Schedule(recipe), Best(recipe.average_best)
+        self.step, self.epoch, self.seconds = 0, 0, 0.0
+        self.ended = -1  # the step at which the last epoch ended
+        self.pending: list[Tensor] = []  # (loss, gradient norm) of the steps since the last row of the log
+        # Seconds that the end of a run takes, kept free in a time budget: the last epoch's end, the last step.
+        self.epoch_end_seconds, self.step_seconds = 2.0, 0.0
+
+    def follow(self, average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        """Moves the average towards the current weights; faster at first, so that it soon forgets the initial ones."""
+        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(average, current, 1 - decay)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues where the checkpoint was written."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
+        self.ended = state["ended"]
+        self.schedule.plateau = Plateau(**state["plateau"])
+        self.best = Best(**state["best"])
+        self.pending = list(state["pending"].to(self.fabric.device))
+
+    def save(self) -> None:
+        """Writes the checkpoint, unless a step since the last one was not finite."""
+        self.check_finite()
+        if self.fabric.is_global_zero:
+            state = {
+                "recipe": self.recipe.to_dict(),
+                "origin": self.origin,
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "epoch": self.epoch,
+                "ended": self.ended,
+                "seconds": self.elapsed,
+                "plateau": vars(self.schedule.plateau),
+                "best": vars(self.best),
+                "pending": torch.stack(self.pending).cpu() if self.pending else torch.zeros(0, 2),
+            }
+            save_checkpoint(self.out / NAME, state)
+            self.saved_step = self.step
+        self.saved = time.monotonic()
+
+    def check_finite(self) -> None:
+        """UserError names the first step since the last row whose loss or gradient is not finite."""
+        bad = (~torch.stack(self.pending).isfinite()).any(dim=1).nonzero().flatten().tolist() if self.pending else []
+        if bad:
+            step = self.step - len(self.pending) + bad[0] + 1
+            path = self.out / NAME
+            last = "no checkpoint was written before"
+            if self.saved_step:
+                last = f"the last good checkpoint is {path}, of step {self.saved_step}"
+            raise UserError(f"the loss or gradient of step {step} is not finite: {last}; try a lower learning_rate")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on this run, interruptions left out."""
+        return self.seconds + time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        """The spent share of the budget, or of the epochs."""
+        return self.schedule.progress(self.step, self.elapsed, 1.2 * self.epoch_end_seconds + self.step_seconds)
+
+    def agree(self, *values: float) -> list[float]:
+        """The largest of every value over all ranks."""
+        if self.fabric.world_size == 1:
+            return list(values)
+        mine = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        return self.fabric.all_reduce(mine, reduce_op="max").tolist()
+
+    def train_step(self, rate: float) -> None:
+        """Draws, runs and learns from one batch; nothing here waits for the device."""
+        recipe, config = self.recipe, self.network.config
+        random = generator(self.fabric.device, recipe.seed, self.step, self.fabric.global_rank)
+        samples = round(recipe.segment_seconds * config.sample_rate)
+        mixture, references = self.data.draw(recipe.batch_size, config.speakers, samples, random)
+        low, high = recipe.repeat_range  # the same draw on every rank
+        same = generator(torch.device("cpu"), recipe.seed, self.step)
+        repeats = int(torch.randint(low, high + 1, (), generator=same))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.model(mixture, references, repeats).mean()
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        if recipe.ema_decay:
+            self.average.update_parameters(self.network)
+        self.pending.append(torch.stack((loss.detach(), norm.detach())))
+        self.step += 1
+
+    def validation(self) -> Validation | None:
+        """Of the averaged weights, known to every rank; None without examples."""
+        result = None
+        if self.examples and self.fabric.is_global_zero:
+            with self.fabric.autocast():
+                result = validate(
+                    self.average.module, self.examples, self.network.config.reconstructor_repeats, self.fabric.device
+                )
+        return self.fabric.broadcast(result) if self.fabric.world_size > 1 else result
+
+    def epoch_end(self) -> Validation | None:
+        """Validates, keeps the weights if they are among the best, saves the checkpoint, draws the curve."""
+        begin = time.monotonic()
+        self.check_finite()
+        self.epoch, self.ended = self.epoch + 1, self.step
+        if not self.recipe.ema_decay:
+            self.average.module.load_state_dict(self.network.state_dict())
+        result = self.validation()
+        if result:
+            self.schedule.plateau.update(result.loss)
+        # Without validation the latest weights count as the best.
+        if self.best.add(result.loss if result else -self.step, self.average.module.state_dict()):
+            self.export(result)
+        if self.fabric.is_global_zero and result:
+            self.log.add_validation(self.step, self.elapsed / 60, result.loss, result.si_snri)
+        self.save()
+        if self.fabric.is_global_zero:
+            plot_curve(self.out)
+        self.epoch_end_seconds = max(self.epoch_end_seconds, time.monotonic() - begin)
+        return result
+
+    def export(self, result: Validation | None) -> None:
+        """Writes the mean of the best weights as `separate` loads them."""
+        if not self.fabric.is_global_zero:
+            return
+        recipe = self.recipe
+        info: dict[str, Any] = {
+            "trained": True,
+            "recipe": recipe.to_dict(),
+            "training": {
+                "steps": self.step,
+                "minutes": round(self.elapsed / 60, 2),
+                "mixture_hours": round(self.step * self.batch_seconds / 3600, 3),
+                "device": self.fabric.device.type,
+            },
+        }
+        if result:
+            gains = [round(value, 3) for value in result.si_snri]
+            info["validation"] = {"mixtures": len(self.examples), "step": self.step, "si_snri": gains}
+        save_weights(self.out / WEIGHTS, self.network.config, self.best.mean(), info)
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of mixture in a step, over all devices."""
+        return self.recipe.batch_size * self.recipe.segment_seconds * self.fabric.world_size
+
+    def run(self, started: float, state: dict[str, Any] | None = None) -> None:
+        """Trains to the end of the schedule; SIGINT or SIGTERM saves first, then raises SystemExit(128 + its number).
+
+        Args:
+            started: `time.monotonic()` when the time budget began to run.
+            state: of a checkpoint, to continue from.
+
+        Raises:
+            UserError: a loss or gradient is not finite, or the checkpoint cannot be written.
+        """
+        self.started = started
+        if state:
+            self.restore(state)
+        self.saved, self.saved_step = time.monotonic(), self.step
+        if self.fabric.is_global_zero:
+            self.log = log.Log(self.out / log.NAME, self.network.config.reconstructor_repeats, self.step)
+        if self.examples:  # a trial, so that nothing goes wrong later and the time it takes is known
+            begin = time.monotonic()
+            with self.fabric.autocast():
+                validate(self.average.module, self.examples[:2], 1, self.fabric.device)
+            deepest = self.network.config.reconstructor_repeats
+            self.epoch_end_seconds += (time.monotonic() - begin) / 2 * len(self.examples) * deepest
+        bar = tqdm(total=100, unit="%", file=sys.stderr, disable=not self.fabric.is_global_zero, dynamic_ncols=True)
+        bar.bar_format = "{l_bar}{bar}| {elapsed} {postfix}"
+        with bar, Interrupt() as interrupt:
+            self.loop(bar, interrupt)
+        if interrupt.signal:
+            name, path = interrupt.signal.name, self.out / NAME
+            print(
+                f"tisdiss: stopped by {name} after step {self.step}, saved in {path}: go on with --resume",
+                file=sys.stderr,
+            )
+            raise SystemExit(128 + interrupt.signal)
+
+    def loop(self, bar: tqdm, interrupt: Interrupt) -> None:
+        """Steps, rows, epochs and checkpoints, until the schedule ends or a signal came."""
+        recipe = self.recipe
+        seen, row_begin, row_step = "", time.monotonic(), self.step
+        while True:
+            unsaved = (time.monotonic() - self.saved) / 60
+            progress, stop, unsaved = self.agree(self.progress, interrupt.signal or 0, unsaved)
+            if stop:
+                interrupt.signal = signal.Signals(int(stop))  # perhaps another rank's
+                self.save()
+                if self.fabric.is_global_zero:
+                    plot_curve(self.out)
+                return
+            if progress >= 1 or self.schedule.exhausted:
+                break
+            if unsaved >= recipe.checkpoint_minutes:
+                self.save()
+            rate = self.schedule.rate(self.step, progress)
+            self.train_step(rate)
+            if self.step % recipe.log_steps == 0:
+                self.check_finite()
+                loss, norm = torch.stack(self.pending).mean(dim=0).tolist()
+                self.pending = []
+                now, steps = time.monotonic(), self.step - row_step
+                self.step_seconds = (now - row_begin) / steps
+                if self.fabric.is_global_zero:
+                    self.log.add(
+                        step=self.step,
+                        minutes=f"{self.elapsed / 60:.3f}",
+                        learning_rate=f"{rate:.3e}",
+                        loss=f"{loss:.5f}",
+                        gradient_norm=f"{norm:.4f}",
+                        mixture_seconds_per_second=f"{self.batch_seconds / self.step_seconds:.2f}",
+                    )
+                row_begin, row_step = now, self.step
+                bar.set_postfix_str(f"step {self.step} loss {loss:.2f} dB {seen}", refresh=False)
+                bar.update(progress * 100 - bar.n)
+            if self.schedule.ends_epoch(self.step, progress, self.epoch):
+                begin = time.monotonic()
+                result = self.epoch_end()
+                seen = "SI-SNRi " + " ".join(f"{v:.2f}" for v in result.si_snri) if result else ""
+                row_begin += time.monotonic() - begin
+        if self.ended != self.step:
+            self.epoch_end()
+        bar.update(100 - bar.n)

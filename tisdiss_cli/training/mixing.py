@@ -1,0 +1,138 @@
+"""Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tisdiss_cli.training.augment import Noises, Rooms, reverberate
+from tisdiss_cli.training.clips import FRAME, active_frames, fingerprint, to_device
+from tisdiss_cli.training.corpus import Corpus
+
+CANDIDATES = 8  # positions tried for a segment that is not mostly silence
+
+
+def generator(device: torch.device, *key: int) -> torch.Generator:
+    """Random numbers that follow from `key` alone (seed, step, rank): the step is the position in the data.
+
+    Nothing else has to be stored to resume a run exactly.
+    """
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    return torch.Generator(device).manual_seed(seed)
+
+
+def draw_speakers(compatible: Tensor, batch: int, speakers: int, random: torch.Generator) -> Tensor:
+    """(batch, speakers) indices, all compatible with each other; the first is uniform."""
+    allowed = torch.ones(batch, compatible.shape[0], device=compatible.device)
+    picks: list[Tensor] = []
+    for _ in range(speakers):
+        pick = torch.multinomial(allowed, 1, generator=random).squeeze(1)
+        allowed = allowed * compatible[pick]
+        picks.append(pick)
+    return torch.stack(picks, dim=1)
+
+
+def draw_positions(start: Tensor, length: Tensor, active: Tensor, samples: int, random: torch.Generator) -> Tensor:
+    """Where a segment of each clip lies in the clip: clips (...) -> (..., samples), outside it for a short clip.
+
+    Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most
+    active; a clip shorter than the segment lies at a random place in it.
+
+    Args:
+        start: first sample of the clips.
+        length: of the clips, samples.
+        active: (K, F + 1), active frames before each; of K signals the least active decides.
+        samples: of a segment.
+        random: on the tensors' device.
+    """
+    device = start.device
+    slack = (length - samples)[..., None]
+    offset = (torch.rand(*start.shape, CANDIDATES, device=device, generator=random) * slack).long()
+    inside = offset.clamp(min=0)
+    frame = (start[..., None] + inside) // FRAME
+    frames = torch.minimum(length[..., None] - inside, torch.tensor(samples, device=device)) // FRAME
+    activity = (active[:, frame + frames] - active[:, frame]).amin(dim=0).clamp(max=samples // FRAME // 2)
+    offset = offset.gather(-1, activity.argmax(dim=-1, keepdim=True))  # (..., 1)
+    return offset + torch.arange(samples, device=device)
+
+
+def take(samples: Tensor, start: Tensor, length: Tensor, position: Tensor) -> Tensor:
+    """The clips' samples at positions (..., n), 0 outside: int16 (K, N) -> (K, ..., n) float32."""
+    inside = (position >= 0) & (position < length[..., None])
+    index = (start[..., None] + position).clamp(0, samples.shape[-1] - 1)
+    return samples[:, index].float() / 32768 * inside
+
+
+def draw_segments(corpus: Corpus, speakers: Tensor, samples: int, random: torch.Generator) -> Tensor:
+    """A random segment of a random utterance of each speaker: indices (...) -> (..., samples), float32."""
+    count = corpus.counts[speakers]
+    uniform = torch.rand(*speakers.shape, device=speakers.device, generator=random)
+    # A product with a float below 1 may still round up to the count itself.
+    utterance = corpus.first[speakers] + torch.minimum((uniform * count).long(), count - 1)
+    start, length = corpus.starts[utterance], corpus.lengths[utterance]
+    position = draw_positions(start, length, corpus.active, samples, random)
+    return take(corpus.samples[None], start, length, position)[0]
+
+
+def active_level(x: Tensor) -> Tensor:
+    """Root mean square over the active frames, (..., L) -> (..., 1); 0 for silence or less than a frame."""
+    x = x[..., : x.shape[-1] // FRAME * FRAME]
+    if not x.shape[-1]:
+        return x.new_zeros(*x.shape[:-1], 1)
+    active = active_frames(x)
+    energy = x.unflatten(-1, (-1, FRAME)).square().mean(dim=-1)
+    return ((energy * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp(min=1)).sqrt()
+
+
+def draw_sources(
+    corpus: Corpus, batch: int, speakers: int, samples: int, level_db: float, random: torch.Generator
+) -> Tensor:
+    """(batch, speakers, samples), dry; each speaker's active level is uniform in +-`level_db` of the first's."""
+    who = draw_speakers(corpus.compatible, batch, speakers, random)
+    segments = draw_segments(corpus, who, samples, random)
+    segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
+    level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * level_db
+    level[:, 0] = 0  # the network is blind to the mixture's own level
+    return segments * 10 ** (level / 20)
+
+
+@dataclass(frozen=True)
+class DynamicMixing:
+    """Mixtures that are new at every step.
+
+    The references are the dry sources: with rooms, the network learns to dereverberate, as in WHAMR!
+    (Maciejewski et al. 2020), and with noise to remove it. The impulse responses begin with their
+    direct path, so reverberant mixture and references are aligned.
+    """
+
+    corpus: Corpus
+    level_db: float
+    rooms: Rooms | None = None
+    noises: Noises | None = None
+    noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
+
+    def to(self, device: torch.device) -> "DynamicMixing":
+        """The same with its tensors on `device`."""
+        return to_device(self, device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the speech, the rooms and the noise."""
+        parts = [self.corpus.samples, *([self.noises.samples] if self.noises else [])]
+        rooms = [f"{tuple(self.rooms.responses.shape)}"] if self.rooms else []
+        return " ".join([*map(fingerprint, parts), *rooms])
+
+    def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A mixture (batch, samples) and its references (batch, speakers, samples)."""
+        sources = draw_sources(self.corpus, batch, speakers, samples, self.level_db, random)
+        heard = sources
+        if self.rooms:
+            heard = reverberate(sources, self.rooms.draw(batch, speakers, random))
+        mixture = heard.sum(dim=1)
+        if self.noises:
+            low, high = self.noise_db
+            snr = low + (high - low) * torch.rand(batch, 1, device=mixture.device, generator=random)
+            loudest = active_level(sources).amax(dim=1)
+            mixture = mixture + self.noises.draw(batch, samples, random) * loudest * 10 ** (-snr / 20)
+        return mixture, sources

@@ -1,0 +1,181 @@
+"""Sets of fixed mixtures from clean speech, in the layouts of WSJ0-2mix, WHAM! and WHAMR!, `min` version.
+
+Every mixture is drawn from seed and index alone, so a set is reproducible and a longer one begins with
+a shorter one. Source: Hershey et al. 2016 (WSJ0-2mix), Wichern et al. 2019 (WHAM!), Maciejewski et al.
+2020 (WHAMR!); levels are root mean squares over active frames instead of ITU-T P.56's.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli import audio
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.training.augment import direct_first, find_noises, find_rooms, reverberate
+from tisdiss_cli.training.clips import read_clips
+from tisdiss_cli.training.corpus import compatibility, find_speakers
+from tisdiss_cli.training.mixing import active_level, draw_speakers, generator
+
+PEAK = 0.9  # of the loudest file of a mixture, as in WSJ0-2mix
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one mixture is made of; levels are dB, relative to the speakers' mean."""
+
+    speakers: list[str]
+    utterances: list[Path]
+    levels: list[float]
+    responses: list[Path]  # one for each speaker, or none
+    noise: Path | None
+    noise_start: float  # share of the recording
+    noise_db: float  # of the loudest speaker over the noise
+
+
+@dataclass(frozen=True)
+class MixtureSet:
+    """What mixtures are drawn from, and how."""
+
+    root: Path
+    folders: dict[str, list[Path]]  # utterances by speaker
+    compatible: Tensor  # (P, P) bool: may be mixed
+    rooms: list[list[Path]]  # impulse responses by room, or none
+    noises: list[Path]
+    speakers: int
+    level_db: float  # relative levels are uniform in +-this
+    noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform
+    seed: int
+
+    @staticmethod
+    def find(
+        root: Path,
+        speakers: int = 2,
+        level_db: float = 5.0,
+        exclude: list[tuple[str, str]] | None = None,
+        rirs: Path | None = None,
+        noise: Path | None = None,
+        noise_db: tuple[float, float] = (-6.0, 3.0),
+        seed: int = 0,
+    ) -> "MixtureSet":
+        """Lists the files; UserError for fewer speakers or impulse responses than a mixture needs, or empty folders."""
+        found = find_speakers(root, speakers)
+        return MixtureSet(
+            root=root,
+            folders=found,
+            compatible=compatibility(list(found), exclude or [], speakers),
+            rooms=find_rooms(rirs, speakers) if rirs else [],
+            noises=find_noises(noise) if noise else [],
+            speakers=speakers,
+            level_db=level_db,
+            noise_db=noise_db,
+            seed=seed,
+        )
+
+    def sample_rate(self) -> int:
+        """The commonest rate of the speech, Hz; of equals the lowest. UserError for a file that cannot be read."""
+        paths = (path for paths in self.folders.values() for path in paths)
+        rates = Counter(audio.Source(path, 8000).input_rate for path in paths)
+        return max(sorted(rates), key=lambda rate: rates[rate])
+
+    def plan(self, index: int, attempt: int = 0) -> Plan:
+        """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
+        random = generator(torch.device("cpu"), self.seed, index, attempt)
+
+        def choose(paths: list[Path]) -> Path:
+            return paths[int(torch.randint(len(paths), (), generator=random))]
+
+        names = list(self.folders)
+        chosen = [names[i] for i in draw_speakers(self.compatible, 1, self.speakers, random)[0].tolist()]
+        utterances = [choose(self.folders[name]) for name in chosen]
+        levels = (torch.rand(self.speakers, generator=random, dtype=torch.float64) * 2 - 1) * self.level_db
+        levels[0] = 0
+        levels -= levels.mean()
+        responses: list[Path] = []
+        if self.rooms:
+            room = self.rooms[int(torch.randint(len(self.rooms), (), generator=random))]
+            responses = [room[i] for i in torch.randperm(len(room), generator=random)[: self.speakers].tolist()]
+        noise = choose(self.noises) if self.noises else None
+        start, share = torch.rand(2, generator=random).tolist()
+        low, high = self.noise_db
+        return Plan(chosen, utterances, levels.tolist(), responses, noise, start, low + (high - low) * share)
+
+    def check(self, count: int, sample_rate: int) -> None:
+        """UserError if a file that `count` mixtures take is silent or cannot be read; says what is resampled."""
+        plans = [self.plan(index) for index in range(count)]
+        for what, paths in (
+            (str(self.root), {path for plan in plans for path in plan.utterances}),
+            ("impulse responses", {path for plan in plans for path in plan.responses}),
+            ("noise", {plan.noise for plan in plans if plan.noise}),
+        ):
+            for _ in read_clips(what, sorted(paths), sample_rate):
+                pass
+
+    def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Plan, dict[str, Tensor]]]:
+        """Yields `count` mixtures: what each is made of, and its files by folder (int16, as `render` has them).
+
+        An utterance that is silent as far as the other one lasts is drawn again.
+        """
+        for index in range(count):
+            for attempt in range(_ATTEMPTS):
+                plan = self.plan(index, attempt)
+                files = render(plan, sample_rate)
+                if files is not None:
+                    break
+            else:
+                raise UserError(
+                    f"{self.root}: the utterances are too short, or begin with too long a silence, to be mixed"
+                )
+            yield plan, files
+
+
+def render(plan: Plan, sample_rate: int) -> dict[str, Tensor] | None:
+    """Every file of a mixture by folder, int16 (L,), as long as its shortest utterance.
+
+    Mixtures are exactly the sums of the other files. None when an utterance is silent in that length.
+    """
+    clips = [audio.read(path, sample_rate) for path in plan.utterances]
+    length = min(clip.shape[0] for clip in clips)
+    dry = torch.stack([clip[:length] for clip in clips])  # (S, L)
+    level = active_level(dry)
+    if not (level > 0).all():
+        return None
+    dry = dry / level * 10 ** (torch.tensor(plan.levels)[:, None] / 20)
+    parts = {"anechoic" if plan.responses else "": dry}
+    if plan.responses:
+        responses = [direct_first(audio.read(path, sample_rate)) for path in plan.responses]
+        parts["reverb"] = torch.stack([reverberate(x, h) for x, h in zip(dry, responses, strict=True)])
+    noise = None
+    if plan.noise:
+        noise = audio.read(plan.noise, sample_rate)
+        begin = int(plan.noise_start * noise.shape[0])
+        noise = noise[(begin + torch.arange(length)) % noise.shape[0]]
+        loudest = active_level(dry).max()
+        noise = noise / noise.square().mean().sqrt().clamp(min=1e-6) * loudest * 10 ** (-plan.noise_db / 20)
+    peak = max(float(signal.abs().max()) for signal in _folders(parts, noise).values())
+
+    def quantised(x: Tensor) -> Tensor:
+        return (x * (PEAK / peak * 32767)).round().int()
+
+    whole = _folders({name: quantised(x) for name, x in parts.items()}, None if noise is None else quantised(noise))
+    return {name: signal.to(torch.int16) for name, signal in whole.items()}
+
+
+def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:
+    """The files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms; sums of what is given."""
+    folders: dict[str, Tensor] = {}
+    for room, sources in parts.items():
+        end = f"_{room}" if room else ""
+        clean = sources.sum(dim=0, dtype=sources.dtype)
+        folders["mix_clean" + end if end or noise is not None else "mix"] = clean
+        folders |= {f"s{number}{end}": source for number, source in enumerate(sources, 1)}
+        if noise is not None:
+            folders[f"mix_both{end}"] = clean + noise
+            folders[f"mix_single{end}"] = sources[0] + noise
+    if noise is not None:
+        folders["noise"] = noise
+    return folders

@@ -1,0 +1,83 @@
+"""Learning-rate schedules: the paper's, and one that fits a budget of time or steps."""
+
+from dataclasses import dataclass
+
+from tisdiss_cli.training.recipe import Recipe
+
+
+@dataclass
+class Plateau:
+    """Halves the rate when the validation loss has not improved for `patience` epochs (the paper: 3).
+
+    `bad` counts the epochs since the best, for early stopping too.
+    """
+
+    patience: int
+    best: float = float("inf")
+    factor: float = 1.0
+    bad: int = 0
+
+    def update(self, loss: float) -> None:
+        """Takes an epoch's validation loss."""
+        if loss < self.best:
+            self.best, self.bad = loss, 0
+            return
+        self.bad += 1
+        if self.bad % self.patience == 0:
+            self.factor /= 2
+
+
+def warm_up(step: int, steps: int) -> float:
+    """Linear from above 0 at step 0 to 1 at `steps` (the paper: 2000)."""
+    return min(1.0, (step + 1) / max(steps, 1))
+
+
+def budget_factor(progress: float, warm_up_share: float) -> float:
+    """Linear warm-up over the first share of the budget, then linear decay to exactly 0 at its end.
+
+    Args:
+        progress: spent share of the budget, 0 to 1.
+        warm_up_share: 0 to below 1.
+    """
+    if progress < warm_up_share:
+        return max(progress / warm_up_share, 1e-3)
+    return max(0.0, (1 - progress) / (1 - warm_up_share))
+
+
+class Schedule:
+    """Where a run is in its budget, or else in the paper's epochs, and what follows from it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.plateau = recipe, Plateau(recipe.patience)
+        self.budgeted = bool(recipe.minutes or recipe.steps)
+
+    def progress(self, step: int, seconds: float, reserve: float) -> float:
+        """The spent share, 0 to 1, after so many steps and seconds.
+
+        `reserve` seconds at the end of a time budget are kept for the last step, validation and save.
+        """
+        recipe = self.recipe
+        if recipe.minutes:
+            return min(1.0, seconds / max(1e-3, recipe.minutes * 60 - reserve))
+        return min(1.0, step / (recipe.steps or recipe.epochs * recipe.epoch_steps))
+
+    def rate(self, step: int, progress: float) -> float:
+        """The learning rate of the coming step, when `step` steps are done."""
+        recipe = self.recipe
+        if self.budgeted:
+            return recipe.learning_rate * budget_factor(progress, recipe.warm_up_share)
+        return recipe.learning_rate * warm_up(step, recipe.warm_up_steps) * self.plateau.factor
+
+    def ends_epoch(self, step: int, progress: float, epochs: int) -> bool:
+        """Whether the next epoch is over: after `epoch_steps` steps, or when the next part of the budget is spent."""
+        recipe = self.recipe
+        if recipe.steps:
+            return step >= recipe.steps * (epochs + 1) / recipe.budget_epochs
+        if recipe.minutes:
+            return progress >= (epochs + 1) / recipe.budget_epochs
+        return step % recipe.epoch_steps == 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the paper's early stop applies: no improvement for `stop_after` epochs."""
+        return not self.budgeted and self.plateau.bad >= self.recipe.stop_after

@@ -1,0 +1,85 @@
+"""How a run starts: from a recipe, from weights to fine-tune, or from its own checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import load_weights
+from tisdiss_cli.training.checkpoint import NAME, load_checkpoint
+from tisdiss_cli.training.recipe import Recipe, read_recipe
+
+# What may change when a run is resumed: none of it changes what a step learns, up to rounding.
+RESUMABLE = {"precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The recipe, and what there is to continue from."""
+
+    recipe: Recipe
+    weights: TISDiSS | None = None  # --init
+    state: dict[str, Any] | None = None  # --resume
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where a resumed run's data came from."""
+        return self.state["origin"] if self.state else {}
+
+    def network(self) -> TISDiSS:
+        """The network to train; --init's tensors under the recipe's repeats, or fresh ones."""
+        network = TISDiSS(self.recipe.config)
+        if self.weights is not None:
+            network.load_state_dict(self.weights.state_dict())
+        return network
+
+
+def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
+    """A run from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
+
+    Without a recipe, `init` decides the network; its trained repeats give way to the options' or the recipe's.
+
+    Raises:
+        UserError: OUT holds a run, the recipe or the weights are bad, or the two do not fit.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"OUT {out} is a file: name a folder")
+    if (out / NAME).exists():
+        raise UserError(f"{out} holds a run already: go on with --resume, or name another OUT")
+    values = {**read_recipe(recipe or "small"), **options}
+    if init is None:
+        return Start(Recipe.from_dict(values))
+    network = load_weights(init)
+    trained = network.config.to_dict()
+    if recipe:
+        wanted = Recipe.from_dict(values).config.to_dict()
+        for key, value in wanted.items():
+            if key != "reconstructor_repeats" and trained[key] != value:
+                raise UserError(
+                    f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
+                )
+        trained["reconstructor_repeats"] = wanted["reconstructor_repeats"]
+    return Start(Recipe.from_dict({**values, "network": trained}), network)
+
+
+def start_again(out: Path, options: dict[str, Any]) -> Start:
+    """A run from its checkpoint; UserError for an option that would make it another run."""
+    state = load_checkpoint(out / NAME)
+    stored = state["recipe"]
+    for key, value in options.items():
+        if key not in RESUMABLE and value != stored[key]:
+            raise UserError(
+                f"--{key.replace('_', '-')} {value} differs from this run's {stored[key]}: leave it out to resume, "
+                "or start a run in another OUT"
+            )
+    return Start(Recipe.from_dict({**stored, **options}), state=state)
+
+
+def check_origin(origin: dict[str, Any], now: dict[str, Any]) -> None:
+    """UserError if a resumed run would train or validate on other data than before."""
+    for key, what in (("data", "DATA is"), ("examples", "--valid is")):
+        if origin and origin[key] != now[key]:
+            raise UserError(
+                f"{what} not what this run began with: pass the same folders, or start a run in another OUT"
+            )

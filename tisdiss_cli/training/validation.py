@@ -1,0 +1,59 @@
+"""SI-SNRi by repeats on a folder of fixed mixtures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
+from tisdiss_cli.training.fixed import complete_dataset, read_items
+from tisdiss_cli.training.loss import best_permutation, si_snr
+
+
+@dataclass(frozen=True)
+class Example:
+    """One fixed mixture and its references."""
+
+    mixture: Tensor  # (L,)
+    references: Tensor  # (S, L)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over the mixtures."""
+
+    loss: float  # the multi-loss, negative dB
+    si_snri: list[float]  # dB, after the Splitter and after 1, 2, ... repeats
+
+
+def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -> list[Example]:
+    """The mixtures of `root` in memory, or `count` of them evenly spread; UserError names what does not fit."""
+    dataset = complete_dataset(root, speakers)
+    items = dataset.items
+    if 0 < count < len(items):
+        items = [items[index * len(items) // count] for index in range(count)]
+    return [Example(signals[0], signals[1:]) for signals in read_items(dataset, items, sample_rate)]
+
+
+@torch.no_grad()
+def validate(network: TISDiSS, examples: list[Example], repeats: int, device: torch.device) -> Validation:
+    """Runs every example once, at up to `repeats` repeats, as inference would (one at a time)."""
+    losses: list[Tensor] = []
+    gains: list[Tensor] = []
+    training = network.training
+    network.eval()
+    for example in examples:
+        mixture, references = example.mixture.to(device)[None], example.references.to(device)[None]
+        unprocessed = si_snr(mixture[:, None], references).mean()
+        terms: list[Tensor] = []
+        gain: list[Tensor] = []
+        for estimate in network.estimates(mixture, repeats):
+            value = best_permutation(si_snr(estimate.waveforms(), references))[0]
+            terms.append(value)
+            if estimate.stage == SPLITTER or (estimate.stage == RECONSTRUCTOR and estimate.ends_repeat):
+                gain.append(value - unprocessed)
+        losses.append(-torch.stack(terms).mean())
+        gains.append(torch.stack(gain))
+    network.train(training)
+    return Validation(float(torch.stack(losses).mean()), torch.stack(gains).mean(dim=0).tolist())
