@@ -83,7 +83,8 @@ def train(
     from tisdiss_cli.training.corpus import read_exclusions
     from tisdiss_cli.training.curve import can_plot
     from tisdiss_cli.training.data import load_data
-    from tisdiss_cli.training.loop import WEIGHTS, Training
+    from tisdiss_cli.training.export import WEIGHTS
+    from tisdiss_cli.training.loop import Training
     from tisdiss_cli.training.start import check_origin, start_again, start_new
     from tisdiss_cli.training.validation import load_examples
 

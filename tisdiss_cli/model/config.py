@@ -85,7 +85,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "re1x6": {},
     "re1x3": {"reconstructor_repeats": 3},
     "re2x2": {"reconstructor_layers": 2, "reconstructor_repeats": 2},
-    "tiny": {"channels": 32, "ffn_hidden": 64, "attention_channels": 32, "reconstructor_repeats": 4},
+    "tiny": {
+        "channels": 24,
+        "ffn_hidden": 48,
+        "attention_channels": 24,
+        "heads": 2,
+        "norm_groups": 1,
+        "reconstructor_repeats": 4,
+        "n_fft": 256,
+        "hop_length": 128,
+    },
     "small": {"channels": 64, "ffn_hidden": 96, "attention_channels": 64, "reconstructor_repeats": 4},
 }
 

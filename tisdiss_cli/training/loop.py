@@ -14,20 +14,18 @@ from tqdm import tqdm
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.training import log
 from tisdiss_cli.training.best import Best
 from tisdiss_cli.training.checkpoint import NAME, save_checkpoint
 from tisdiss_cli.training.curve import plot_curve
 from tisdiss_cli.training.data import Data
+from tisdiss_cli.training.export import export
 from tisdiss_cli.training.interrupt import Interrupt
 from tisdiss_cli.training.mixing import generator
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import Plateau, Schedule
 from tisdiss_cli.training.supervised import MultiLoss, prepare
 from tisdiss_cli.training.validation import Example, Validation, validate
-
-WEIGHTS = "weights.safetensors"
 
 
 class Training:
@@ -171,7 +169,7 @@ class Training:
             self.schedule.plateau.update(result.loss)
         # Without validation the latest weights count as the best.
         if self.best.add(result.loss if result else -self.step, self.average.module.state_dict()):
-            self.export(result)
+            export(self, result)
         if self.fabric.is_global_zero and result:
             self.log.add_validation(self.step, self.elapsed / 60, result.loss, result.si_snri)
         self.save()
@@ -179,26 +177,6 @@ class Training:
             plot_curve(self.out)
         self.epoch_end_seconds = max(self.epoch_end_seconds, time.monotonic() - begin)
         return result
-
-    def export(self, result: Validation | None) -> None:
-        """Writes the mean of the best weights as `separate` loads them."""
-        if not self.fabric.is_global_zero:
-            return
-        recipe = self.recipe
-        info: dict[str, Any] = {
-            "trained": True,
-            "recipe": recipe.to_dict(),
-            "training": {
-                "steps": self.step,
-                "minutes": round(self.elapsed / 60, 2),
-                "mixture_hours": round(self.step * self.batch_seconds / 3600, 3),
-                "device": self.fabric.device.type,
-            },
-        }
-        if result:
-            gains = [round(value, 3) for value in result.si_snri]
-            info["validation"] = {"mixtures": len(self.examples), "step": self.step, "si_snri": gains}
-        save_weights(self.out / WEIGHTS, self.network.config, self.best.mean(), info)
 
     @property
     def batch_seconds(self) -> float:
