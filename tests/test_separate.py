@@ -310,6 +310,7 @@ def test_usage_errors_name_the_mend(folder, tmp_path, mini_weights):
         ((folder, folder / "out"), "outside"),
         ((folder, folder), "outside"),
         ((folder, tmp_path / "file"), "folder"),
+        ((folder, tmp_path / "file" / "out"), "folder"),
         ((folder, out, "--repeats", "0"), "at least 1"),
         ((folder, out, "--weights", "nothing"), "bundled"),
         ((folder, out, "--device", "abacus"), "cpu"),

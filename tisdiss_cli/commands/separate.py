@@ -124,7 +124,10 @@ def separate(
             f"tisdiss: warning: the weights {separator.weights.name!r} are untrained: they do not separate",
             file=sys.stderr,
         )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be made: {error.strerror}: name a folder that can be written to") from None
 
     seconds = [_seconds(job.path) for job in todo]
     if todo and (rtf or budget):
