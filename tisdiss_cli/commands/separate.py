@@ -119,15 +119,15 @@ def separate(
             print(f"{job.input} -> {', '.join(job.outputs)}")
         print(f"{len(todo)} to separate, {skipped} done already", file=sys.stderr)
         return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be made: {error.strerror}: name a folder that can be written to") from None
     if not separator.weights.trained and not quiet:
         print(
             f"tisdiss: warning: the weights {separator.weights.name!r} are untrained: they do not separate",
             file=sys.stderr,
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be made: {error.strerror}: name a folder that can be written to") from None
 
     seconds = [_seconds(job.path) for job in todo]
     if todo and (rtf or budget):
