@@ -287,9 +287,10 @@ def test_files_of_others_are_not_replaced(folder, tmp_path, mini_weights):
     out = tmp_path / "out"
     out.mkdir()
     (out / "a_s1.wav").write_text("precious")
-    run = tisdiss("separate", folder / "a.wav", out, "--weights", mini_weights, status=1)
-    assert "--overwrite" in run.stdout
-    assert (out / "a_s1.wav").read_text() == "precious"
+    for _ in range(2):  # the record of the refusal does not make the file ours
+        run = tisdiss("separate", folder / "a.wav", out, "--weights", mini_weights, status=1)
+        assert "--overwrite" in run.stdout
+        assert (out / "a_s1.wav").read_text() == "precious"
     tisdiss("separate", folder / "a.wav", out, "--weights", mini_weights, "--overwrite")
     assert soundfile.info(out / "a_s1.wav").frames == soundfile.info(folder / "a.wav").frames
 

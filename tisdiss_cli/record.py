@@ -40,6 +40,7 @@ class Record:
     def __init__(self, out: Path) -> None:
         self.out, self.path = out, out / NAME
         self.lines: dict[str, Line] = {}
+        self.made: set[str] = set()  # every output that a line, not only the newest, lists
         self._torn = False
         if not self.path.exists():
             return
@@ -49,7 +50,7 @@ class Record:
         for row in text.splitlines():
             try:
                 values = json.loads(row)
-                self.lines[values["input"]] = Line(**{key: values[key] for key in known & set(values)})
+                self._take(Line(**{key: values[key] for key in known & set(values)}))
             except (ValueError, KeyError, TypeError):
                 continue  # torn by a kill while it was written: that input is simply done again
 
@@ -74,4 +75,8 @@ class Record:
             file.flush()
             os.fsync(file.fileno())
         self._torn = False
+        self._take(line)
+
+    def _take(self, line: Line) -> None:
         self.lines[line.input] = line
+        self.made.update(line.outputs)

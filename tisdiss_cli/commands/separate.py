@@ -207,9 +207,9 @@ def _sort(jobs: "list[Job]", record: "Record", out: Path, settings: "Settings") 
             if record.done(job.input, settings.recorded, source):
                 skipped += 1
                 continue
-            known = job.input in record.lines or job.parts(out).exists()
-            stranger = next((output for output in job.outputs if (out / output).exists()), None)
-            if stranger and not known:
+            strange = (output for output in job.outputs if output not in record.made and (out / output).exists())
+            stranger = next(strange, None)
+            if stranger and not job.parts(out).exists():  # else an interrupted run has just named it
                 reason = f"{out / stranger} exists and is not from this folder's runs: pass --overwrite to replace it"
                 line = Line(job.input, "failed", reason, settings=settings.recorded, source=source)
                 foreign.append(line)
