@@ -47,6 +47,7 @@ def nano(tmp_path_factory):
         tmp_path_factory.mktemp("recipe") / "nano.toml",
         segment_seconds=0.03,
         batch_size=1,
+        muon_learning_rate=0.02,
         repeats="1-2",
         speeds=[0.9, 1.0],
         ema_decay=0.9,

@@ -15,10 +15,16 @@ from tisdiss_cli.model.config import Config
 FREQUENCY, FRAME = "frequency", "frame"
 
 
-class RMSGroupNorm(nn.Module):
-    """Divides each of `groups` groups of channels by (its root mean square + eps), then scales.
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What a linear map of x runs in: autocast's choice, else x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
-    (..., D) -> (..., D). The statistics are float32 under any precision.
+
+class RMSGroupNorm(nn.Module):
+    """Divides each of `groups` groups of channels by (its root mean square + eps), and holds the scale gamma (D,).
+
+    The linear map that follows takes gamma into its weights: a pass over parameters, not over features.
     """
 
     def __init__(self, channels: int, groups: int, eps: float) -> None:
@@ -27,14 +33,14 @@ class RMSGroupNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D), in x's dtype."""
+        """(..., D) -> (..., D), not yet scaled, by float32 statistics, in the dtype of the linear map to come."""
         grouped = x.float().unflatten(-1, (self.groups, -1))  # (..., G, D / G)
         rms = torch.linalg.vector_norm(grouped, dim=-1, keepdim=True) * grouped.shape[-1] ** -0.5
-        return (grouped / (rms + self.eps)).flatten(-2).mul(self.gamma).to(x.dtype)
+        return (grouped * (rms + self.eps).reciprocal()).flatten(-2).to(compute_dtype(x))
 
 
 class FeedForward(nn.Module):
-    """Convolutional SwiGLU: Conv1d D -> 2H, gate, ConvTranspose1d H -> D, along one axis.
+    """Norm and convolutional SwiGLU: Conv1d D -> 2H, gate, ConvTranspose1d H -> D, along one axis.
 
     The sequence of length n is padded with kernel - 1 zeros at both ends and the kernel - 1 outermost
     positions of the transposed convolution are dropped, so that length n comes out again. A transposed
@@ -47,19 +53,19 @@ class FeedForward(nn.Module):
         self.conv = nn.Conv1d(d, 2 * h, k)
         self.deconv = nn.ConvTranspose1d(h, d, k)
 
-    def forward(self, x: Tensor, axis: str) -> Tensor:
+    def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
         pad = self.conv.kernel_size[0] - 1
         kernel_axis, padding = (2, (0, pad)) if axis == FREQUENCY else (3, (pad, 0))
-        conv_weight = self.conv.weight.unsqueeze(kernel_axis)
+        conv_weight = (self.conv.weight * norm.gamma[:, None]).unsqueeze(kernel_axis)
         deconv_weight = self.deconv.weight.flip(-1).transpose(0, 1).unsqueeze(kernel_axis)
-        y = F.conv2d(x.permute(0, 3, 1, 2), conv_weight, self.conv.bias, padding=padding)
+        y = F.conv2d(norm(x).permute(0, 3, 1, 2), conv_weight, self.conv.bias, padding=padding)
         value, gate = y.permute(0, 2, 3, 1).chunk(2, dim=-1)
         y = (value * F.silu(gate)).permute(0, 3, 1, 2)  # (N, H, T, F + pad) or (N, H, T + pad, F)
         return F.conv2d(y, deconv_weight, self.deconv.bias).permute(0, 2, 3, 1)
 
-    def dense_maps(self, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same function on a sequence of fixed `length` S as two matrices and their biases.
+    def dense_maps(self, length: int, norm: RMSGroupNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same function, but for the norm's division, on a sequence of fixed `length` S: two matrices, two biases.
 
         With P = S + kernel - 1 positions between the convolutions: (P*2H, S*D), (P*2H,), (S*D, P*H),
         (S*D,). On two speakers most of the kernel meets padding; here no product touches it.
@@ -72,7 +78,7 @@ class FeedForward(nn.Module):
         tap = torch.arange(length, device=device)[None] - torch.arange(positions, device=device)[:, None] + kernel - 1
         inside = ((tap >= 0) & (tap < kernel)).to(self.conv.weight.dtype)
         tap = tap.clamp(0, kernel - 1)
-        first = self.conv.weight[:, :, tap] * inside  # (2H, D, P, S)
+        first = (self.conv.weight * norm.gamma[:, None])[:, :, tap] * inside  # (2H, D, P, S)
         second = self.deconv.weight[:, :, tap] * inside  # (H, D, P, S)
         return (
             first.permute(2, 0, 3, 1).flatten(2).flatten(0, 1),
@@ -90,16 +96,16 @@ def rotary_turns(length: int, head_dim: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns interleaved pairs, (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in x's dtype.
+    """Turns interleaved pairs, (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
 
     As complex numbers, which is one pass over memory instead of eight.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * turns).flatten(-2)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions; no biases."""
+    """Norm and multi-head self-attention with rotary positions; no biases."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -107,31 +113,36 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.channels, 3 * config.attention_channels, bias=False)
         self.out = nn.Linear(config.attention_channels, config.channels, bias=False)
 
-    def forward(self, x: Tensor, axis: str) -> Tensor:
-        """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (N, T, F, 3, heads, head_dim)
-        if axis == FRAME:
-            qkv = qkv.transpose(1, 2)
-        batch, length = qkv.shape[:2], qkv.shape[2]
-        turns = rotary_turns(length, qkv.shape[-1], x.device)[:, None, None]  # (length, 1, 1, head_dim / 2)
-        q, k = rotate(qkv[..., :2, :, :], turns).unbind(-3)
-        q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, qkv[..., 2, :, :]))
-        y = F.scaled_dot_product_attention(q, k, v)  # (N * batch axis, heads, length, head_dim)
-        y = y.transpose(1, 2).flatten(2).unflatten(0, batch)
-        return self.out(y if axis == FREQUENCY else y.transpose(1, 2).contiguous())
+    def turned(self, x: Tensor, norm: RMSGroupNorm, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned by their place along `axis`, and values: (..., D) -> 3 x (..., n, heads, dim)."""
+        qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).transpose(axis, -2).unflatten(-1, (3, self.heads, -1))
+        qk, v = qkv.split((2, 1), dim=-3)
+        turns = rotary_turns(qkv.shape[-4], qkv.shape[-1], x.device)[:, None, None]  # (n, 1, 1, dim / 2)
+        q, k = rotate(qk, turns).unbind(-3)
+        return q, k, v.squeeze(-3)
 
-    def across(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
+        """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
+        q, k, v = self.turned(x, norm, 2 if axis == FREQUENCY else 1)
+        batch = v.shape[:2]
+        # On a CPU the backward pass of bf16 attention is many times slower than that of float32.
+        dtype = torch.float32 if x.device.type == "cpu" and torch.is_grad_enabled() else v.dtype
+        q, k, v = (part.to(dtype).flatten(0, 1).transpose(1, 2) for part in (q, k, v))
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.scaled_dot_product_attention(q, k, v)  # (N * batch axis, heads, length, dim)
+        y = self.out(y.transpose(1, 2).flatten(2).unflatten(0, batch))
+        return y if axis == FREQUENCY else y.transpose(1, 2)
+
+    def across(self, x: Tensor, norm: RMSGroupNorm) -> Tensor:
         """(N, S, D) -> (N, S, D) for many very short sequences, in closed form."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (N, S, 3, heads, head_dim)
-        turns = rotary_turns(x.shape[1], qkv.shape[-1], x.device)[:, None, None]
-        q, k = rotate(qkv[:, :, :2], turns).unbind(2)
-        v = qkv[:, :, 2]
+        q, k, v = self.turned(x, norm, 1)  # (N, S, heads, dim)
         scale = q.shape[-1] ** -0.5
         if x.shape[1] == 2:  # the softmax of two scores is the sigmoid of their difference
-            difference = (q * (k[:, 1:] - k[:, :1])).float().sum(-1, keepdim=True) * scale  # (N, 2, heads, 1)
-            y = v[:, :1] + difference.sigmoid().to(v.dtype) * (v[:, 1:] - v[:, :1])
+            difference = (q * (k[:, 1:] - k[:, :1])).sum(-1, keepdim=True) * scale  # (N, 2, heads, 1)
+            first, second = v.split(1, dim=1)
+            y = first + difference.sigmoid().to(v.dtype) * (second - first)
         else:
-            scores = (q[:, :, None] * k[:, None]).float().sum(-1, keepdim=True) * scale  # (N, S, S, heads, 1)
+            scores = (q[:, :, None] * k[:, None]).sum(-1, keepdim=True) * scale  # (N, S, S, heads, 1)
             y = (scores.softmax(dim=2).to(v.dtype) * v[:, None]).sum(2)
         return self.out(y.flatten(2).contiguous())
 
@@ -152,9 +163,9 @@ class SpectralPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D)."""
-        x = x + self.ffn_pre(self.ffn_pre_norm(x), self.axis)
-        x = x + self.attention(self.attention_norm(x), self.axis)
-        return x + self.ffn_post(self.ffn_post_norm(x), self.axis)
+        x = x + self.ffn_pre(x, self.ffn_pre_norm, self.axis)
+        x = x + self.attention(x, self.attention_norm, self.axis)
+        return x + self.ffn_post(x, self.ffn_post_norm, self.axis)
 
 
 class SpeakerPath(nn.Module):
@@ -171,8 +182,8 @@ class SpeakerPath(nn.Module):
         """(B, S, T, F, D) -> (B, S, T, F, D)."""
         batch, speakers, frames, bins, channels = x.shape
         y = x.permute(0, 2, 3, 1, 4).reshape(-1, speakers, channels)  # (B * T * F, S, D)
-        y = y + self.attention.across(self.attention_norm(y))
-        first, first_bias, second, second_bias = self.ffn_post.dense_maps(speakers)
+        y = y + self.attention.across(y, self.attention_norm)
+        first, first_bias, second, second_bias = self.ffn_post.dense_maps(speakers, self.ffn_post_norm)
         hidden = F.linear(self.ffn_post_norm(y).flatten(1), first, first_bias)
         hidden = hidden.unflatten(-1, (-1, 2, second.shape[1] // (speakers + self.ffn_post.conv.kernel_size[0] - 1)))
         gated = (hidden[:, :, 0] * F.silu(hidden[:, :, 1])).flatten(1)  # (B * T * F, P * H)

@@ -22,6 +22,7 @@ from tisdiss_cli.training.data import Data
 from tisdiss_cli.training.export import export
 from tisdiss_cli.training.interrupt import Interrupt
 from tisdiss_cli.training.mixing import generator
+from tisdiss_cli.training.optimizers import build_optimizers, set_rate
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import Plateau, Schedule
 from tisdiss_cli.training.supervised import MultiLoss, prepare
@@ -47,10 +48,8 @@ class Training:
         self.network = network
         self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=self.follow)
         prepare(network, recipe.compile, recipe.activation_checkpointing, fabric.device)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
-        )
-        self.model, self.optimizer = fabric.setup(MultiLoss(network, recipe.separator_loss), optimizer)
+        self.optimizers = build_optimizers(network, recipe)
+        self.model, *_ = fabric.setup(MultiLoss(network, recipe.separator_loss), *self.optimizers)
         self.schedule, self.best = Schedule(recipe), Best(recipe.average_best)
         self.step, self.epoch, self.seconds = 0, 0, 0.0
         self.ended = -1  # the step at which the last epoch ended
@@ -67,7 +66,8 @@ class Training:
         """Continues where the checkpoint was written."""
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
         self.ended = state["ended"]
         self.schedule.plateau = Plateau(**state["plateau"])
@@ -83,7 +83,7 @@ class Training:
                 "origin": self.origin,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step,
                 "epoch": self.epoch,
                 "ended": self.ended,
@@ -133,15 +133,14 @@ class Training:
         low, high = recipe.repeat_range  # the same draw on every rank
         same = generator(torch.device("cpu"), recipe.seed, self.step)
         repeats = int(torch.randint(low, high + 1, (), generator=same))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizers, rate)
         loss = self.model(mixture, references, repeats).mean()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
-        )
-        self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
         if recipe.ema_decay:
             self.average.update_parameters(self.network)
         self.pending.append(torch.stack((loss.detach(), norm.detach())))

@@ -12,6 +12,7 @@ from tisdiss_cli.model.config import Config
 _POSITIVE = ("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs")
 _POSITIVE += ("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after", "average_best")
 _NOT_NEGATIVE = ("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items")
+_NOT_NEGATIVE += ("muon_learning_rate",)
 DIRECTORY = Path(__file__).parent / "recipes"
 
 
@@ -32,7 +33,8 @@ class Recipe:
     # Method
     repeats: str = ""  # of the Reconstructor in a step: "6", or "1-6" drawn for each step; "": the network's
     separator_loss: bool = False  # supervise Separator outputs too, through the Splitter
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # AdamW's
+    muon_learning_rate: float = 0.0  # Muon's, for the matrices within the stages; 0: AdamW moves them too
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
     ema_decay: float = 0.0  # of the weights' moving average, less in the first steps; 0: off

@@ -38,7 +38,8 @@ class Start:
 def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
     """A run from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
 
-    Without a recipe, `init` decides the network; its trained repeats give way to the options' or the recipe's.
+    Without a recipe, `init` decides the network; its trained repeats, which no tensor depends on, give way to the
+    options' or the recipe's.
 
     Raises:
         UserError: OUT holds a run, the recipe or the weights are bad, or the two do not fit.
@@ -55,11 +56,12 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
     if recipe:
         wanted = Recipe.from_dict(values).config.to_dict()
         for key, value in wanted.items():
-            if key != "reconstructor_repeats" and trained[key] != value:
+            if key.endswith("_repeats"):
+                trained[key] = value
+            elif trained[key] != value:
                 raise UserError(
                     f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
                 )
-        trained["reconstructor_repeats"] = wanted["reconstructor_repeats"]
     return Start(Recipe.from_dict({**values, "network": trained}), network)
 
 
