@@ -8,8 +8,10 @@ import torch
 
 from tests.cli import tisdiss
 from tests.test_evaluation import data, weights  # noqa: F401  fixtures
-from tisdiss_cli.benchmark import count_macs, fit_line, measure, peak_memory, smallest_within, time_runs
+from tisdiss_cli.benchmark import count_macs, fit_line, measure, smallest_within, time_runs
+from tisdiss_cli.comparison import compare
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.memory import peak_memory, working_memory
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
@@ -66,6 +68,23 @@ def test_peak_memory_sees_what_was_freed():
     assert peak_memory(lambda: None, CPU) < high - 100e6
 
 
+def test_working_memory_leaves_out_what_was_there():
+    import sys
+
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the high-water mark starts anew on Linux only")
+    held = np.ones(25_000_000)
+    assert working_memory(lambda: np.ones(12_500_000).sum(), CPU) == pytest.approx(100e6, rel=0.1)
+    assert held.all()
+
+
+def test_ours_and_the_naive_network_agree(tmp_path):
+    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
+    for c in compare(small, [1, 3], 2, 0.25, pairs=1):
+        assert c.relative_error < 1e-4 and c.si_snr > 80
+        assert c.ratio == pytest.approx(c.naive_seconds / c.seconds)
+
+
 def test_the_fit_is_the_line():
     assert fit_line([1, 2, 4, 8], [0.7, 0.9, 1.3, 2.1]) == pytest.approx((0.5, 0.2))
 
@@ -101,7 +120,7 @@ def test_the_plot_is_written(tmp_path, suffix):
 def test_the_command_measures_scores_and_draws(data, weights, tmp_path):  # noqa: F811
     report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
     options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
-    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot)
+    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, "--against-oracle")
     assert "time =" in done.stdout and "RTF" in done.stdout and plot.exists()
     content = json.loads(report.read_text())
     assert [(row["audio_seconds"], row["repeats"]) for row in content["results"]] == [
@@ -112,6 +131,9 @@ def test_the_command_measures_scores_and_draws(data, weights, tmp_path):  # noqa
     (curve,) = content["curves"]
     assert curve["si_snri"] == [entry["si_snri"]["mean"] for entry in content["scores"]["fp32"]]
     assert curve["rtf"] == [row["rtf"] for row in content["results"][:2]]
+    assert [row["relative_error"] < 1e-4 for row in content["against_oracle"]] == [True] * 4
+    (folder,) = content["folders_against_oracle"]
+    assert folder["files"] == 3 and folder["ratio"] > 0
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ class Settings:
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
 
+def default_batch(device: torch.device) -> int:
+    """Chunks at a time: a CPU is busy with one."""
+    return 1 if device.type == "cpu" else 16
+
+
 @dataclass
 class Progress:
     """What a caller may show; each is called from one thread at a time."""

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from tisdiss_cli.memory import peak_memory
 from tisdiss_cli.separation import Separator
 from tisdiss_cli.timing import now
 
@@ -60,9 +60,8 @@ def measure(
         ceiling: operations per second, from `matmul_ceiling`.
         min_seconds: each setting is run for at least so long, and at least three times.
     """
-    samples = max(round(audio_seconds * separator.sample_rate), separator.network.min_samples)
-    generator = torch.Generator().manual_seed(_SEED)
-    mixture = torch.randn(batch_size, samples, generator=generator).to(separator.device)
+    mixture = seeded_mixture(separator, batch_size, audio_seconds)
+    samples = mixture.shape[1]
     macs = count_macs(separator, samples, repeats)
     for depth in repeats:
         shape = (separator.precision, batch_size, audio_seconds, depth)
@@ -84,6 +83,12 @@ def measure(
         yield Measurement(
             *shape, median, lower, upper, len(times), rtf, memory, batch_size * macs[depth], flops, flops / ceiling
         )
+
+
+def seeded_mixture(separator: Separator, batch_size: int, audio_seconds: float) -> Tensor:
+    """Noise (batch_size, samples) on the separator's device, the same each time; long enough for its network."""
+    samples = max(round(audio_seconds * separator.sample_rate), separator.network.min_samples)
+    return torch.randn(batch_size, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
 
 
 def time_runs(run: Callable[[], object], device: torch.device, min_seconds: float = _MIN_SECONDS) -> list[float]:
@@ -132,29 +137,6 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float:
         times = time_runs(lambda a=a, b=b: a @ b, separator.device, min_seconds)
         best = max(best, 2 * size**3 / float(np.median(times)))
     return best
-
-
-def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device)
-    if device.type != "cpu":
-        run()
-        return None
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5")  # the resident set's high-water mark starts anew (Linux, proc(5))
-    except OSError:
-        import resource  # not on Windows
-
-        run()  # elsewhere the mark stands for the whole process so far
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else 1024 * peak
-    run()
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return 1024 * int(line.split()[1])
 
 
 def fit_line(repeats: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:

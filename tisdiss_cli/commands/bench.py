@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tisdiss_cli.benchmark import Measurement
+    from tisdiss_cli.comparison import Comparison, FolderComparison
     from tisdiss_cli.plots import Curve
 
 
@@ -25,6 +26,9 @@ def bench(
     seconds: Annotated[str, typer.Option(help="Lengths of a mixture, as in 1,4,10.")] = "4",
     batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
     compare: Annotated[str | None, typer.Option(help="Precisions side by side, as in fp32,bf16.")] = None,
+    against_oracle: Annotated[
+        bool, typer.Option("--against-oracle", help="Compare with a naive network, and on --data's folder of mixtures.")
+    ] = False,
     data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
     mixture: Annotated[str | None, typer.Option(help="With --data: folder of the mixtures.")] = None,
     references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
@@ -38,7 +42,8 @@ def bench(
     """Measure time, memory and arithmetic of every repetition setting on this machine.
 
     Times are medians with quartiles, of the network alone. "of peak" compares the achieved operations with the
-    machine's fastest large matrix product, measured in the same run.
+    machine's fastest large matrix product, measured in the same run. The naive network of --against-oracle is run as
+    the published code runs: float32, one mixture at a time, the speaker path with all its padding.
     """
     depths = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
@@ -96,6 +101,17 @@ def bench(
         for separator in separators:
             scored[separator.precision] = _score(dataset, separator, depths, quiet)
 
+    compared: list[Comparison] = []
+    folders: list[FolderComparison] = []
+    if against_oracle:
+        from tisdiss_cli.comparison import compare, compare_folder
+
+        shapes = [(batch, length) for batch in batches for length in lengths]
+        for separator in separators:
+            for batch, length in shapes:
+                compared += compare(separator, depths, batch, length)
+            if dataset:
+                folders.append(compare_folder(separator, [item.mixture for item in dataset.items], max(depths)))
     fits = []
     for cell in dict.fromkeys(map(_cell, measurements)):
         timed = [m for m in measurements if _cell(m) == cell and m.median is not None]
@@ -104,6 +120,9 @@ def bench(
             fits.append({**dict(zip(("precision", "batch_size", "audio_seconds"), cell, strict=True)), "a": a, "b": b})
     curves = _curves(measurements, scored)
     _report(measurements, fits, scored, curves, machine, ceilings, first.weights.name)
+    if against_oracle:
+        print()
+        print_table(comparison_table(compared, folders))
     if json:
         content = {
             "settings": {
@@ -116,6 +135,8 @@ def bench(
             "ceilings": ceilings,
             "results": [asdict(measurement) for measurement in measurements],
             "fits": fits,
+            "against_oracle": [asdict(comparison) for comparison in compared],
+            "folders_against_oracle": [asdict(comparison) for comparison in folders],
             "scores": scored,
             "curves": [asdict(curve) for curve in curves],
         }
@@ -229,6 +250,26 @@ def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[s
         table.add_row(*cells)
         if row + 1 < len(measurements) and _cell(m) != _cell(measurements[row + 1]):
             table.add_section()
+    return table
+
+
+def comparison_table(compared: "list[Comparison]", folders: "list[FolderComparison]") -> "Table":
+    """Ours and the naive network's side by side, a row for each setting and each folder."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    headings = ("precision", "audio", "repeats", "ours", "naive", "ratio", "rel. error", "SI-SNR", "memory", "naive")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for c in compared:
+        audio = f"{c.audio_seconds:g} s" if c.batch_size == 1 else f"{c.batch_size} x {c.audio_seconds:g} s"
+        memory = [f"{value / 2**20:,.0f} MiB" if value else "" for value in (c.memory, c.naive_memory)]
+        agreement = [f"{c.relative_error:.1e}", f"{c.si_snr:.1f} dB"]
+        times = [_time(c.seconds), _time(c.naive_seconds), f"{c.ratio:.2f} x"]
+        table.add_row(c.precision, audio, str(c.repeats), *times, *agreement, *memory)
+    for c in folders:
+        audio = f"{c.files} files, {c.audio_seconds:.0f} s"
+        table.add_row(c.precision, audio, str(c.repeats), _time(c.seconds), _time(c.naive_seconds), f"{c.ratio:.2f} x")
     return table
 
 

@@ -79,7 +79,7 @@ def separate(
     if not source.exists():
         raise UserError(f"IN {source} does not exist: name a sound file or a folder of them")
 
-    from tisdiss_cli.batch import FolderRun, Progress, RecordError, Settings
+    from tisdiss_cli.batch import FolderRun, Progress, RecordError, Settings, default_batch
     from tisdiss_cli.depth import calibrate, parse_duration
     from tisdiss_cli.jobs import plan_jobs
     from tisdiss_cli.record import Line, Record
@@ -97,7 +97,7 @@ def separate(
         repeats=depth,
         separator_repeats=separator_repeats,
         plan=plan,
-        batch_size=batch_size or (1 if separator.device.type == "cpu" else 16),
+        batch_size=batch_size or default_batch(separator.device),
         format=format,
         input_rate=sample_rate == "input",
         overwrite=overwrite,

@@ -1,9 +1,12 @@
-"""The network again, naive and obviously right: the oracle of the tests.
+"""The network again, naive and obviously right: the oracle of the tests, and what `bench` compares with.
 
 Written from the paper's equations with torch's own modules in their usual layout, channels first,
 every operation where the equations have it: convolutions run on the padded sequences, the speaker
 path's too, attention is spelt out, every stage is float32. It reads the parameters of a `TISDiSS`.
 """
+
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +65,25 @@ def spectral(module: torch.nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-@torch.no_grad()
 def estimates(
     network: TISDiSS, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
 ) -> list[Tensor]:
     """(B, L) -> the Splitter's estimate (B, S, L), then every Reconstructor layer's."""
+    with torch.no_grad():
+        return [decode() for decode in exits(network, mixture, repeats, separator_repeats)]
+
+
+def separate(network: TISDiSS, mixture: Tensor, repeats: int | None = None) -> Tensor:
+    """(B, L) -> the last estimate (B, S, L); the others are not decoded."""
+    with torch.no_grad():
+        *_, decode = exits(network, mixture, repeats)
+        return decode()
+
+
+def exits(
+    network: TISDiSS, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
+) -> Iterator[Callable[[], Tensor]]:
+    """Yields what decodes the Splitter's output, then every Reconstructor layer's: () -> (B, S, L)."""
     config, length = network.config, mixture.shape[1]
     scale = mixture.std(-1, keepdim=True)
     window = torch.hann_window(config.n_fft, device=mixture.device)
@@ -93,7 +110,7 @@ def estimates(
 
     value, gate = network.splitter.conv(x).chunk(2, dim=1)
     x = network.splitter.deconv(value * F.silu(gate)).unflatten(1, (config.speakers, -1)).flatten(0, 1)
-    outputs = [decode(x)]
+    yield partial(decode, x)
     repeats = config.reconstructor_repeats if repeats is None else repeats
     for index in range(repeats * config.reconstructor_layers):
         if config.reconstructor_reinjection:
@@ -104,5 +121,4 @@ def estimates(
         y = x.unflatten(0, (-1, config.speakers)).permute(0, 3, 4, 1, 2)  # (B, T, F, S, D)
         y = path(layer.speaker, y.flatten(0, 2)).unflatten(0, y.shape[:3])
         x = y.permute(0, 3, 4, 1, 2).flatten(0, 1)
-        outputs.append(decode(x))
-    return outputs
+        yield partial(decode, x)

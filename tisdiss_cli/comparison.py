@@ -1,0 +1,129 @@
+"""Ours against the naive network run as the published code runs: float32, one mixture at a time, dense speaker path.
+
+Both run in one process and take turns, so that a machine whose speed drifts is fair to both.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import soundfile
+import torch
+from torch import Tensor
+
+from tisdiss_cli.audio import Source
+from tisdiss_cli.batch import FolderRun, Settings, default_batch
+from tisdiss_cli.benchmark import seeded_mixture
+from tisdiss_cli.jobs import Job
+from tisdiss_cli.memory import working_memory
+from tisdiss_cli.model import oracle
+from tisdiss_cli.record import Record
+from tisdiss_cli.scoring import si_snr
+from tisdiss_cli.separation import Separator
+from tisdiss_cli.timing import now
+
+PAIRS = 3  # turns that each takes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting on one shape of input, ours and the naive network's."""
+
+    precision: str  # ours; the naive network is float32
+    batch_size: int
+    audio_seconds: float
+    repeats: int
+    seconds: float  # median of our turns
+    naive_seconds: float  # median of its turns, the mixtures of a batch one after the other
+    ratio: float  # median of the turns' ratios
+    relative_error: float  # |ours - naive| / |naive|
+    si_snr: float  # of our outputs against the naive ones, in dB, the least of all voices
+    memory: int | None  # bytes above what was held before, at the peak of a run
+    naive_memory: int | None
+
+
+@dataclass(frozen=True)
+class FolderComparison:
+    """A folder from its files to its written voices, start-up left out."""
+
+    precision: str
+    repeats: int
+    files: int
+    audio_seconds: float
+    seconds: float
+    naive_seconds: float
+    ratio: float
+
+
+def compare(
+    separator: Separator, repeats: Sequence[int], batch_size: int, audio_seconds: float, pairs: int = PAIRS
+) -> Iterator[Comparison]:
+    """Yields a comparison for each setting, on seeded noise as `benchmark.measure` has it."""
+    mixture = seeded_mixture(separator, batch_size, audio_seconds)
+    device = separator.device
+    for depth in repeats:
+
+        def ours(depth: int = depth) -> Tensor:
+            with torch.inference_mode(), separator.autocast():
+                return separator.network(mixture, depth)
+
+        def naive(depth: int = depth) -> Tensor:
+            return torch.cat([oracle.separate(separator.network, item[None], depth) for item in mixture])
+
+        actual, expected = ours(), naive()  # the first runs warm both up
+        turns = [(_seconds(ours, device), _seconds(naive, device)) for _ in range(pairs)]
+        yield Comparison(
+            separator.precision,
+            batch_size,
+            audio_seconds,
+            depth,
+            median(a for a, _ in turns),
+            median(b for _, b in turns),
+            median(b / a for a, b in turns),
+            float((actual - expected).norm() / expected.norm()),
+            float(si_snr(actual.cpu(), expected.cpu()).min()),
+            working_memory(ours, device),
+            working_memory(naive, device),
+        )
+
+
+def compare_folder(separator: Separator, paths: Sequence[Path], repeats: int) -> FolderComparison:
+    """Separates the files as `tisdiss separate` does, twice, and once as a plain loop in between."""
+    with tempfile.TemporaryDirectory() as folder:
+        first = _separate(separator, paths, Path(folder, "first"), repeats)
+        naive = _separate_naively(separator, paths, Path(folder, "naive"), repeats)
+        ours = (first + _separate(separator, paths, Path(folder, "second"), repeats)) / 2
+    seconds = sum(soundfile.info(path).duration for path in paths)
+    return FolderComparison(separator.precision, repeats, len(paths), seconds, ours, naive, naive / ours)
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    began = now(device)
+    run()
+    return now(device) - began
+
+
+def _separate(separator: Separator, paths: Sequence[Path], out: Path, repeats: int) -> float:
+    out.mkdir()
+    jobs = [
+        Job(path, str(path), [f"{number}_s{voice}.wav" for voice in range(1, separator.sources + 1)])
+        for number, path in enumerate(paths, 1)
+    ]
+    settings = Settings(repeats, separator.config.separator_repeats, separator.plan(), default_batch(separator.device))
+    began = time.perf_counter()
+    FolderRun(separator, jobs, out, settings).run(Record(out))
+    return time.perf_counter() - began
+
+
+def _separate_naively(separator: Separator, paths: Sequence[Path], out: Path, repeats: int) -> float:
+    out.mkdir()
+    began = time.perf_counter()
+    for number, path in enumerate(paths, 1):
+        mixture = torch.cat(list(Source(path, separator.sample_rate).blocks()))[None].to(separator.device)
+        voices = oracle.separate(separator.network, mixture, repeats)[0].cpu()
+        for voice, samples in enumerate(voices, 1):
+            soundfile.write(out / f"{number}_s{voice}.wav", samples.numpy(), separator.sample_rate, "FLOAT")
+    return time.perf_counter() - began

@@ -1,0 +1,55 @@
+"""How much memory a run takes at its peak."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        run()
+        return None
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the resident set's high-water mark starts anew (Linux, proc(5))
+    except OSError:
+        import resource  # not on Windows
+
+        run()  # elsewhere the mark stands for the whole process so far
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+    run()
+    return _status("VmHWM")
+
+
+def working_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes at the peak of a run above what was held before it; None where that cannot be had.
+
+    On a CPU, on Linux only: what the C library keeps of memory already freed is given back first.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+    elif device.type == "cpu" and sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+        held = _status("VmRSS")
+    else:
+        return None
+    return peak_memory(run, device) - held
+
+
+def _status(key: str) -> int:
+    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    return 1024 * int(line.split()[1])
