@@ -14,6 +14,7 @@ from tests.reference_cases import reference_network
 from tisdiss_cli.calibration import ALLOWED_LOSS, Trace, choose_threshold
 from tisdiss_cli.depth import Auto, Pace, parse_duration, settle, similarity
 from tisdiss_cli.model.weights import read_info
+from tisdiss_cli.separation import Separator
 
 
 def test_similarity_is_si_snr_of_the_source_that_changed_most():
@@ -117,6 +118,11 @@ def test_the_commands(mixtures, tmp_path, mini_weights):
     assert "calibrate" in run.stderr
     tisdiss("weights", "calibrate", mini_weights, mixtures, "--out", weights, "--max-repeats", 3)
     threshold = read_info(weights).info["auto_threshold_db"]
+    scores = tmp_path / "scores.json"
+    tisdiss("score", mixtures, "--weights", weights, "--repeats", "1-3", "--json", scores)
+    gains = {entry["repeats"]: entry["si_snri"]["mean"] for entry in json.loads(scores.read_text())["results"]}
+    default = min(repeats for repeats, gain in gains.items() if gain >= max(gains.values()) - 0.1)
+    assert read_info(weights).info["repeats"] == Separator.load(weights, "cpu").default_repeats == default
     assert f"{threshold:g}" in tisdiss("weights", "info", weights).stdout
 
     auto = ("--weights", weights, "--repeats", "auto", "--max-repeats", 3)

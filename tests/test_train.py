@@ -166,6 +166,8 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     assert status == 0
     deeper = tmp_path / "o" / "weights.safetensors"
     assert Separator.load(deeper, device="cpu").config.reconstructor_repeats == 3
+    facts = [Separator.load(file, device="cpu").weights.info["training"] for file in (weights, deeper)]
+    assert facts[1]["steps"] == facts[0]["steps"] + 1  # counted with what is behind the weights it began with
     before, after = load_file(weights), load_file(deeper)
     for name in before:  # one step, with Adam, changes no value by more than about the learning rate
         if not name.startswith("decoder.deconv."):  # levelled again, on other mixtures

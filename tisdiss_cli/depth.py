@@ -15,7 +15,9 @@ from tisdiss_cli.model.network import Estimate
 if TYPE_CHECKING:
     from tisdiss_cli.separation import Plan, Separator
 
-THRESHOLD = "auto_threshold_db"  # key of a weight file's metadata
+# Keys of a weight file's metadata
+THRESHOLD = "auto_threshold_db"
+REPEATS = "repeats"
 
 
 @dataclass(frozen=True)

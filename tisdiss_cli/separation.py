@@ -11,12 +11,13 @@ from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
 from tisdiss_cli.chunking import Chunker, Stitcher
-from tisdiss_cli.depth import THRESHOLD, Auto, settle
+from tisdiss_cli.depth import REPEATS, THRESHOLD, Auto, settle
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
 
+CHUNK = "chunk_seconds"  # key of a weight file's metadata
 CHUNK_SECONDS = 8.0  # unless the weights' metadata or the caller say otherwise
 OVERLAP = 0.25  # of a chunk
 LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
@@ -114,9 +115,14 @@ class Separator:
         """The number of voices, S."""
         return self.config.speakers
 
+    @property
+    def default_repeats(self) -> int:
+        """Of the Reconstructor where none are asked for: as the weights' calibration recommends, else as trained."""
+        return int(self.weights.info.get(REPEATS, self.config.reconstructor_repeats))
+
     def plan(self, seconds: float | None = None) -> Plan:
         """How waveforms longer than `seconds` are cut (None: as the weights' metadata recommend)."""
-        seconds = seconds or float(self.weights.info.get("chunk_seconds", CHUNK_SECONDS))
+        seconds = seconds or float(self.weights.info.get(CHUNK, CHUNK_SECONDS))
         return Plan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
 
     def autocast(self) -> AbstractContextManager:
@@ -135,7 +141,7 @@ class Separator:
         Args:
             waveform: floating point, any level; channels are averaged.
             sample_rate: of `waveform` in Hz; None: the network's. Other rates are resampled.
-            repeats: of the Reconstructor, at least 1; None: as trained; "auto": until the estimate settles.
+            repeats: of the Reconstructor, at least 1; None: `default_repeats`; "auto": until the estimate settles.
             separator_repeats: of the Separator, at least 1; None: as trained.
 
         Raises:
@@ -205,11 +211,12 @@ class Separator:
         try:
             with torch.inference_mode(), self.autocast():
                 padded = F.pad(mixtures, (0, max(0, self.network.min_samples - length))).to(self.device)
+                repeats = repeats or self.default_repeats
                 if isinstance(repeats, Auto):
                     voices, used = settle(self.network.estimates(padded, repeats.most, separator_repeats), repeats)
                 else:
                     voices = self.network(padded, repeats, separator_repeats)
-                    used = [repeats or self.config.reconstructor_repeats] * batch
+                    used = [repeats] * batch
                 return voices[..., :length].cpu(), used
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
@@ -243,7 +250,7 @@ class Separator:
         """(n,) -> the voices (S, n) after each repeat, on the CPU."""
         length = mixture.shape[0]
         padded = F.pad(mixture, (0, max(0, self.network.min_samples - length)))[None].to(self.device)
-        estimates = self.network.estimates(padded, repeats, separator_repeats)
+        estimates = self.network.estimates(padded, repeats or self.default_repeats, separator_repeats)
         while True:
             # Not around the yield: the contexts would reach into the caller's code.
             with torch.inference_mode(), self.autocast():

@@ -29,7 +29,7 @@ def separate(
         typer.Option(
             metavar="N|auto",
             help="Repeats of the Reconstructor: more is better and slower; auto stops each chunk when it has settled. "
-            "[default: as trained]",
+            "[default: as the weights recommend]",
         ),
     ] = None,
     max_repeats: Annotated[
@@ -91,7 +91,7 @@ def separate(
     plan = separator.plan(chunk)
     if depth == "auto":
         depth = separator.auto(max_repeats)
-    depth = depth or separator.config.reconstructor_repeats
+    depth = depth or separator.default_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
     settings = Settings(
         repeats=depth,

@@ -114,6 +114,7 @@ def train(
         "valid": str(valid.resolve()) if valid else None,
         "data": loaded.fingerprint,
         "examples": sum(example.mixture.shape[0] for example in examples),
+        "before": start.origin.get("before", start.before),
     }
     check_origin(start.origin, origin)
     try:

@@ -96,25 +96,35 @@ def calibrate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Validation mixtures with references.")],
     out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: the same file]")] = None,
     max_repeats: Annotated[int, typer.Option(help="The deepest setting to look at.")] = 8,
+    chunk: Annotated[float | None, typer.Option(help="Store this chunk length too, in seconds.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
 ) -> None:
-    """Find the threshold of --repeats auto on validation data and store it in the weight file."""
+    """Find the default repeats and the threshold of --repeats auto on validation data; store them in the weight file.
+
+    The default is the smallest setting within 0.1 dB of the best.
+    """
     if max_repeats < 2:
         raise UserError(f"--max-repeats {max_repeats}: it must be at least 2")
+    if chunk is not None and not 0.5 <= chunk <= 3600:
+        raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     from rich.console import Console
     from rich.table import Table
 
+    from tisdiss_cli.benchmark import smallest_within
     from tisdiss_cli.calibration import choose_threshold, trace
     from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.depth import THRESHOLD
+    from tisdiss_cli.depth import REPEATS, THRESHOLD
     from tisdiss_cli.model.weights import load_weights, save_weights
-    from tisdiss_cli.separation import Separator
+    from tisdiss_cli.separation import CHUNK, Separator
 
     separator = Separator.load(name, device, "fp32")
     traces = trace(separator, find_dataset(data), max_repeats)
     choice = choose_threshold(traces)
     path = out or separator.weights.path
-    info = {**separator.weights.info, THRESHOLD: choice.threshold_db}
+    default = smallest_within(dict(enumerate(choice.fixed, 1)))
+    info = {**separator.weights.info, THRESHOLD: choice.threshold_db, REPEATS: default}
+    if chunk:
+        info[CHUNK] = chunk
     save_weights(path, separator.config, load_weights(separator.weights.path).state_dict(), info)
     table = Table(box=None, pad_edge=False)
     for heading in ("repeats", "SI-SNRi"):
@@ -123,4 +133,4 @@ def calibrate(
         table.add_row(str(repeats), f"{value:.2f} dB")
     table.add_row(f"auto, {choice.repeats:.2f}", f"{choice.si_snri:.2f} dB")
     Console(width=100).print(table)
-    print(f"{path}: --repeats auto stops at {choice.threshold_db:g} dB between estimates")
+    print(f"{path}: {default} repeats by default; --repeats auto stops at {choice.threshold_db:g} dB between estimates")

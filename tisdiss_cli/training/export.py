@@ -38,6 +38,8 @@ def export(run: "Training", result: Validation | None) -> None:
             "device": run.fabric.device.type,
         },
     }
+    for key, value in run.origin.get("before", {}).items():  # of the weights that the run began with
+        info["training"][key] = round(info["training"].get(key, 0) + value, 3)
     if result:
         gains = [round(value, 3) for value in result.si_snri]
         info["validation"] = {"mixtures": len(run.examples), "step": run.step, "si_snri": gains}

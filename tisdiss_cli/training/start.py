@@ -1,12 +1,12 @@
 """How a run starts: from a recipe, from weights to fine-tune, or from its own checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.model.weights import load_weights
+from tisdiss_cli.model.weights import find_weights, load_weights, read_info
 from tisdiss_cli.training.checkpoint import NAME, load_checkpoint
 from tisdiss_cli.training.recipe import Recipe, read_recipe
 
@@ -20,6 +20,7 @@ class Start:
 
     recipe: Recipe
     weights: TISDiSS | None = None  # --init
+    before: dict[str, float] = field(default_factory=dict)  # steps, minutes and hours of mixtures behind those
     state: dict[str, Any] | None = None  # --resume
 
     @property
@@ -62,7 +63,9 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
                 raise UserError(
                     f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
                 )
-    return Start(Recipe.from_dict({**values, "network": trained}), network)
+    facts = read_info(find_weights(init)).info.get("training", {})
+    before = {key: value for key, value in facts.items() if isinstance(value, int | float)}
+    return Start(Recipe.from_dict({**values, "network": trained}), network, before)
 
 
 def start_again(out: Path, options: dict[str, Any]) -> Start:
