@@ -114,37 +114,36 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.attention_channels, config.channels, bias=False)
 
     def turned(self, x: Tensor, norm: RMSGroupNorm, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, turned by their place along `axis`, and values: (..., D) -> 3 x (..., n, heads, dim)."""
-        qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).transpose(axis, -2).unflatten(-1, (3, self.heads, -1))
+        """Queries and keys, turned by their place along `axis`, and values: (..., D) -> 3 x (..., heads, dim)."""
+        qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=-3)
-        turns = rotary_turns(qkv.shape[-4], qkv.shape[-1], x.device)[:, None, None]  # (n, 1, 1, dim / 2)
-        q, k = rotate(qk, turns).unbind(-3)
+        turns = rotary_turns(x.shape[axis], v.shape[-1], x.device)
+        q, k = rotate(qk, turns.view(len(turns), *[1] * (qk.dim() - axis - 2), -1)).unbind(-3)
         return q, k, v.squeeze(-3)
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
         q, k, v = self.turned(x, norm, 2 if axis == FREQUENCY else 1)
-        batch = v.shape[:2]
         # On a CPU the backward pass of bf16 attention is many times slower than that of float32.
         dtype = torch.float32 if x.device.type == "cpu" and torch.is_grad_enabled() else v.dtype
-        q, k, v = (part.to(dtype).flatten(0, 1).transpose(1, 2) for part in (q, k, v))
+        # (N * T, F, heads, dim) or (N, T, F * heads, dim), a view of the same memory: all but the sequence is batch.
+        q, k, v = (part.to(dtype).flatten(*((0, 1) if axis == FREQUENCY else (2, 3))) for part in (q, k, v))
         with torch.autocast(x.device.type, enabled=False):
-            y = F.scaled_dot_product_attention(q, k, v)  # (N * batch axis, heads, length, dim)
-        y = self.out(y.transpose(1, 2).flatten(2).unflatten(0, batch))
-        return y if axis == FREQUENCY else y.transpose(1, 2)
+            y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.out(y.transpose(1, 2).reshape(*x.shape[:-1], -1).contiguous())
 
     def across(self, x: Tensor, norm: RMSGroupNorm) -> Tensor:
-        """(N, S, D) -> (N, S, D) for many very short sequences, in closed form."""
-        q, k, v = self.turned(x, norm, 1)  # (N, S, heads, dim)
+        """(B, S, T, F, D) -> (B, S, T, F, D) along S, a very short sequence, in closed form."""
+        q, k, v = self.turned(x, norm, 1)  # (B, S, T, F, heads, dim)
         scale = q.shape[-1] ** -0.5
         if x.shape[1] == 2:  # the softmax of two scores is the sigmoid of their difference
-            difference = (q * (k[:, 1:] - k[:, :1])).sum(-1, keepdim=True) * scale  # (N, 2, heads, 1)
+            difference = (q * (k[:, 1:] - k[:, :1])).sum(-1, keepdim=True) * scale  # (B, 2, T, F, heads, 1)
             first, second = v.split(1, dim=1)
             y = first + difference.sigmoid().to(v.dtype) * (second - first)
         else:
-            scores = (q[:, :, None] * k[:, None]).sum(-1, keepdim=True) * scale  # (N, S, S, heads, 1)
+            scores = (q[:, :, None] * k[:, None]).sum(-1, keepdim=True) * scale  # (B, S, S, T, F, heads, 1)
             y = (scores.softmax(dim=2).to(v.dtype) * v[:, None]).sum(2)
-        return self.out(y.flatten(2).contiguous())
+        return self.out(y.flatten(-2).contiguous())
 
 
 class SpectralPath(nn.Module):
@@ -180,12 +179,9 @@ class SpeakerPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, T, F, D) -> (B, S, T, F, D)."""
-        batch, speakers, frames, bins, channels = x.shape
-        y = x.permute(0, 2, 3, 1, 4).reshape(-1, speakers, channels)  # (B * T * F, S, D)
-        y = y + self.attention.across(y, self.attention_norm)
-        first, first_bias, second, second_bias = self.ffn_post.dense_maps(speakers, self.ffn_post_norm)
-        hidden = F.linear(self.ffn_post_norm(y).flatten(1), first, first_bias)
-        hidden = hidden.unflatten(-1, (-1, 2, second.shape[1] // (speakers + self.ffn_post.conv.kernel_size[0] - 1)))
-        gated = (hidden[:, :, 0] * F.silu(hidden[:, :, 1])).flatten(1)  # (B * T * F, P * H)
-        y = y + F.linear(gated, second, second_bias).unflatten(-1, (speakers, channels))
-        return y.view(batch, frames, bins, speakers, channels).permute(0, 3, 1, 2, 4)
+        x = x + self.attention.across(x, self.attention_norm)
+        first, first_bias, second, second_bias = self.ffn_post.dense_maps(x.shape[1], self.ffn_post_norm)
+        y = self.ffn_post_norm(x).permute(0, 2, 3, 1, 4).flatten(3)  # (B, T, F, S * D)
+        value, gate = F.linear(y, first, first_bias).unflatten(-1, (-1, 2, self.ffn_post.deconv.in_channels)).unbind(-2)
+        y = F.linear((value * F.silu(gate)).flatten(3), second, second_bias)
+        return x + y.unflatten(-1, (x.shape[1], -1)).permute(0, 3, 1, 2, 4)
