@@ -97,11 +97,13 @@ def train(
     settings, config = start.recipe, start.recipe.config
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
-    # Applied once, a Separator reads no re-injection, whose parameters then get no gradient on any device.
+    # Applied once, the Separator reads no re-injection, whose parameters then get no gradient on any device.
+    once = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection
+    ddp = "ddp_find_unused_parameters_true" if once else "ddp"
     fabric = Fabric(
         accelerator=chosen.type,
         devices=devices if chosen.index is None or devices > 1 else [chosen.index],
-        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
+        strategy=ddp if devices > 1 else "auto",
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
     )
     fabric.launch()

@@ -86,9 +86,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "re1x3": {"reconstructor_repeats": 3},
     "re2x2": {"reconstructor_layers": 2, "reconstructor_repeats": 2},
     "tiny": {
-        "channels": 24,
-        "ffn_hidden": 48,
-        "attention_channels": 24,
+        "channels": 32,
+        "ffn_hidden": 64,
+        "attention_channels": 32,
         "heads": 2,
         "norm_groups": 1,
         "reconstructor_repeats": 4,
