@@ -121,6 +121,20 @@ def test_refine_yields_every_repeat(mini_weights):
             torch.testing.assert_close(estimate, separator.separate(mixture, repeats=repeats), rtol=0, atol=1e-6)
 
 
+def test_compiled_for_every_length_at_once(mini_weights):
+    """Tracing alone, which a later backend cannot change: nothing is compiled again for another length."""
+    separator, compiled = (Separator.load(mini_weights, "cpu", "fp32") for _ in range(2))
+    graphs = []
+    compiled.compile(lambda graph, inputs: graphs.append(graph) or graph.forward)
+    counts = []
+    for seconds in (0.5, 0.6, 1.1, 0.45):
+        mixture = torch.from_numpy(speech_like(seconds, 0)[:, 0])
+        expected = separator.separate(mixture, repeats=2)
+        torch.testing.assert_close(compiled.separate(mixture, repeats=2), expected, rtol=0, atol=1e-5)
+        counts.append(len(graphs))
+    assert counts[0] == counts[-1] > 0
+
+
 def test_batches_and_neighbours_change_nothing(folder, tmp_path, mini_weights):
     separate(folder, tmp_path / "one", mini_weights)
     one = contents(tmp_path / "one")

@@ -15,6 +15,7 @@ from tisdiss_cli.depth import REPEATS, THRESHOLD, Auto, settle
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.paths import SpeakerPath, SpectralPath
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
 
 CHUNK = "chunk_seconds"  # key of a weight file's metadata
@@ -99,6 +100,15 @@ class Separator:
         chosen = choose_device(device)
         path = find_weights(name_or_path)
         return cls(load_weights(path), read_info(path), chosen, choose_precision(precision, chosen))
+
+    def compile(self, backend: str | Callable = "inductor") -> None:
+        """Has torch.compile fuse each path, for any length, when it first runs; which takes a minute or two.
+
+        What comes out differs by rounding only. `backend` is torch.compile's.
+        """
+        for module in self.network.modules():
+            if isinstance(module, SpectralPath | SpeakerPath):
+                module.compile(dynamic=True, backend=backend)
 
     @property
     def config(self) -> Config:

@@ -37,6 +37,9 @@ def bench(
     weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the network first; none of its time is counted.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; tables and errors only.")] = False,
 ) -> None:
     """Measure time, memory and arithmetic of every repetition setting on this machine.
@@ -72,6 +75,9 @@ def bench(
     dataset = find_dataset(data, mixture, names) if data else None
     separators = [Separator.load(weights, device, name) for name in precisions]
     first = separators[0]
+    if compile:
+        for separator in separators:
+            separator.compile()
     if len({separator.precision for separator in separators}) < len(separators):
         raise UserError(f"--compare {compare}: name each precision once")
     depths = depths or list(range(1, first.config.reconstructor_repeats + 1))
@@ -129,6 +135,7 @@ def bench(
                 "weights": first.weights.name,
                 "weights_sha256": first.weights.digest,
                 "data": data and str(data),
+                "compiled": compile,
             },
             "machine": machine,
             "versions": versions(),

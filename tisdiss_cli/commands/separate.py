@@ -44,6 +44,9 @@ def separate(
     weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the network first: a minute or two, for long runs.")
+    ] = False,
     format: Annotated[str, typer.Option(help="wav (16 bit, float where that would clip) or flac.")] = "wav",
     sample_rate: Annotated[str, typer.Option(help="Of the outputs: model, or input.")] = "model",
     chunk: Annotated[float | None, typer.Option(help="Seconds that the network hears at a time.")] = None,
@@ -87,6 +90,8 @@ def separate(
 
     limit = parse_duration(budget) if budget else None
     separator = Separator.load(weights, device, precision)
+    if compile:
+        separator.compile()
     jobs = plan_jobs(source, out, separator.sources, format)
     plan = separator.plan(chunk)
     if depth == "auto":
@@ -110,6 +115,7 @@ def separate(
             "chunk_seconds": plan.chunk / separator.sample_rate,
             "format": format,
             "sample_rate": sample_rate,
+            **({"compiled": True} if compile else {}),
         },
     )
     record = Record(out)
