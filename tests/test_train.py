@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -18,6 +19,8 @@ from tisdiss_cli import Separator
 from tisdiss_cli.__main__ import main
 from tisdiss_cli.training.checkpoint import load_checkpoint
 from tisdiss_cli.training.loop import Training
+from tisdiss_cli.training.recipe import Recipe
+from tisdiss_cli.training.schedule import budget_factor
 from tisdiss_cli.training.validation import Validation, load_examples
 
 
@@ -250,6 +253,20 @@ def test_signals_save_first_and_resuming_repeats_the_run(
     assert_same_run(out, uninterrupted)
 
 
+def test_a_budget_may_grow(uninterrupted, speech, train, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted, out)
+    assert train(speech, out, "--resume", "--steps", 16)[0] == 0
+    before, after = losses(uninterrupted), losses(out)
+    assert after[: len(before)] == before
+    rates = {int(row["step"]): float(row["learning_rate"]) for row in after if row["learning_rate"]}
+    recipe = Recipe(steps=16)  # the larger budget's rates, from the 13th step on
+    for step in range(13, 17):
+        expected = recipe.learning_rate * budget_factor((step - 1) / 16, recipe.warm_up_share)
+        assert rates[step] == pytest.approx(expected, rel=1e-3)
+    assert after[-1]["valid_loss"]  # epochs go on too
+
+
 def test_killed_at_any_moment_a_run_resumes_to_the_same_end(uninterrupted, speech, valid, nano, train, tmp_path):
     out = tmp_path / "out"
     arguments = ("train", speech, out, "--recipe", nano, "--steps", 12, "--valid", valid, "--device", "cpu")
@@ -333,7 +350,7 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
         ((speech, new, "--resume"), "to resume from"),
         ((speech, uninterrupted, "--recipe", nano), "holds a run already"),
         ((speech, uninterrupted, "--resume", "--recipe", nano), "leave --recipe and --init out"),
-        ((speech, uninterrupted, "--resume", "--steps", 30), "--steps 30 differs from this run's 12"),
+        ((speech, uninterrupted, "--resume", "--steps", 6), "--steps 6 differs from this run's 12"),
         ((speech, uninterrupted, "--resume", "--batch-size", 2), "--batch-size 2 differs from this run's 1"),
         ((valid, uninterrupted, "--resume"), "DATA is not what this run began with"),
     ):

@@ -12,6 +12,7 @@ from tisdiss_cli.training.recipe import Recipe, read_recipe
 
 # What may change when a run is resumed: none of it changes what a step learns, up to rounding.
 RESUMABLE = {"precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
+BUDGETS = ("minutes", "steps")  # may grow: the learning rate goes on from where the larger one has it
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,21 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
 
 
 def start_again(out: Path, options: dict[str, Any]) -> Start:
-    """A run from its checkpoint; UserError for an option that would make it another run."""
+    """A run from its checkpoint, perhaps with a larger budget; UserError for an option that would make it another."""
     state = load_checkpoint(out / NAME)
     stored = state["recipe"]
+    grown = {key for key in BUDGETS if options.get(key, 0) > stored[key] > 0}
     for key, value in options.items():
-        if key not in RESUMABLE and value != stored[key]:
+        if key not in RESUMABLE | grown and value != stored[key]:
             raise UserError(
                 f"--{key.replace('_', '-')} {value} differs from this run's {stored[key]}: leave it out to resume, "
                 "or start a run in another OUT"
             )
-    return Start(Recipe.from_dict({**stored, **options}), state=state)
+    recipe = Recipe.from_dict({**stored, **options})
+    if grown:
+        spent = state["seconds"] / 60 / recipe.minutes if recipe.minutes else state["step"] / recipe.steps
+        state["epoch"] = int(spent * recipe.budget_epochs)  # those of the larger budget are longer
+    return Start(recipe, state=state)
 
 
 def check_origin(origin: dict[str, Any], now: dict[str, Any]) -> None:
