@@ -24,6 +24,14 @@ def mini_weights(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Recordings to separate."""
+    from tests.folders import write_folder
+
+    return write_folder(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """torch may hang on batched solves with several threads (pytorch/pytorch#142815), as fast_bss_eval has them."""

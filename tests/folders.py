@@ -1,0 +1,59 @@
+"""A folder of recordings to separate, and what a run made of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from tisdiss_cli.batch import FolderRun, Settings
+from tisdiss_cli.jobs import plan_jobs
+from tisdiss_cli.record import Record
+from tisdiss_cli.separation import Separator
+
+RATE = 8000
+
+
+def speech_like(seconds: float, seed: int, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    length = round(seconds * rate)
+    envelope = 0.6 + 0.4 * np.sin(np.arange(length) / rate * 5 + seed)
+    return (generator.standard_normal((length, channels)) * 0.1 * envelope[:, None]).astype(np.float32)
+
+
+def records(out: Path) -> dict[str, dict]:
+    lines = [json.loads(line) for line in (out / "tisdiss.jsonl").read_text().splitlines()]
+    return {line["input"]: line for line in lines}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.wav")}
+
+
+def separate(
+    folder: Path, out: Path, weights: Path, batch_size: int = 1, seconds: float = 1.0, **options
+) -> dict[str, dict]:
+    """The command's work, in this process."""
+    separator = options.pop("separator", None) or Separator.load(weights, "cpu", "fp32")
+    jobs = plan_jobs(folder, out, separator.sources, options.get("format", "wav"))
+    out.mkdir(exist_ok=True)
+    FolderRun(separator, jobs, out, Settings(1, 1, separator.plan(seconds), batch_size, **options)).run(Record(out))
+    return records(out)
+
+
+def write_folder(tmp_path: Path) -> Path:
+    """Files of equal and unequal lengths, rates and channel counts, in a tree."""
+    source = tmp_path / "in"
+    (source / "sub" / "deep").mkdir(parents=True)
+    for index, (name, seconds, rate, channels) in enumerate(
+        [
+            ("a.wav", 2.3, 8000, 1),
+            ("b.flac", 0.5, 44_100, 2),
+            ("sub/a.wav", 0.5, 110_000, 1),
+            ("sub/deep/c.ogg", 3.0, 8000, 3),
+            ("sub/d.wav", 0.5, 8000, 1),
+            ("e.wav", 1.0, 8000, 1),
+        ]
+    ):
+        soundfile.write(source / name, speech_like(seconds, index, rate, channels), rate)
+    return source
