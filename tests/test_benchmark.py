@@ -8,7 +8,7 @@ import torch
 
 from tests.cli import tisdiss
 from tests.test_evaluation import data, weights  # noqa: F401  fixtures
-from tisdiss_cli.benchmark import count_macs, fit_line, measure, smallest_within, time_runs
+from tisdiss_cli.benchmark import count_macs, fit_line, measure, time_runs
 from tisdiss_cli.comparison import compare
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.memory import peak_memory, working_memory
@@ -87,12 +87,6 @@ def test_ours_and_the_naive_network_agree(tmp_path):
 
 def test_the_fit_is_the_line():
     assert fit_line([1, 2, 4, 8], [0.7, 0.9, 1.3, 2.1]) == pytest.approx((0.5, 0.2))
-
-
-def test_the_smallest_setting_within_a_tenth_of_a_decibel():
-    assert smallest_within({1: 10.0, 2: 14.0, 3: 14.95, 4: 15.0, 8: 14.9}) == 3
-    assert smallest_within({1: 10.0, 2: 12.0}) == 2
-    assert smallest_within({5: 3.0}) == 5
 
 
 CURVE = Curve("fp32", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], [10.0, 14.0, 15.95, 16.0], 3)

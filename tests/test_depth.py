@@ -12,7 +12,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 from tests.cli import tisdiss
 from tests.reference_cases import reference_network
 from tisdiss_cli.calibration import ALLOWED_LOSS, Trace, choose_threshold
-from tisdiss_cli.depth import Auto, Pace, parse_duration, settle, similarity
+from tisdiss_cli.depth import Auto, Pace, parse_duration, settle, similarity, smallest_within
 from tisdiss_cli.model.weights import read_info
 from tisdiss_cli.separation import Separator
 
@@ -144,3 +144,9 @@ def test_the_commands(mixtures, tmp_path, mini_weights):
     for wrong in (("--rtf", 0), ("--budget", "x"), ("--rtf", 1, "--repeats", 2), ("--max-repeats", 0)):
         tisdiss("separate", source, tmp_path / "no", "--weights", weights, *wrong, status=2)
     assert not (tmp_path / "no").exists()
+
+
+def test_the_smallest_setting_within_a_tenth_of_a_decibel():
+    assert smallest_within({1: 10.0, 2: 14.0, 3: 14.95, 4: 15.0, 8: 14.9}) == 3
+    assert smallest_within({1: 10.0, 2: 12.0}) == 2
+    assert smallest_within({5: 3.0}) == 5

@@ -18,7 +18,6 @@ from tisdiss_cli.memory import peak_memory
 from tisdiss_cli.separation import Separator
 from tisdiss_cli.timing import now
 
-WITHIN = 0.1  # dB; a setting this close to the best is as good
 _MIN_SECONDS = 1.0  # that a setting is run for
 _SEED = 0
 
@@ -144,12 +143,6 @@ def fit_line(repeats: Sequence[int], seconds: Sequence[float]) -> tuple[float, f
     """a and b of time = a + b x repeats, by least squares; at least two settings."""
     b, a = np.polyfit(repeats, seconds, 1)
     return float(a), float(b)
-
-
-def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
-    """The smallest setting whose quality, in dB, is within `margin` of the best."""
-    best = max(quality.values())
-    return min(repeats for repeats, value in quality.items() if value >= best - margin)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Keys of a weight file's metadata
 THRESHOLD = "auto_threshold_db"
 REPEATS = "repeats"
+WITHIN = 0.1  # dB; a setting this close to the best is as good
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,9 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise UserError(f"--budget {text}: write a time above 0, as in 90s, 10m or 1h30m")
     return seconds
+
+
+def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
+    """The smallest setting whose quality, in dB, is within `margin` of the best."""
+    best = max(quality.values())
+    return min(repeats for repeats, value in quality.items() if value >= best - margin)

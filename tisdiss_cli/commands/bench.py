@@ -190,7 +190,7 @@ def _score(dataset: Any, separator: Any, depths: list[int], quiet: bool) -> list
 
 def _curves(measurements: "list[Measurement]", scored: dict[str, list[dict[str, Any]]]) -> "list[Curve]":
     """Quality against time for each precision, timed on the first batch size and length of the grid."""
-    from tisdiss_cli.benchmark import smallest_within
+    from tisdiss_cli.depth import smallest_within
     from tisdiss_cli.plots import Curve
 
     curves = []

@@ -40,8 +40,17 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
     facts["sample_rate"] = f"{weights.config.sample_rate} Hz"
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
-        table.add_row(key, str(value))
+        table.add_row(key, _words(value))
     Console(soft_wrap=True).print(table)
+
+
+def _words(value: Any) -> str:
+    """A fact in words: long lists are counted, and a recipe's network is the configuration above."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(part)}" for key, part in value.items() if key != "network" and part != "")
+    if isinstance(value, list):
+        return " ".join(map(str, value)) if len(value) <= 8 else f"({len(value)})"
+    return str(value)
 
 
 @weights.command("import")
@@ -110,10 +119,9 @@ def calibrate(
     from rich.console import Console
     from rich.table import Table
 
-    from tisdiss_cli.benchmark import smallest_within
     from tisdiss_cli.calibration import choose_threshold, trace
     from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.depth import REPEATS, THRESHOLD
+    from tisdiss_cli.depth import REPEATS, THRESHOLD, smallest_within
     from tisdiss_cli.model.weights import load_weights, save_weights
     from tisdiss_cli.separation import CHUNK, Separator
 

@@ -103,11 +103,9 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
         UserError: no such weights, not a weight file of ours, or tensors that do not fit the configuration.
     """
     weights = read_info(find_weights(name_or_path))
-    with torch.device("meta"):  # no time spent on initial values that are replaced at once
+    # Not on the meta device, which would spare the initial values and import two seconds' worth of torch's compiler.
+    with torch.random.fork_rng(devices=[]):
         network = TISDiSS(weights.config)
-    network.to_empty(device="cpu")
-    for stage in (network.encoder, network.decoder):  # not stored: they follow from the configuration
-        stage.window = torch.hann_window(weights.config.n_fft)
     try:
         network.load_state_dict(load_file(weights.path))
     except RuntimeError as error:
