@@ -1,6 +1,6 @@
 """Draws mixtures, what `tisdiss separate` makes of them at several repeats, and their references.
 
-    python examples/spectrograms.py examples/mixtures 01_kok_hm_psi_kok_bf_isabella -o spectrograms.png
+    python examples/spectrograms.py examples/mixtures 01_kok_hm_psi_kok_bf_isabella -o spectrograms.jpg
 
 DATA is a set as `tisdiss score` takes it; the names are files of its folder of mixtures. Needs matplotlib.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="+")
-    parser.add_argument("-o", "--out", type=Path, default=Path("spectrograms.png"))
+    parser.add_argument("-o", "--out", type=Path, default=Path("spectrograms.jpg"))
     parser.add_argument("--weights", default=None)
     parser.add_argument("--repeats", default="1,2,4")
     arguments = parser.parse_args()
