@@ -106,6 +106,8 @@ class Separator:
 
         What comes out differs by rounding only. `backend` is torch.compile's.
         """
+        # A graph for each axis, precision, and one or several at a time; beyond 8 torch would silently stop compiling.
+        torch._dynamo.config.recompile_limit = 64
         for module in self.network.modules():
             if isinstance(module, SpectralPath | SpeakerPath):
                 module.compile(dynamic=True, backend=backend)
