@@ -103,10 +103,10 @@ class Splitter(nn.Module):
         self.deconv = nn.ConvTranspose2d(hidden, config.channels * config.speakers, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F, D) -> (B, S, T, F, D)."""
+        """(B, T, F, D) -> (B, S, T, F, D), float32 at any precision: to it the paths add their outputs."""
         value, gate = conv2d(x, self.conv.weight, self.conv.bias).chunk(2, dim=-1)
         y = deconv2d(value * F.silu(gate), self.deconv.weight, self.deconv.bias)
-        return y.unflatten(-1, (self.speakers, -1)).permute(0, 3, 1, 2, 4).contiguous()
+        return y.unflatten(-1, (self.speakers, -1)).permute(0, 3, 1, 2, 4).contiguous().float()
 
 
 class ReconstructorLayer(nn.Module):
