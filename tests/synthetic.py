@@ -1,5 +1,6 @@
-"""Speech that is none: noise in bands, one band a speaker, which even a tiny network can separate."""
+"""Speech that is none, noise in bands, one a speaker, which even a tiny network can separate; and recipes for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,12 @@ def write_mixtures(root: Path, count: int = 3, samples: int = 2400, folders: str
         for name, signal in zip(names, [sum(sources), *sources], strict=True):
             soundfile.write(root / name / f"{number}.wav", signal, RATE)
     return root
+
+
+def write_recipe(path: Path, network: dict = TINY, **values: object) -> Path:
+    """A recipe file."""
+    write = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    path.write_text(
+        "\n".join([*write, "[network]", *(f"{key} = {json.dumps(value)}" for key, value in network.items())])
+    )
+    return path

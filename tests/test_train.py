@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torchmetrics.functional.audio import permutation_invariant_training, scale_invariant_signal_noise_ratio
 
 from tests.cli import start
-from tests.synthetic import RATE, TINY, write_mixtures, write_speech
+from tests.synthetic import RATE, TINY, write_mixtures, write_recipe, write_speech
 from tisdiss_cli import Separator
 from tisdiss_cli.__main__ import main
 from tisdiss_cli.training.checkpoint import load_checkpoint
@@ -22,15 +22,6 @@ from tisdiss_cli.training.loop import Training
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import budget_factor
 from tisdiss_cli.training.validation import Validation, load_examples
-
-
-def toml(path, network=TINY, **values):
-    """A recipe file."""
-    write = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    path.write_text(
-        "\n".join([*write, "[network]", *(f"{key} = {json.dumps(value)}" for key, value in network.items())])
-    )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def valid(tmp_path_factory):
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory):
     """A recipe whose steps take a few hundredths of a second."""
-    return toml(
+    return write_recipe(
         tmp_path_factory.mktemp("recipe") / "nano.toml",
         segment_seconds=0.03,
         batch_size=1,
@@ -99,7 +90,7 @@ def assert_same_run(a, b):
 def learned(tmp_path_factory, speech):
     """A run long enough to learn something."""
     folder = tmp_path_factory.mktemp("learned")
-    recipe = toml(
+    recipe = write_recipe(
         folder / "recipe.toml",
         network={**TINY, "channels": 16, "ffn_hidden": 16, "attention_channels": 16},
         segment_seconds=0.06,
@@ -178,7 +169,7 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     headers = [(folder / "log.csv").read_text().splitlines()[0] for folder in (tmp_path / "o", learned / "out")]
     assert headers[0] == headers[1] + ",si_snri_3"
 
-    other = toml(tmp_path / "other.toml", network=TINY)
+    other = write_recipe(tmp_path / "other.toml", network=TINY)
     status, _, error = train(speech, tmp_path / "p", "--init", weights, "--recipe", other)
     assert status == 2 and "has channels 16, and --recipe" in error
     status, _, error = train(speech, tmp_path / "p", "--init", tmp_path / "none")
@@ -298,7 +289,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(speech, nano, train, tmp_path, 
 
 
 def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_path, monkeypatch):
-    recipe = toml(
+    recipe = write_recipe(
         tmp_path / "paper.toml",
         **{"segment_seconds": 0.03, "batch_size": 1, "epoch_steps": 1, "warm_up_steps": 1, "log_steps": 1},
         **{"patience": 1, "stop_after": 2, "average_best": 2, "epochs": 30},

@@ -97,7 +97,13 @@ class Training:
         self.saved = time.monotonic()
 
     def check_finite(self) -> None:
-        """UserError names the first step since the last row whose loss or gradient is not finite."""
+        """Brings the losses since the last row together, as means over all ranks, known to each.
+
+        Raises:
+            UserError: one is not finite, or a gradient; it names the first such step.
+        """
+        if self.pending and self.fabric.world_size > 1:
+            self.pending = list(self.fabric.all_reduce(torch.stack(self.pending), reduce_op="mean"))
         bad = (~torch.stack(self.pending).isfinite()).any(dim=1).nonzero().flatten().tolist() if self.pending else []
         if bad:
             step = self.step - len(self.pending) + bad[0] + 1
