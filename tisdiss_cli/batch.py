@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import AudioError, Source
+from tisdiss_cli.chunking import Plan
 from tisdiss_cli.depth import Auto, Pace
 from tisdiss_cli.jobs import Job, sweep
 from tisdiss_cli.record import Line, Record, fingerprint
-from tisdiss_cli.separation import Plan, Separator
+from tisdiss_cli.separation import Separator
 from tisdiss_cli.voices import VoiceFiles
 
 _WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their length

@@ -4,7 +4,6 @@ import sys
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from tisdiss_cli.audio import read
@@ -49,17 +48,14 @@ def trace(separator: Separator, dataset: Dataset, most: int) -> list[Trace]:
         if is_silent(references).any():
             continue
         before = si_snr(mixture.expand_as(references), references).mean()
-        padded = F.pad(mixture, (0, max(0, separator.network.min_samples - length)))[None].to(separator.device)
         values, near, older = [], [], None
-        for estimate in separator.network.estimates(padded, most):
-            if not estimate.ends_repeat:
-                continue
-            voices = estimate.waveforms()
+        for _, decode in separator.estimates(mixture, most):
+            voices = decode()
             if older is not None:
-                pairs = si_snr(voices[0, None, :, :length].cpu(), references[:, None])
+                pairs = si_snr(voices[None].cpu(), references[:, None])
                 order = best_permutation(pairs)
                 values.append(float(pairs[range(len(order)), order].mean() - before))
-                near.append(float(similarity(voices, older)))
+                near.append(float(similarity(voices[None], older[None])))
             older = voices
         traces.append(Trace(values, near))
     if not traces:

@@ -11,6 +11,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+OVERLAP = 0.25  # of a chunk
+LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
 _QUIET = 0.05  # an overlap whose RMS is below this share of its chunk's says little about who is who (-26 dB)
 _MARGIN = 0.1  # the least lead of the best order over the next, as a correlation, to be called certain
 
@@ -137,3 +139,25 @@ class Stitcher:
         if audible and (alignment.margin < _MARGIN or quiet < 1e-6 * max(power, self.heard)):
             self.uncertain.append(start + overlap)
         return voices[list(alignment.order)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long waveforms are cut, in samples at the network's rate."""
+
+    chunk: int
+    overlap: int
+    longest: int
+
+    @classmethod
+    def of(cls, chunk: int) -> "Plan":
+        """The plan for chunks of that many samples."""
+        return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)))
+
+    def chunker(self) -> Chunker:
+        """A new `Chunker` for one waveform."""
+        return Chunker(self.chunk, self.overlap, self.longest)
+
+    def stitcher(self) -> Stitcher:
+        """The `Stitcher` that goes with it."""
+        return Stitcher(self.overlap, self.longest)

@@ -3,73 +3,24 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
-from tisdiss_cli.chunking import Chunker, Stitcher
+from tisdiss_cli.chunking import Plan, Stitcher
 from tisdiss_cli.depth import REPEATS, THRESHOLD, Auto, settle
+from tisdiss_cli.devices import choose_device, choose_precision, out_of_memory
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.paths import SpeakerPath, SpectralPath
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
 
 CHUNK = "chunk_seconds"  # key of a weight file's metadata
 CHUNK_SECONDS = 8.0  # unless the weights' metadata or the caller say otherwise
-OVERLAP = 0.25  # of a chunk
-LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:1" or "mps"; UserError if it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"--device {name} is unknown: choose auto, cpu, cuda, cuda:0, ... or mps")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: this machine has no MPS device; use --device cpu")
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """ "auto": bf16 on CUDA devices that compute in it, else fp32. Returns "fp32" or "bf16"."""
-    if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if name not in ("fp32", "bf16"):
-        raise UserError(f"--precision {name} is unknown: choose auto, fp32 or bf16")
-    return name
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long waveforms are cut, in samples at the network's rate."""
-
-    chunk: int
-    overlap: int
-    longest: int
-
-    @classmethod
-    def of(cls, chunk: int) -> "Plan":
-        """The plan for chunks of that many samples."""
-        return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)))
-
-    def chunker(self) -> Chunker:
-        """A new `Chunker` for one waveform."""
-        return Chunker(self.chunk, self.overlap, self.longest)
-
-    def stitcher(self) -> Stitcher:
-        """The `Stitcher` that goes with it."""
-        return Stitcher(self.overlap, self.longest)
 
 
 class Separator:
@@ -194,6 +145,29 @@ class Separator:
         for stitcher, part in zip(stitchers, parts, strict=True):
             yield torch.cat([*part, stitcher.finish()], dim=1)
 
+    def estimates(
+        self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
+    ) -> Iterator[tuple[int, Callable[[], Tensor]]]:
+        """Runs the network on one whole mixture (n,), any n from 1, a repeat each time the next is asked for.
+
+        Yields the repeats so far, 0 for the Splitter's output, and what decodes its voices (S, n) on the device.
+        """
+        length = mixture.shape[0]
+        padded = F.pad(mixture, (0, max(0, self.network.min_samples - length)))[None].to(self.device)
+        estimates = self.network.estimates(padded, repeats or self.default_repeats, separator_repeats)
+        while True:
+            # Not around the yield: the contexts would reach into the caller's code.
+            with torch.inference_mode(), self.autocast():
+                estimate = next(estimates, None)
+            if estimate is None:
+                return
+            if estimate.ends_repeat:
+                yield estimate.repeat, partial(self._decode, estimate, length)
+
+    def _decode(self, estimate: Estimate, length: int) -> Tensor:
+        with torch.inference_mode(), self.autocast():
+            return estimate.waveforms()[0, :, :length]
+
     def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
         """`--repeats auto`: by the threshold that the weights were calibrated to, at most `most` repeats (None: 8)."""
         threshold_db = self.weights.info.get(THRESHOLD) if threshold_db is None else threshold_db
@@ -231,7 +205,7 @@ class Separator:
                     used = [repeats] * batch
                 return voices[..., :length].cpu(), used
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
+            if not out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -260,19 +234,9 @@ class Separator:
 
     def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
         """(n,) -> the voices (S, n) after each repeat, on the CPU."""
-        length = mixture.shape[0]
-        padded = F.pad(mixture, (0, max(0, self.network.min_samples - length)))[None].to(self.device)
-        estimates = self.network.estimates(padded, repeats or self.default_repeats, separator_repeats)
-        while True:
-            # Not around the yield: the contexts would reach into the caller's code.
-            with torch.inference_mode(), self.autocast():
-                estimate = next(estimates, None)
-                wanted = estimate is not None and estimate.repeat and estimate.ends_repeat
-                voices = estimate.waveforms()[0, :, :length].cpu() if wanted else None
-            if estimate is None:
-                return
-            if wanted:
-                yield voices
+        for repeat, decode in self.estimates(mixture, repeats, separator_repeats):
+            if repeat:
+                yield decode().cpu()
 
     def _mixture(self, waveform: Tensor, sample_rate: int | None) -> Tensor:
         if waveform.dim() == 2:
@@ -291,12 +255,3 @@ def check_repeats(repeats: int | Auto | None, separator_repeats: int | None) -> 
     for option, value in (("--repeats", repeats), ("--separator-repeats", separator_repeats)):
         if isinstance(value, int) and value < 1:
             raise UserError(f"{option} {value}: it must be at least 1")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """CUDA and MPS have an exception for it; the CPU's allocator only words."""
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "not enough memory" in str(error)
-        or ("can't allocate memory" in str(error))
-    )

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tisdiss_cli.separation import Separator
@@ -16,18 +15,16 @@ def every_setting(
     """For each of the ascending `repeats`: the voices (S, L) of a whole mixture (L,), on the CPU, and the
     network's seconds until then, its own decoding included, the other settings' left out.
     """
-    length, device = mixture.shape[0], separator.device
-    padded = F.pad(mixture, (0, max(0, separator.network.min_samples - length)))[None].to(device)
+    device = separator.device
     found: list[tuple[Tensor, float]] = []
     decoding, began = 0.0, now(device)
-    with torch.inference_mode(), separator.autocast():
-        for estimate in separator.network.estimates(padded, max(repeats), separator_repeats):
-            if estimate.repeat in repeats and estimate.ends_repeat:
-                reached = now(device)
-                voices = estimate.waveforms()[0, :, :length]
-                decoded = now(device)
-                found.append((voices.cpu(), decoded - began - decoding))
-                decoding += now(device) - reached
+    for repeat, decode in separator.estimates(mixture, max(repeats), separator_repeats):
+        if repeat in repeats:
+            reached = now(device)
+            voices = decode()
+            decoded = now(device)
+            found.append((voices.cpu(), decoded - began - decoding))
+            decoding += now(device) - reached
     return found
 
 

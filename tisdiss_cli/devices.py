@@ -1,0 +1,40 @@
+"""Which device runs the network, at which precision, and how it says that its memory ran out."""
+
+import torch
+
+from tisdiss_cli.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:1" or "mps"; UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name} is unknown: choose auto, cpu, cuda, cuda:0, ... or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no MPS device; use --device cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "auto": bf16 on CUDA devices that compute in it, else fp32. Returns "fp32" or "bf16"."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"--precision {name} is unknown: choose auto, fp32 or bf16")
+    return name
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory ran out: CUDA and MPS have an exception for it, the CPU's allocator only words."""
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or ("can't allocate memory" in str(error))
+    )
