@@ -139,7 +139,7 @@ def test_the_commands(mixtures, tmp_path, mini_weights):
     for option, value, chosen in (("--rtf", 1000, 2), ("--rtf", 1e-6, 1), ("--budget", "1h", 2)):
         out = tmp_path / f"{option}{value}"
         run = tisdiss("separate", source, out, "--weights", weights, option, value)
-        assert f"{chosen} repeats" in run.stderr
+        assert f"{chosen} repeat" in run.stderr
         lines = [json.loads(line) for line in (out / "tisdiss.jsonl").read_text().splitlines()]
         assert {line["repeats"] for line in lines} == {chosen}
     for wrong in (("--rtf", 0), ("--budget", "x"), ("--rtf", 1, "--repeats", 2), ("--max-repeats", 0)):

@@ -25,7 +25,8 @@ from tisdiss_cli.scoring import si_snr
 from tisdiss_cli.separation import Separator
 from tisdiss_cli.timing import now
 
-PAIRS = 3  # turns that each takes
+PAIRS = 3  # turns that each takes at most
+ENOUGH = 60.0  # seconds, after which no further turn is begun
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def compare(
             return torch.cat([oracle.separate(separator.network, item[None], depth) for item in mixture])
 
         actual, expected = ours(), naive()  # the first runs warm both up
-        turns = [(_seconds(ours, device), _seconds(naive, device)) for _ in range(pairs)]
+        began, turns = now(device), []
+        while not turns or (len(turns) < pairs and now(device) - began < ENOUGH):
+            turns.append((_seconds(ours, device), _seconds(naive, device)))
         yield Comparison(
             separator.precision,
             batch_size,

@@ -13,7 +13,8 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import Estimate
 
 if TYPE_CHECKING:
-    from tisdiss_cli.separation import Plan, Separator
+    from tisdiss_cli.chunking import Plan
+    from tisdiss_cli.separation import Separator
 
 # Keys of a weight file's metadata
 THRESHOLD = "auto_threshold_db"
@@ -95,7 +96,7 @@ class Pace:
         wanted = f"--rtf {rtf:g}" if rtf is not None else f"--budget of {budget:g} s for {audio:.1f} s of audio"
         too_slow = "" if self._allowed() >= self.fixed + self.each else ", although that takes longer here"
         return (
-            f"{wanted}: {self.choose()} repeats{too_slow}; this machine takes "
+            f"{wanted}: {counted(self.choose())}{too_slow}; this machine takes "
             f"{self.fixed:.3f} + {self.each:.3f} x repeats seconds for a second of audio"
         )
 
@@ -105,7 +106,7 @@ class Pace:
         best = max(1, min(self.most, best))
         if self.chosen and best != self.chosen:
             turn = "slower" if best < self.chosen else "faster"
-            self.notice(f"going on with {best} repeats instead of {self.chosen}: the work is {turn} than planned")
+            self.notice(f"going on with {counted(best)} instead of {self.chosen}: the work is {turn} than planned")
         self.chosen = best
         return best
 
@@ -135,6 +136,11 @@ def calibrate(separator: "Separator", plan: "Plan", batch_size: int, separator_r
         costs.append((time.perf_counter() - began) / audio)
     each = max(costs[2] - costs[1], 0.01 * costs[1])
     return Pace(max(costs[1] - each, 0.0), each, most)
+
+
+def counted(repeats: int) -> str:
+    """ "1 repeat", "2 repeats"."""
+    return f"{repeats} repeat" + "s" * (repeats != 1)
 
 
 def parse_duration(text: str) -> float:

@@ -5,12 +5,18 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 
 
 def parse_repeats(text: str) -> list[int]:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import check_output, parse_repeats, print_table, say, versions, write_json
+from tisdiss_cli.commands.options import (
+    DeviceOption,
+    PrecisionOption,
+    WeightsOption,
+    check_output,
+    parse_repeats,
+    print_table,
+    say,
+    versions,
+    write_json,
+)
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,9 +44,9 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Settings, versions, means with 95 % intervals.")] = None,
     stoi: Annotated[bool, typer.Option("--stoi", help="Also STOI.")] = False,
     pesq: Annotated[bool, typer.Option("--pesq", help="Also PESQ (narrow band at 8 kHz, wide at 16 kHz).")] = False,
-    weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that compute SDR. [default: by the CPU's cores]")

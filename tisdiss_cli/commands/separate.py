@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tisdiss_cli.commands import app
+from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def separate(
     budget: Annotated[
         str | None, typer.Option(help="... or in this time for all of IN, as in 90s, 10m, 1h30m.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first: a minute or two, for long runs.")
     ] = False,

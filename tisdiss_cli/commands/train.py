@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
+from tisdiss_cli.commands.options import DeviceOption
 from tisdiss_cli.errors import UserError
 
 
@@ -43,7 +44,7 @@ def train(
         typer.Option("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and mixtures.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    device: DeviceOption = "auto",
     devices: Annotated[int, typer.Option(help="How many of them, each with a whole batch.")] = 1,
 ) -> None:
     """Train the network by the paper's multi-loss; OUT/weights.safetensors is the best so far at any time."""
@@ -79,7 +80,7 @@ def train(
 
     import torch
 
-    from tisdiss_cli.separation import choose_device
+    from tisdiss_cli.devices import choose_device
     from tisdiss_cli.training.corpus import read_exclusions
     from tisdiss_cli.training.curve import can_plot
     from tisdiss_cli.training.data import load_data

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
+from tisdiss_cli.commands.options import DeviceOption
 from tisdiss_cli.errors import UserError
 
 weights = typer.Typer(help="List, describe, import and fetch weights.", no_args_is_help=True)
@@ -106,7 +107,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: the same file]")] = None,
     max_repeats: Annotated[int, typer.Option(help="The deepest setting to look at.")] = 8,
     chunk: Annotated[float | None, typer.Option(help="Store this chunk length too, in seconds.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Find the default repeats and the threshold of --repeats auto on validation data; store them in the weight file.
 
@@ -121,7 +122,7 @@ def calibrate(
 
     from tisdiss_cli.calibration import choose_threshold, trace
     from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.depth import REPEATS, THRESHOLD, smallest_within
+    from tisdiss_cli.depth import REPEATS, THRESHOLD, counted, smallest_within
     from tisdiss_cli.model.weights import load_weights, save_weights
     from tisdiss_cli.separation import CHUNK, Separator
 
@@ -141,4 +142,6 @@ def calibrate(
         table.add_row(str(repeats), f"{value:.2f} dB")
     table.add_row(f"auto, {choice.repeats:.2f}", f"{choice.si_snri:.2f} dB")
     Console(width=100).print(table)
-    print(f"{path}: {default} repeats by default; --repeats auto stops at {choice.threshold_db:g} dB between estimates")
+    print(
+        f"{path}: {counted(default)} by default; --repeats auto stops at {choice.threshold_db:g} dB between estimates"
+    )
