@@ -21,6 +21,7 @@ from tisdiss_cli.training.checkpoint import load_checkpoint
 from tisdiss_cli.training.loop import Training
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import budget_factor
+from tisdiss_cli.training.start import start_new
 from tisdiss_cli.training.validation import Validation, load_examples
 
 
@@ -175,6 +176,19 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     status, _, error = train(speech, tmp_path / "p", "--init", tmp_path / "none")
     assert status == 2 and "there are no weights" in error
     assert not (tmp_path / "p").exists()
+
+
+def test_fine_tuning_begins_with_the_weights_voices_at_a_fresh_decoders_scale(learned, tmp_path):
+    """Exported at the sources' level, the Decoder is so short that a first step of Adam would replace it."""
+    weights = learned / "out" / "weights.safetensors"
+    begun = start_new(tmp_path / "new", None, str(weights), {}).network().eval()
+    mixture = torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        voices, expected = begun(mixture), Separator.load(weights, device="cpu", precision="fp32").network(mixture)
+    assert scale_invariant_signal_noise_ratio(voices, expected).min() > 60
+    kernel = begun.decoder.deconv.weight.detach()
+    xavier = (2 / sum(torch.nn.init._calculate_fan_in_and_fan_out(kernel))) ** 0.5  # root mean square
+    assert float(kernel.square().mean().sqrt()) == pytest.approx(xavier, rel=0.1)
 
 
 def test_a_time_budget_ends_with_the_rate_near_zero(speech, valid, nano, train, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
 from tisdiss_cli.training.checkpoint import NAME, load_checkpoint
+from tisdiss_cli.training.export import scale_outputs
 from tisdiss_cli.training.recipe import Recipe, read_recipe
 
 # What may change when a run is resumed: none of it changes what a step learns, up to rounding.
@@ -30,10 +31,17 @@ class Start:
         return self.state["origin"] if self.state else {}
 
     def network(self) -> TISDiSS:
-        """The network to train; --init's tensors under the recipe's repeats, or fresh ones."""
+        """The network to train: fresh, or with --init's tensors under the recipe's repeats.
+
+        Of those the Decoder is brought to the length of a fresh one. Exported weights have it at the sources' level,
+        a ten-thousandth of that or less; the loss knows no level, but the optimiser's first steps, as long as fresh
+        weights need them, would overwrite so short a Decoder.
+        """
         network = TISDiSS(self.recipe.config)
         if self.weights is not None:
-            network.load_state_dict(self.weights.state_dict())
+            fresh, given = (float(n.decoder.deconv.weight.detach().norm()) for n in (network, self.weights))
+            gain = fresh / given if given else 1.0
+            network.load_state_dict(scale_outputs(self.weights.state_dict(), gain))
         return network
 
 
