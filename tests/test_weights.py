@@ -116,6 +116,28 @@ def test_files_that_are_no_weights_are_refused(tmp_path, content):
         load_weights(tmp_path / "a.safetensors")
 
 
+def test_the_mean_of_weight_files(tmp_path):
+    """Decoder and all: with equal features, the mean of two Decoders gives the mean of their voices."""
+    network = reference_network("small_re2x2")
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for gain, file in zip((1.0, 3.0), files, strict=True):
+        state = {k: v * gain if k.startswith("decoder.deconv.") else v for k, v in network.state_dict().items()}
+        save_weights(file, network.config, state, {"training": {"steps": gain}, "auto_threshold_db": 9.0})
+    tisdiss("weights", "average", *files, "--out", tmp_path / "mean.safetensors")
+    mixture = torch.randn(1, 800, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(load_weights(tmp_path / "mean.safetensors")(mixture), 2 * network(mixture))
+    info = read_info(tmp_path / "mean.safetensors").info
+    assert info["training"] == {"steps": 3.0} and "auto_threshold_db" not in info
+
+    other = reference_network("released")
+    save_weights(files[0], other.config, other.state_dict())
+    run = tisdiss("weights", "average", *files, "--out", tmp_path / "none.safetensors", status=2)
+    assert "a.safetensors has " in run.stderr and not (tmp_path / "none.safetensors").exists()
+    run = tisdiss("weights", "average", files[0], "--out", tmp_path / "none.safetensors", status=2)
+    assert "at least two" in run.stderr
+
+
 def test_bundled_weights_load_and_are_listed():
     listed = tisdiss("weights", "list").stdout
     assert bundled()

@@ -1,4 +1,4 @@
-"""`tisdiss weights list | info | import | fetch`: weight files and the authors' checkpoints."""
+"""`tisdiss weights list | info | import | fetch | average | calibrate`: weight files, the authors' checkpoints."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import DeviceOption
+from tisdiss_cli.commands.options import DeviceOption, check_output
 from tisdiss_cli.errors import UserError
 
-weights = typer.Typer(help="List, describe, import and fetch weights.", no_args_is_help=True)
+weights = typer.Typer(help="List, describe, import, fetch, average and calibrate weights.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
 
 
@@ -97,6 +97,24 @@ def fetch(
     described = read_config(config)
     facts = {"imported_from": f"{repository}/{pth.name}"}
     save_weights(out, described, import_checkpoint(pth, described), facts)
+    print(out)
+
+
+@weights.command()
+def average(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of one run, or of runs in a row.")],
+    out: Annotated[Path, typer.Option(help="The weight file to write.")],
+) -> None:
+    """Write the mean of weight files, which is often better than each; repeats and facts are the last one's."""
+    if len(files) < 2:
+        raise UserError("weights average: name at least two weight files")
+    check_output("--out", out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end in .safetensors")
+
+    from tisdiss_cli.model.weights import average_weights
+
+    average_weights(files, out)
     print(out)
 
 

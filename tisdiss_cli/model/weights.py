@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,27 @@ def save_weights(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def average_weights(paths: Sequence[Path], out: Path) -> None:
+    """Writes the mean of weight files, as the paper averages checkpoints (section 3): of one run, or of runs in a row.
+
+    Repeats, recipe and training facts are the last file's; its validation and calibration, of which the mean has none,
+    are left out.
+
+    Raises:
+        UserError: a file is no weight file, or has another network than the last.
+    """
+    files = [read_info(path) for path in paths]
+    last = files[-1]
+    wanted = last.config.to_dict()
+    for file in files:
+        for key, value in file.config.to_dict().items():
+            if value != wanted[key] and not key.endswith("_repeats"):
+                raise UserError(
+                    f"{file.path} has {key} {value}, and {last.path} {wanted[key]}: they must be one network's"
+                )
+    states = [load_weights(file.path).state_dict() for file in files]
+    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+    facts = {key: value for key, value in last.info.items() if key in ("trained", "recipe", "training")}
+    save_weights(out, last.config, mean, {**facts, "mean_of": [file.digest for file in files]})
