@@ -41,3 +41,59 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """Clean speech to train on, of two bands."""
+    from tests.synthetic import write_speech
+
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """Mixtures of it to validate on."""
+    from tests.synthetic import write_mixtures
+
+    return write_mixtures(tmp_path_factory.mktemp("valid"), samples=800)
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """A recipe whose steps take a few hundredths of a second."""
+    from tests.synthetic import write_recipe
+
+    return write_recipe(
+        tmp_path_factory.mktemp("recipe") / "nano.toml",
+        segment_seconds=0.03,
+        batch_size=1,
+        muon_learning_rate=0.02,
+        repeats="1-2",
+        speeds=[0.9, 1.0],
+        ema_decay=0.9,
+        average_best=2,
+        budget_epochs=3,
+        log_steps=1,
+        checkpoint_minutes=1e-6,
+    )
+
+
+@pytest.fixture
+def no_curve(monkeypatch):
+    """Drawing takes longer than training here; the run that learns draws one."""
+    monkeypatch.setattr("tisdiss_cli.training.loop.plot_curve", lambda out: None)
+
+
+@pytest.fixture
+def train(monkeypatch, capfd):
+    """Runs the command in this process: (exit status, stdout, stderr)."""
+    from tisdiss_cli.__main__ import main
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["tisdiss", "train", *map(str, arguments), "--device", "cpu"])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        return exit.value.code, *capfd.readouterr()
+
+    return run

@@ -1,5 +1,6 @@
-"""Speech that is none, noise in bands, one a speaker, which even a tiny network can separate; and recipes for it."""
+"""Speech that is none, noise in bands that even a tiny network separates; recipes for it, and their logs."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -60,3 +61,12 @@ def write_recipe(path: Path, network: dict = TINY, **values: object) -> Path:
         "\n".join([*write, "[network]", *(f"{key} = {json.dumps(value)}" for key, value in network.items())])
     )
     return path
+
+
+def losses(out: Path) -> list[dict[str, str]]:
+    """A run's log but for its times: what another run may have to repeat."""
+    with (out / "log.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in ("minutes", "mixture_seconds_per_second")}
+            for row in csv.DictReader(file)
+        ]

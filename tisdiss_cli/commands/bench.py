@@ -78,8 +78,6 @@ def bench(
     # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from tisdiss_cli.benchmark import describe_machine, fit_line, matmul_ceiling, measure
-    from tisdiss_cli.comparison import compare as compare_with_oracle
-    from tisdiss_cli.comparison import compare_folder
     from tisdiss_cli.datasets import find_dataset
     from tisdiss_cli.separation import Separator
 
@@ -99,6 +97,7 @@ def bench(
 
     measurements: list[Measurement] = []
     comparisons: list[Comparison] = []
+    folders: list[FolderComparison] = []
     ceilings = {separator.precision: matmul_ceiling(separator) for separator in separators}
     grid = list(product(separators, batches, lengths))
     total = len(grid) * len(depths) * (1 + against_oracle)
@@ -115,14 +114,16 @@ def bench(
             for measurement in measure(separator, depths, batch, length, ceilings[separator.precision]):
                 measurements.append(measurement)
                 done(measured(measurement))
-        for separator, batch, length in grid if against_oracle else ():
-            for comparison in compare_with_oracle(separator, depths, batch, length):
-                comparisons.append(comparison)
-                done(compared(comparison))
-    folders: list[FolderComparison] = []
-    if against_oracle and dataset:
-        for separator in separators:
-            folders.append(compare_folder(separator, [item.mixture for item in dataset.items], max(depths)))
+        if against_oracle:
+            from tisdiss_cli.comparison import compare as compare_with_oracle
+            from tisdiss_cli.comparison import compare_folder
+
+            for separator, batch, length in grid:
+                for comparison in compare_with_oracle(separator, depths, batch, length):
+                    comparisons.append(comparison)
+                    done(compared(comparison))
+            for separator in separators if dataset else ():
+                folders.append(compare_folder(separator, [item.mixture for item in dataset.items], max(depths)))
     scored: dict[str, list[dict[str, Any]]] = {}
     if dataset:
         for separator in separators:

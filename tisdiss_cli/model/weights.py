@@ -136,7 +136,7 @@ def save_weights(
 
 
 def average_weights(paths: Sequence[Path], out: Path) -> None:
-    """Writes the mean of weight files, as the paper averages checkpoints (section 3): of one run, or of runs in a row.
+    """Writes the mean of weight files, as the paper averages its best checkpoints: of one run, or of runs in a row.
 
     Repeats, recipe and training facts are the last file's; its validation and calibration, of which the mean has none,
     are left out.
