@@ -13,6 +13,7 @@ from torch import Tensor
 
 OVERLAP = 0.25  # of a chunk
 LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
+LAST = 1.5  # of a chunk: what is left at the end of a stream is one chunk up to this length
 _QUIET = 0.05  # an overlap whose RMS is below this share of its chunk's says little about who is who (-26 dB)
 _MARGIN = 0.1  # the least lead of the best order over the next, as a correlation, to be called certain
 
@@ -21,8 +22,8 @@ class Chunker:
     """Cuts a stream of samples into chunks of one length, each overlapping the one before.
 
     The overlap is `overlap` samples, and up to `longest` where the mixture is too quiet there to tell
-    the speakers apart. The last chunk is moved back to end with the stream, so that all chunks of a
-    stream have the same length; a stream of at most `chunk` samples is one chunk of its own length.
+    the speakers apart. What is left at the end, at most 1.5 times a chunk, is the last one: nothing is
+    computed twice but the overlaps, and no seam is made for the sake of a short rest.
     """
 
     def __init__(self, chunk: int, overlap: int, longest: int) -> None:
@@ -32,28 +33,23 @@ class Chunker:
         self.buffer = torch.zeros(0)
         self.start = 0  # of the buffer, in the stream
         self.next = 0  # where the next chunk starts
-        self.end = 0  # of the last chunk
 
     def push(self, x: Tensor) -> list[tuple[int, Tensor]]:
         """Adds samples (n,); returns the chunks (start, (chunk,)) that are complete."""
         self.buffer = torch.cat((self.buffer, x))
         chunks = []
-        while self.buffer.shape[0] >= self.next + self.chunk - self.start:
+        while self.start + self.buffer.shape[0] > self.next + int(LAST * self.chunk):
             self.buffer = self.buffer[self.next - self.start :]
             self.start = self.next
             piece = self.buffer[: self.chunk].clone()
             chunks.append((self.start, piece))
-            self.end = self.start + self.chunk
-            self.next = self.end - self._telling_overlap(piece)
+            self.next += self.chunk - self._telling_overlap(piece)
         return chunks
 
     def finish(self) -> list[tuple[int, Tensor]]:
-        """The last chunk, if samples are left."""
-        total = self.start + self.buffer.shape[0]
-        if total == self.end:
-            return []
-        start = max(0, total - self.chunk)
-        return [(start, self.buffer[start - self.start :].clone())]
+        """The last chunk, unless there were no samples."""
+        left = self.buffer[self.next - self.start :].clone()
+        return [(self.next, left)] if left.shape[0] else []
 
     def _telling_overlap(self, piece: Tensor) -> int:
         """The shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
@@ -153,6 +149,11 @@ class Plan:
     def of(cls, chunk: int) -> "Plan":
         """The plan for chunks of that many samples."""
         return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)))
+
+    @property
+    def last(self) -> int:
+        """The longest that a last, or only, chunk may be."""
+        return int(LAST * self.chunk)
 
     def chunker(self) -> Chunker:
         """A new `Chunker` for one waveform."""

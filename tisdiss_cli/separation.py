@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
-from tisdiss_cli.chunking import Plan, Stitcher
+from tisdiss_cli.chunking import LAST, Plan, Stitcher
 from tisdiss_cli.depth import REPEATS, THRESHOLD, Auto, settle
 from tisdiss_cli.devices import choose_device, choose_precision, out_of_memory
 from tisdiss_cli.errors import UserError
@@ -124,13 +124,13 @@ class Separator:
     ) -> Iterator[Tensor]:
         """Yields the voices (S, L) after each repeat of the Reconstructor, 1 to `repeats`; arguments as `separate`.
 
-        Up to one chunk, each estimate is computed when it is asked for; for longer waveforms all are
-        computed before the first is yielded.
+        Where the waveform is one chunk, each estimate is computed when it is asked for; for longer ones
+        all are computed before the first is yielded.
         """
         mixture = self._mixture(waveform, sample_rate)
         check_repeats(repeats, separator_repeats)
         plan = self.plan()
-        if mixture.shape[0] <= plan.chunk:
+        if mixture.shape[0] <= plan.last:
             yield from self._every_repeat(mixture, repeats, separator_repeats)
             return
         stitchers: list[Stitcher] = []
@@ -188,7 +188,7 @@ class Separator:
         """
         batch, length = mixtures.shape
         if self._longest_chunk and length > self._longest_chunk:
-            plan = Plan.of(self._longest_chunk)
+            plan = Plan.of(int(self._longest_chunk / LAST))
             cut = [self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
             return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
         if self._largest_batch and batch > self._largest_batch:

@@ -50,7 +50,10 @@ def separate(
     ] = False,
     format: Annotated[str, typer.Option(help="wav (16 bit, float where that would clip) or flac.")] = "wav",
     sample_rate: Annotated[str, typer.Option(help="Of the outputs: model, or input.")] = "model",
-    chunk: Annotated[float | None, typer.Option(help="Seconds that the network hears at a time.")] = None,
+    chunk: Annotated[
+        float | None,
+        typer.Option(help="Seconds that the network hears at a time; the rest of a file, up to 1.5 times as many."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Chunks at a time. [default: 1 on a CPU, else 16]")] = None,
     separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything again, replace any file.")] = False,
