@@ -1,5 +1,9 @@
 """The network computes the published function."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +13,7 @@ from tisdiss_cli.model.config import CONFIGS, Config, named_config
 from tisdiss_cli.model.network import RECONSTRUCTOR, SEPARATOR, SPLITTER, TISDiSS
 
 TOLERANCE = 1e-4
+STRIDED = Path(__file__).parent / "reference" / "strided"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -41,6 +46,8 @@ def test_the_oracle_agrees_too(name):
         {"n_fft": 256, "hop_length": 64, "sample_rate": 16000, "separator_layers": 2},
         {"separator_reinjection": False, "reconstructor_layers": 2, "reconstructor_reinjection": True},
         {"separator_reinjection": False, "norm_groups": 1, "ffn_hidden": 7, "attention_channels": 24, "heads": 3},
+        {"encoder_kernel": (5, 4), "encoder_stride": (3, 2), "output": "mask", "speakers": 3},
+        {"encoder_kernel": (4, 2), "n_fft": 256, "hop_length": 128},
     ],
 )
 def test_any_configuration_against_the_oracle(differences):
@@ -51,6 +58,35 @@ def test_any_configuration_against_the_oracle(differences):
         actual = [estimate.waveforms() for estimate in network.estimates(mixture, 2, 3)]
     for ours, naive in zip(actual, oracle.estimates(network, mixture, 2, 3), strict=True):
         assert relative_error(ours, naive) < TOLERANCE
+
+
+@pytest.mark.parametrize("path", sorted(STRIDED.glob("*.json")), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_every_estimate_of_a_strided_encoder_and_a_masking_decoder(path):
+    """Grids of odd and even sizes: 33 and 42 frames, 129 bins."""
+    case = json.loads(path.read_text())
+    with np.load(path.with_suffix(".npz")) as arrays:
+        arrays = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    network = TISDiSS(
+        Config(
+            **case["config"],
+            encoder_kernel=case["encoder_kernel"],
+            encoder_stride=case["encoder_stride"],
+            output="mask" if case["mask"] else "spectrum",
+        )
+    )
+    prefix = "state/"
+    network.load_state_dict({name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)})
+    network.eval()
+    for samples in (4096, 5248):
+        mixture = arrays[f"mixture_{samples}"]
+        compared = 0
+        for estimate, naive in zip(network.estimates(mixture), oracle.estimates(network, mixture), strict=True):
+            expected = arrays[f"estimate_{estimate.stage}{estimate.repeat}_{samples}"]
+            assert relative_error(estimate.waveforms(), expected) < TOLERANCE
+            assert relative_error(naive, expected) < TOLERANCE
+            compared += 1
+        assert compared == 1 + case["config"]["reconstructor_repeats"]
 
 
 def test_stages_and_repeats_are_named():
@@ -115,6 +151,11 @@ def test_named_configurations(name):
         {"path_order": "xy"},
         {"hop_length": 100},
         {"speakers": True},
+        {"encoder_kernel": 3},
+        {"encoder_kernel": (3, 0)},
+        {"encoder_stride": [1, 2, 1]},
+        {"encoder_stride": (1, 4)},
+        {"output": "masks"},
     ],
 )
 def test_impossible_configurations_name_the_field(wrong):

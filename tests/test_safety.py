@@ -106,16 +106,16 @@ def test_a_full_disk_fails_one_file_and_the_next_still_works(tmp_path, mini_weig
 
 def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, mini_weights):
     separator = Separator.load(mini_weights, "cpu", "fp32")
-    sizes, notices, network = [], [], separator.network.forward
+    sizes, notices, network = [], [], separator.network.separate
     separator.notice = notices.append
 
-    def forward(mixture: torch.Tensor, *arguments: object) -> torch.Tensor:
+    def network_separates(mixture: torch.Tensor, *arguments: object) -> torch.Tensor:
         sizes.append(tuple(mixture.shape))
         if mixture.numel() > 10_000:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return network(mixture, *arguments)
 
-    separator.network.forward = forward
+    separator.network.separate = network_separates
     lines = separate(folder, tmp_path / "out", mini_weights, 4, 2.0, separator=separator)
     assert {line["status"] for line in lines.values()} == {"done"}
     assert len(notices) == 2

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.synthetic import TINY
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.training.optimizers import KernelMuon, build_optimizers, set_rate
+from tisdiss_cli.training.optimizers import Muon, build_optimizers, set_rate
 from tisdiss_cli.training.recipe import Recipe
 
 
@@ -18,11 +18,29 @@ def test_a_step_is_the_nearest_orthogonal_matrix(shape):
     kernel = nn.Parameter(before.clone())
     kernel.grad = torch.randn(shape)
     u, _, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
-    KernelMuon([kernel], lr=0.1, weight_decay=0.0).step()
+    Muon([kernel], {"lr": 0.1}).step()
     moved = (before - kernel.detach()).flatten(1)
     values = (u.T @ moved @ v.T).diagonal() / 0.1 / max(1, moved.shape[0] / moved.shape[1]) ** 0.5
     assert (values > 0.5).all() and (values < 1.3).all()
     torch.testing.assert_close(u @ (u.T @ moved @ v.T).diagonal().diag() @ v, moved, atol=0.01, rtol=0)
+
+
+def test_many_steps_are_torchs():
+    """torch's Muon on the matrices that the kernels are, but for its rounding to bfloat16."""
+    torch.manual_seed(0)
+    kernels = [nn.Parameter(torch.randn(shape)) for shape in ((6, 8), (12, 4, 3), (5, 3, 3, 3))]
+    matrices = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in kernels]
+    ours, theirs = Muon(kernels, {"lr": 0.1}), torch.optim.Muon(matrices, lr=0.1, weight_decay=0.0)
+    before = [matrix.detach().clone() for matrix in matrices]
+    for _ in range(5):
+        for kernel, matrix in zip(kernels, matrices, strict=True):
+            kernel.grad = torch.randn_like(kernel)
+            matrix.grad = kernel.grad.flatten(1)
+        ours.step()
+        theirs.step()
+    for kernel, matrix, start in zip(kernels, matrices, before, strict=True):
+        moved = matrix.detach() - start
+        assert (kernel.detach().flatten(1) - matrix.detach()).norm() < 0.02 * moved.norm()
 
 
 def test_every_parameter_has_one_optimizer():

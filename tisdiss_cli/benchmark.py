@@ -66,8 +66,7 @@ def measure(
         shape = (separator.precision, batch_size, audio_seconds, depth)
 
         def run(depth: int = depth) -> Tensor:
-            with torch.inference_mode(), separator.autocast():
-                return separator.network(mixture, depth)
+            return separator.batch(mixture, depth)
 
         try:
             memory = peak_memory(run, separator.device)
@@ -85,8 +84,8 @@ def measure(
 
 
 def seeded_mixture(separator: Separator, batch_size: int, audio_seconds: float) -> Tensor:
-    """Noise (batch_size, samples) on the separator's device, the same each time; long enough for its network."""
-    samples = max(round(audio_seconds * separator.sample_rate), separator.network.min_samples)
+    """Noise (batch_size, samples) on the separator's device, the same each time."""
+    samples = max(round(audio_seconds * separator.sample_rate), 1)
     return torch.randn(batch_size, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
 
 
@@ -118,7 +117,7 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        for estimate in separator.network.estimates(mixture, max(repeats)):
+        for estimate in separator.network.padded_estimates(mixture, max(repeats)):
             if estimate.repeat in repeats and estimate.ends_repeat:
                 reached = counter.get_total_flops()
                 estimate.waveforms()

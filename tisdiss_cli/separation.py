@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
@@ -152,9 +151,9 @@ class Separator:
 
         Yields the repeats so far, 0 for the Splitter's output, and what decodes its voices (S, n) on the device.
         """
-        length = mixture.shape[0]
-        padded = F.pad(mixture, (0, max(0, self.network.min_samples - length)))[None].to(self.device)
-        estimates = self.network.estimates(padded, repeats or self.default_repeats, separator_repeats)
+        estimates = self.network.padded_estimates(
+            mixture[None].to(self.device), repeats or self.default_repeats, separator_repeats
+        )
         while True:
             # Not around the yield: the contexts would reach into the caller's code.
             with torch.inference_mode(), self.autocast():
@@ -162,11 +161,16 @@ class Separator:
             if estimate is None:
                 return
             if estimate.ends_repeat:
-                yield estimate.repeat, partial(self._decode, estimate, length)
+                yield estimate.repeat, partial(self._decode, estimate)
 
-    def _decode(self, estimate: Estimate, length: int) -> Tensor:
+    def _decode(self, estimate: Estimate) -> Tensor:
         with torch.inference_mode(), self.autocast():
-            return estimate.waveforms()[0, :, :length]
+            return estimate.waveforms()[0]
+
+    def batch(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
+        """Mixtures (B, n) on the device, any n from 1, to their voices (B, S, n) there; what memory does is the caller's."""
+        with torch.inference_mode(), self.autocast():
+            return self.network.separate(mixtures, repeats or self.default_repeats, separator_repeats)
 
     def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
         """`--repeats auto`: by the threshold that the weights were calibrated to, at most `most` repeats (None: 8)."""
@@ -195,15 +199,14 @@ class Separator:
             parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(self._largest_batch)]
             return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
         try:
-            with torch.inference_mode(), self.autocast():
-                padded = F.pad(mixtures, (0, max(0, self.network.min_samples - length))).to(self.device)
-                repeats = repeats or self.default_repeats
-                if isinstance(repeats, Auto):
-                    voices, used = settle(self.network.estimates(padded, repeats.most, separator_repeats), repeats)
-                else:
-                    voices = self.network(padded, repeats, separator_repeats)
-                    used = [repeats] * batch
-                return voices[..., :length].cpu(), used
+            on_device = mixtures.to(self.device)
+            if isinstance(repeats, Auto):
+                with torch.inference_mode(), self.autocast():
+                    estimates = self.network.padded_estimates(on_device, repeats.most, separator_repeats)
+                    voices, used = settle(estimates, repeats)
+            else:
+                voices, used = self.batch(on_device, repeats, separator_repeats), [repeats or self.default_repeats] * batch
+            return voices.cpu(), used
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
                 raise

@@ -34,6 +34,9 @@ class Config:
     reconstructor_reinjection: bool = False  # mixture features before every layer
     n_fft: int = 128
     hop_length: int = 64
+    encoder_kernel: tuple[int, int] = (3, 3)  # over (T, F), of Encoder's and Decoder's convolution
+    encoder_stride: tuple[int, int] = (1, 1)  # over (T, F): the stages between work on a grid so much coarser
+    output: str = "spectrum"  # what the Decoder gives: "spectrum", or "mask" to multiply the mixture's with
     sample_rate: int = 8000  # Hz
 
     def __post_init__(self) -> None:
@@ -41,12 +44,21 @@ class Config:
             value, kind = getattr(self, field.name), type(field.default)
             if kind is float and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
+            elif kind is tuple:
+                object.__setattr__(self, field.name, _pair(field.name, value))
             elif type(value) is not kind:
                 raise UserError(f"configuration: {field.name} must be of type {kind.__name__}, not {value!r}")
             if kind in (int, float) and value <= 0:
                 raise UserError(f"configuration: {field.name} must be above 0, not {value}")
         if self.path_order not in ("ft", "tf"):
             raise UserError(f"configuration: path_order must be 'ft' or 'tf', not {self.path_order!r}")
+        if self.output not in ("spectrum", "mask"):
+            raise UserError(f"configuration: output must be 'spectrum' or 'mask', not {self.output!r}")
+        if any(stride > kernel for stride, kernel in zip(self.encoder_stride, self.encoder_kernel, strict=True)):
+            raise UserError(
+                f"configuration: encoder_stride {self.encoder_stride} must not exceed encoder_kernel "
+                f"{self.encoder_kernel}, or the Encoder would skip parts of the spectrum"
+            )
         if self.channels % self.norm_groups:
             raise UserError(
                 f"configuration: channels ({self.channels}) must be a multiple of norm_groups ({self.norm_groups})"
@@ -77,6 +89,13 @@ class Config:
         if unknown:
             raise UserError(f"configuration: unknown key {unknown[0]!r}")
         return cls(**values)
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    """A field of two whole numbers above 0, which JSON and TOML hold as a list."""
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+        raise UserError(f"configuration: {name} must be two whole numbers above 0, (frames, bins), not {value!r}")
+    return value[0], value[1]
 
 
 # Named configurations, each as its differences from the released one (paper, section 3 and table 2).

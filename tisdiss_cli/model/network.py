@@ -1,9 +1,11 @@
 """The network: one forward, a generator of estimates that inference, scoring and training share."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tisdiss_cli.model.config import Config
@@ -20,6 +22,16 @@ class Estimate:
     repeat: int  # 1, 2, ... within that stage; 0 for the Splitter's
     ends_repeat: bool  # False for all but the last layer of a repeat
     waveforms: Callable[[], Tensor]  # () -> (B, S, L), at the mixture's level
+
+
+def _first(samples: int, waveforms: Callable[[], Tensor]) -> Tensor:
+    return waveforms()[..., :samples]
+
+
+def _last(estimates: Iterator[Estimate]) -> Tensor:
+    for last in estimates:  # noqa: B007  one estimate alive at a time
+        pass
+    return last.waveforms()
 
 
 class TISDiSS(nn.Module):
@@ -87,9 +99,13 @@ class TISDiSS(nn.Module):
         scale = mixture.std(dim=-1, keepdim=True)  # (B, 1), unbiased
 
         def estimate(stage: str, repeat: int, x: Tensor, ends_repeat: bool = True) -> Estimate:
-            return Estimate(stage, repeat, ends_repeat, lambda: self.decoder(x, mixture.shape[1]) * scale[:, None])
+            def waveforms() -> Tensor:
+                return self.decoder(x, spectrum, mixture.shape[1]) * scale[:, None]
 
-        features = self.encoder(mixture / torch.where(scale > 0, scale, 1.0))
+            return Estimate(stage, repeat, ends_repeat, waveforms)
+
+        spectrum = self.encoder.spectrum(mixture / torch.where(scale > 0, scale, 1.0))
+        features = self.encoder(spectrum)
         layers = len(self.separator.layers)
         for index, x in enumerate(self.separator(features, separator_repeats, self.reinjection), 1):
             if separator_outputs and index < separator_repeats * layers:
@@ -100,8 +116,26 @@ class TISDiSS(nn.Module):
         for index, x in enumerate(self.reconstructor(features, split, repeats, self.reinjection), 1):
             yield estimate(RECONSTRUCTOR, -(-index // layers), x, index % layers == 0)
 
+    def pad(self, mixture: Tensor) -> Tensor:
+        """Zeros at the end of a mixture (..., L), any L from 1, up to a whole number of hops that `estimates` takes.
+
+        Without them the last samples may lie under the foot of a single window, by whose square the inverse STFT
+        divides whatever the network has estimated there: voices would end in a click.
+        """
+        length, hop = mixture.shape[-1], self.config.hop_length
+        return F.pad(mixture, (0, -(-max(length, self.min_samples) // hop) * hop - length))
+
+    def padded_estimates(
+        self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
+    ) -> Iterator[Estimate]:
+        """`estimates` of `pad`'s mixture (B, L), any L from 1, cut back to L; what all that is not training runs."""
+        for estimate in self.estimates(self.pad(mixture), repeats, separator_repeats):
+            yield replace(estimate, waveforms=partial(_first, mixture.shape[-1], estimate.waveforms))
+
+    def separate(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
+        """(B, L) -> (B, S, L), any L from 1: the last of `padded_estimates`, the only one that is decoded."""
+        return _last(self.padded_estimates(mixture, repeats, separator_repeats))
+
     def forward(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """(B, L) -> (B, S, L): the last estimate, the only one that is decoded."""
-        for last in self.estimates(mixture, repeats, separator_repeats):  # noqa: B007  one estimate alive at a time
-            pass
-        return last.waveforms()
+        """The published function, (B, L) -> (B, S, L): the last of `estimates`, the only one that is decoded."""
+        return _last(self.estimates(mixture, repeats, separator_repeats))

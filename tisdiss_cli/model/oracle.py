@@ -97,8 +97,10 @@ def exits(
 
     def decode(x: Tensor) -> Tensor:
         """(B * S, D, T, F) -> (B, S, L)."""
-        real, imaginary = network.decoder.deconv(x).transpose(2, 3).unbind(1)
+        real, imaginary = network.decoder.deconv(x, output_size=stft.shape[:0:-1]).transpose(2, 3).unbind(1)
         spectrum = torch.complex(real.contiguous(), imaginary.contiguous())
+        if config.output == "mask":
+            spectrum = spectrum * stft.repeat_interleave(config.speakers, 0)
         waveform = torch.istft(spectrum, config.n_fft, config.hop_length, window=window, length=length)
         return waveform.unflatten(0, (-1, config.speakers)) * scale[:, None]
 

@@ -10,23 +10,50 @@ from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.paths import FRAME, FREQUENCY, SpeakerPath, SpectralPath
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolution over (T, F) with zero padding 1, channels last: (N, T, F, C) -> (N, T, F, C')."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
+def conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A convolution over (T, F), channels last: (N, T, F, C) -> (N, T', F', C'); T' = T, F' = F at stride 1."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding)
+    return y.permute(0, 2, 3, 1)
 
 
-def deconv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`conv2d`'s transpose for a weight (C, C', 3, 3): a convolution with the kernel turned round."""
-    return conv2d(x, weight.flip(-1, -2).transpose(0, 1), bias)
+def deconv2d(x: Tensor, deconv: nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
+    """The transpose of a `conv2d` that read a grid of `size` (T, F): (N, T', F', C) -> (N, T, F, C')."""
+    if deconv.stride == (1, 1) and all(kernel == 2 * pad + 1 for kernel, pad in _geometry(deconv)):
+        # Then a convolution with the kernel turned round, which channels last is the faster of the two.
+        weight = deconv.weight.flip(-1, -2).transpose(0, 1)
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight, deconv.bias, padding=deconv.padding)
+    else:
+        # Several sizes lead to one coarse grid: what is missing of this one is added at its far ends.
+        shape = zip(size, x.shape[1:3], deconv.stride, _geometry(deconv), strict=True)
+        more = [n - ((m - 1) * stride - 2 * pad + kernel) for n, m, stride, (kernel, pad) in shape]
+        y = F.conv_transpose2d(
+            x.permute(0, 3, 1, 2), deconv.weight, deconv.bias, deconv.stride, deconv.padding, tuple(more)
+        )
+    return y.permute(0, 2, 3, 1)
+
+
+def _geometry(deconv: nn.ConvTranspose2d) -> list[tuple[int, int]]:
+    """(kernel, padding) over T and over F."""
+    return list(zip(deconv.kernel_size, deconv.padding, strict=True))
+
+
+def spectral_kernel(config: Config) -> dict[str, tuple[int, int]]:
+    """Kernel, stride and padding that Encoder's and Decoder's convolutions share."""
+    kernel = config.encoder_kernel
+    return {"kernel_size": kernel, "stride": config.encoder_stride, "padding": (kernel[0] // 2, kernel[1] // 2)}
 
 
 class Encoder(nn.Module):
-    """Waveform to mixture features: STFT, Conv2d 2 -> D, GroupNorm over (D, T, F)."""
+    """Spectrum to mixture features: Conv2d 2 -> D, GroupNorm over (D, T', F').
+
+    At a stride above 1, which is ours and not the paper's, the grid (T', F') of the features, on which all stages up
+    to the Decoder work, is coarser than the spectrum's (T, F); at stride 1 the two are the same.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.n_fft, self.hop_length = config.n_fft, config.hop_length
-        self.conv = nn.Conv2d(2, config.channels, 3, padding=1)
+        self.conv = nn.Conv2d(2, config.channels, **spectral_kernel(config))
         self.norm = nn.GroupNorm(1, config.channels, eps=1e-5)
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
@@ -37,9 +64,9 @@ class Encoder(nn.Module):
                 waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True
             ).transpose(1, 2)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """(B, L) -> (B, T, F, D)."""
-        x = conv2d(torch.view_as_real(self.spectrum(waveform)), self.conv.weight, self.conv.bias)
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Complex (B, T, F) -> (B, T', F', D)."""
+        x = conv2d(torch.view_as_real(spectrum), self.conv)
         with torch.autocast(x.device.type, enabled=False):
             return self.norm(x.float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
@@ -104,8 +131,8 @@ class Splitter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, F, D) -> (B, S, T, F, D), float32 at any precision: to it the paths add their outputs."""
-        value, gate = conv2d(x, self.conv.weight, self.conv.bias).chunk(2, dim=-1)
-        y = deconv2d(value * F.silu(gate), self.deconv.weight, self.deconv.bias)
+        value, gate = conv2d(x, self.conv).chunk(2, dim=-1)
+        y = deconv2d(value * F.silu(gate), self.deconv, (x.shape[1], x.shape[2]))
         return y.unflatten(-1, (self.speakers, -1)).permute(0, 3, 1, 2, 4).contiguous().float()
 
 
@@ -140,18 +167,26 @@ class Reconstructor(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features to waveforms: ConvTranspose2d D -> 2 (real, imaginary), inverse STFT. No mask."""
+    """Features to waveforms: ConvTranspose2d D -> 2 (real, imaginary), inverse STFT.
+
+    The two channels are each speaker's spectrum, as in the paper, or with `output` "mask", which is ours, a complex
+    mask that is multiplied with the spectrum of the scaled mixture.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.n_fft, self.hop_length = config.n_fft, config.hop_length
-        self.deconv = nn.ConvTranspose2d(config.channels, 2, 3, padding=1)
+        self.n_fft, self.hop_length, self.masks = config.n_fft, config.hop_length, config.output == "mask"
+        self.deconv = nn.ConvTranspose2d(config.channels, 2, **spectral_kernel(config))
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
-    def forward(self, x: Tensor, length: int) -> Tensor:
-        """(B, S, T, F, D) -> (B, S, length), float32."""
-        y = deconv2d(x.flatten(0, 1), self.deconv.weight, self.deconv.bias)
+    def forward(self, x: Tensor, mixture: Tensor, length: int) -> Tensor:
+        """(B, S, T', F', D), the mixture's spectrum, complex (B, T, F) -> (B, S, length), float32."""
+        y = deconv2d(x.flatten(0, 1), self.deconv, (mixture.shape[1], mixture.shape[2]))
         with torch.autocast(y.device.type, enabled=False):
-            spectrum = torch.view_as_complex(y.float().contiguous()).transpose(1, 2)  # (B * S, F, T)
-            waveform = torch.istft(spectrum, self.n_fft, self.hop_length, window=self.window, length=length)
+            spectrum = torch.view_as_complex(y.float().contiguous())  # (B * S, T, F)
+            if self.masks:
+                spectrum = (spectrum.unflatten(0, x.shape[:2]) * mixture[:, None]).flatten(0, 1)
+            waveform = torch.istft(
+                spectrum.transpose(1, 2), self.n_fft, self.hop_length, window=self.window, length=length
+            )
         return waveform.unflatten(0, x.shape[:2])

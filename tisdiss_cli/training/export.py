@@ -76,7 +76,7 @@ def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> flo
     """
     shared = energy = 0.0
     for mixture, references in pairs:
-        voices = network(mixture)
+        voices = network.separate(mixture)
         scores = si_snr(voices, references)  # (B, S, S), rows are voices
         for voice, reference, score in zip(voices, references, scores, strict=True):
             rows = range(len(reference))

@@ -1,37 +1,55 @@
 """Which optimiser moves which parameter: AdamW all of them (the paper), or Muon the matrices within the stages."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.recipe import Recipe
 
+MOMENTUM = 0.95
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration brings all singular values near 1
+_ITERATIONS = 5
 
-class KernelMuon(Muon):
-    """torch's Muon (Jordan et al. 2024) for parameters of any number of axes.
 
-    A kernel (out, in, taps ...) is the matrix (out, in x taps ...) of the linear map that it is. The
-    matrices share the parameters' memory, so whatever loads or averages the network's state still holds.
+class Muon(Optimizer):
+    """Muon (Jordan et al. 2024), as torch has it, for parameters of any number of axes and on any device.
+
+    A kernel (out, in, taps ...) is the matrix (out, in x taps ...) of the linear map that it is. torch's own takes
+    matrices only, and orthogonalises in bfloat16, which on a CPU without units for it takes longer than the whole
+    training step (5.4 s against 0.18 s in float32 for 1.6 M parameters).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], **options: Any) -> None:
-        self.kernels = list(parameters)
-        super().__init__([nn.Parameter(kernel.detach().flatten(1)) for kernel in self.kernels], **options)
-
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step along the orthogonalised gradients."""
-        for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-        return super().step(closure)
+        """One step along the orthogonalised gradients, with Nesterov's momentum."""
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            for kernel in group["params"]:
+                if kernel.grad is None:
+                    continue
+                state = self.state[kernel]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(kernel)
+                average = state["momentum_buffer"].lerp_(kernel.grad, 1 - MOMENTUM)
+                matrix = kernel.grad.lerp(average, MOMENTUM).flatten(1)
+                length = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                kernel.add_(orthogonalised(matrix).view_as(kernel), alpha=-length * group["lr"])
+        return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forgets the gradients, the kernels' own too."""
-        super().zero_grad(set_to_none)
-        for kernel in self.kernels:
-            kernel.grad = None
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The matrix with its singular values brought near 1 by Newton-Schulz iterations; float32 on a CPU, else bfloat16."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if wide else matrix.T).to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    x = x / x.norm().clamp(min=1e-7)  # all singular values at most 1
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.T).to(matrix.dtype)
 
 
 def within_stages(name: str, parameter: nn.Parameter) -> bool:
@@ -49,7 +67,7 @@ def build_optimizers(network: TISDiSS, recipe: Recipe) -> list[Optimizer]:
     ]
     optimizers[0].param_groups[0]["share"] = 1.0
     if muon:
-        optimizers.append(KernelMuon(muon, lr=recipe.muon_learning_rate, weight_decay=0.0))
+        optimizers.append(Muon(muon, {"lr": recipe.muon_learning_rate}))
         optimizers[1].param_groups[0]["share"] = recipe.muon_learning_rate / recipe.learning_rate
     return optimizers
 

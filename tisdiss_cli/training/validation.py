@@ -48,7 +48,7 @@ def validate(network: TISDiSS, examples: list[Example], repeats: int, device: to
         unprocessed = si_snr(mixture[:, None], references).mean()
         terms: list[Tensor] = []
         gain: list[Tensor] = []
-        for estimate in network.estimates(mixture, repeats):
+        for estimate in network.padded_estimates(mixture, repeats):
             value = best_permutation(si_snr(estimate.waveforms(), references))[0]
             terms.append(value)
             if estimate.stage == SPLITTER or (estimate.stage == RECONSTRUCTOR and estimate.ends_repeat):
