@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.synthetic import TINY
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.training.optimizers import Muon, build_optimizers, set_rate
+from tisdiss_cli.training.optimizers import Muon, build_optimizers, set_rates
 from tisdiss_cli.training.recipe import Recipe
 
 
@@ -63,5 +63,5 @@ def test_every_parameter_has_one_optimizer():
 def test_the_rates_keep_their_proportion():
     recipe = Recipe(network=TINY, learning_rate=1e-3, muon_learning_rate=0.02)
     optimizers = build_optimizers(TISDiSS(recipe.config), recipe)
-    set_rate(optimizers, 5e-4)
+    set_rates(optimizers, recipe, 0.5)
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == pytest.approx([5e-4, 1e-2])

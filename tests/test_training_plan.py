@@ -16,7 +16,7 @@ from tisdiss_cli.training.schedule import Schedule
 
 
 def test_the_packages_recipes():
-    assert {"released", "small", "tiny"} <= set(recipe_names())
+    assert {"released", "small", "light", "gpu"} <= set(recipe_names())
     for name in recipe_names():
         assert Recipe.from_dict(read_recipe(name)).config.sample_rate == 8000
     paper = Recipe.from_dict(read_recipe("released"))
@@ -46,7 +46,15 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("repeats = '6-1'", "repeats must be"),
         ("repeats = 0", "repeats must be"),
         ("minutes = 1\nsteps = 1", "either minutes or steps"),
-        ("precision = 'fp16'", "'fp32' or 'bf16'"),
+        ("minutes = 1\nopen_ended = true", "or is open_ended"),
+        ("cooldown = 1", "only an open_ended run"),
+        ("turn_taking = 1.1", "turn_taking must be a share"),
+        ("open_ended = true\nchanges = [{repeats = '2'}]", "needs its step"),
+        ("open_ended = true\nchanges = [{step = 9}, {step = 8}]", "ascending"),
+        ("open_ended = true\nchanges = [{step = 9, seed = 1}]", "seed cannot change"),
+        ("open_ended = true\nchanges = [{step = 9, batch_size = 0}]", "batch_size must be above 0"),
+        ("open_ended = true\nchanges = [{step = 9, muon_learning_rate = 0.1}]", "from or to 0"),
+        ("precision = 'fp16'", "'fp32' or 'bf16', not"),
         ("speeds = []", "speeds must be"),
         ("speeds = 1.0", "speeds must be of type list"),
         ("noise_db = [3, -6]", "noise_db must be"),
@@ -74,7 +82,7 @@ def test_a_budget_warms_up_and_decays_to_zero(budget):
         seconds = step / 200 * (5 * 60 - reserve)
         progress = schedule.progress(step, seconds, reserve)
         assert progress == pytest.approx(step / 200)
-        rates.append(schedule.rate(step, progress))
+        rates.append(0.01 * schedule.factor(step, progress))
         ends += schedule.ends_epoch(step, progress, ends)
     assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) == 20
     assert rates[:21] == sorted(set(rates[:21]))
@@ -88,18 +96,45 @@ def test_a_budget_warms_up_and_decays_to_zero(budget):
 def test_the_papers_schedule_warms_up_halves_and_stops():
     recipe = Recipe(learning_rate=1e-3, warm_up_steps=4, epoch_steps=10, epochs=40, patience=3, stop_after=10)
     schedule = Schedule(recipe)
-    assert [schedule.rate(step, 0) for step in range(5)] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+    assert [schedule.factor(step, 0) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
     assert [step for step in range(1, 31) if schedule.ends_epoch(step, 0, 0)] == [10, 20, 30]
     losses = [-1, -2, -2, -1, -2, -3] + [0] * 10
     rates = []
     for loss in losses:
         assert not schedule.exhausted
         schedule.plateau.update(loss)
-        rates.append(schedule.rate(1000, 0) / 1e-3)
+        rates.append(schedule.factor(1000, 0))
     # Three epochs without improvement after -2, then 3, 6 and 9 after -3; the tenth ends the run.
     assert rates == [1] * 4 + [0.5] * 4 + [0.25] * 3 + [0.125] * 3 + [0.0625] * 2
     assert schedule.exhausted
     assert schedule.progress(400, 0, 0) == 1
+
+
+def test_an_open_ended_run_keeps_its_rate_until_its_cooldown():
+    recipe = Recipe(open_ended=True, warm_up_steps=4, epoch_steps=10, changes=[{"step": 50, "cooldown": 2.0}])
+    schedule = Schedule(recipe.at(0))
+    factors = [schedule.factor(step, schedule.progress(step, 1e9, 5.0)) for step in (0, 1, 2, 3, 10**6)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1] and not schedule.exhausted
+    schedule.recipe, schedule.cooling_since = recipe.at(50), 1000.0
+    seconds, reserve = [1000, 1025, 1050, 1090, 1100], 20.0
+    progress = [schedule.progress(50, second, reserve) for second in seconds]
+    assert progress == pytest.approx([0, 0.25, 0.5, 0.9, 1.0])  # a reserve before the end is kept free
+    assert [schedule.factor(50, share) for share in progress] == pytest.approx([1, 0.75, 0.5, 0.1, 0])
+    assert [step for step in range(1, 31) if schedule.ends_epoch(step, 0, 0)] == [10, 20, 30]
+
+
+def test_a_recipe_is_that_of_its_step():
+    changes = [{"step": 5, "repeats": "1-4"}, {"step": 5, "batch_size": 3}, {"step": 9, "repeats": "2"}]
+    recipe = Recipe(open_ended=True, repeats="1", batch_size=1, changes=changes)
+    found = [(recipe.at(step).repeat_range, recipe.at(step).batch_size) for step in (0, 4, 5, 8, 9)]
+    assert found == [((1, 1), 1), ((1, 1), 1), ((1, 4), 3), ((1, 4), 3), ((2, 2), 3)]
+    assert recipe.deepest == 4 and recipe.config.reconstructor_repeats == 1
+
+
+def test_a_segment_is_whole_hops():
+    for hop, seconds, samples in ((128, 1.5, 12032), (64, 4.0, 32000), (64, 0.03, 256)):
+        recipe = Recipe(network={"n_fft": 2 * hop, "hop_length": hop}, segment_seconds=seconds)
+        assert recipe.segment_samples == samples
 
 
 def test_the_mean_of_the_best():
@@ -154,7 +189,7 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("step", "left"), [(0, 0.01), (10**6, 0.99**20)])
 def test_the_moving_average_soon_forgets_the_first_weights(step, left):
-    run = SimpleNamespace(recipe=Recipe(ema_decay=0.99), step=step)
+    run = SimpleNamespace(now=Recipe(ema_decay=0.99), step=step)
     average, current = [torch.ones(3)], [torch.zeros(3)]
     for _ in range(20):
         Training.follow(run, average, current, torch.tensor(0))

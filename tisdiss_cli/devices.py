@@ -25,10 +25,25 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> str:
     """ "auto": bf16 on CUDA devices that compute in it, else fp32. Returns "fp32" or "bf16"."""
     if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if device.type == "cuda" and computes_in_bf16(device) else "fp32"
     if name not in ("fp32", "bf16"):
         raise UserError(f"--precision {name} is unknown: choose auto, fp32 or bf16")
     return name
+
+
+def choose_training_precision(name: str, device: torch.device) -> str:
+    """As `choose_precision`, but "auto" is bf16 on a CPU with units for it too: gradients do not need fp32's digits."""
+    if name == "auto":
+        return "bf16" if computes_in_bf16(device) else "fp32"
+    return choose_precision(name, device)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has units for bf16; a CPU without them computes in it ten times slower than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -168,7 +168,7 @@ class Separator:
             return estimate.waveforms()[0]
 
     def batch(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """Mixtures (B, n) on the device, any n from 1, to their voices (B, S, n) there; what memory does is the caller's."""
+        """Mixtures (B, n) on the device, any n from 1, to their voices (B, S, n) there; memory may run out."""
         with torch.inference_mode(), self.autocast():
             return self.network.separate(mixtures, repeats or self.default_repeats, separator_repeats)
 
@@ -205,7 +205,8 @@ class Separator:
                     estimates = self.network.padded_estimates(on_device, repeats.most, separator_repeats)
                     voices, used = settle(estimates, repeats)
             else:
-                voices, used = self.batch(on_device, repeats, separator_repeats), [repeats or self.default_repeats] * batch
+                used = [repeats or self.default_repeats] * batch
+                voices = self.batch(on_device, used[0], separator_repeats)
             return voices.cpu(), used
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error) or (batch == 1 and length <= self.sample_rate):

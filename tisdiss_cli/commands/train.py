@@ -18,7 +18,8 @@ def train(
     out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint, log and curve.")],
     valid: Annotated[Path | None, typer.Option(help="Set of mixtures to validate on.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="released, small, tiny, or a TOML file. [default: small]", show_default=False)
+        str | None,
+        typer.Option(help="released, small, light, gpu, tiny, or a TOML file. [default: small]", show_default=False),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Weights to fine-tune: a name or a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
@@ -28,16 +29,25 @@ def train(
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget, from now to the saved weights.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
+    open_ended: Annotated[
+        bool | None, typer.Option("--open-ended/--no-open-ended", help="At a constant rate until it is told to stop.")
+    ] = None,
+    cooldown: Annotated[
+        float | None, typer.Option(help="With --resume: minutes in which an open-ended run's rate falls to zero.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Mixtures in a step, on each device.")] = None,
     segment_seconds: Annotated[float | None, typer.Option(help="Length of a mixture.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    turn_taking: Annotated[
+        float | None, typer.Option(help="Share of mixtures whose voices begin and end somewhere.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest; Muon's keeps the proportion.")] = None,
     mixture: Annotated[str | None, typer.Option(help="DATA's folder of mixtures, where it is not detected.")] = None,
     references: Annotated[str | None, typer.Option(help="DATA's folders of references: s1,s2.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
     rirs: Annotated[Path | None, typer.Option(help="Room impulse responses to mix with, a folder a room.")] = None,
     noise: Annotated[Path | None, typer.Option(help="Noise to mix with: a folder.")] = None,
     valid_items: Annotated[int | None, typer.Option(help="Mixtures to validate on; 0: all.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the paths.")] = None,
     activation_checkpointing: Annotated[
         bool | None,
@@ -56,8 +66,11 @@ def train(
         "separator_loss": separator_loss,
         "minutes": minutes,
         "steps": steps,
+        "open_ended": open_ended,
+        "cooldown": cooldown,
         "batch_size": batch_size,
         "segment_seconds": segment_seconds,
+        "turn_taking": turn_taking,
         "learning_rate": learning_rate,
         "rirs": None if rirs is None else str(rirs),
         "noise": None if noise is None else str(noise),
@@ -80,7 +93,7 @@ def train(
 
     import torch
 
-    from tisdiss_cli.devices import choose_device
+    from tisdiss_cli.devices import choose_device, choose_training_precision
     from tisdiss_cli.training.corpus import read_exclusions
     from tisdiss_cli.training.curve import can_plot
     from tisdiss_cli.training.data import load_data
@@ -98,6 +111,7 @@ def train(
     settings, config = start.recipe, start.recipe.config
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
+    computed = choose_training_precision(settings.precision, chosen)
     # Applied once, the Separator reads no re-injection, whose parameters then get no gradient on any device.
     once = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection
     ddp = "ddp_find_unused_parameters_true" if once else "ddp"
@@ -105,7 +119,7 @@ def train(
         accelerator=chosen.type,
         devices=devices if chosen.index is None or devices > 1 else [chosen.index],
         strategy=ddp if devices > 1 else "auto",
-        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if computed == "bf16" else "32-true",
     )
     fabric.launch()
     if valid is None and start.origin.get("valid"):
@@ -126,11 +140,14 @@ def train(
         raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
     if fabric.is_global_zero:
         if not valid:
-            kept = "" if settings.minutes or settings.steps else ", the rate is never halved"
+            paper = not (settings.minutes or settings.steps or settings.open_ended)
+            kept = ", the rate is never halved" if paper else ""
             typer.echo(f"tisdiss: without --valid the last weights are kept{kept}", err=True)
         if not can_plot():
             typer.echo("tisdiss: no curve.png without matplotlib: pip install 'tisdiss[plot]'", err=True)
-        typer.echo(f"tisdiss: ready on {fabric.device} after {time.monotonic() - started:.0f} s", err=True)
+        typer.echo(
+            f"tisdiss: ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s", err=True
+        )
     torch.manual_seed(settings.seed)
     Training(fabric, settings, start.network(), loaded, examples, out, origin).run(started, start.state)
     if fabric.is_global_zero:

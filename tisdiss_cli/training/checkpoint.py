@@ -9,7 +9,7 @@ import torch
 from tisdiss_cli.errors import UserError
 
 NAME = "checkpoint.pt"
-FORMAT = "tisdiss-training-1"
+FORMAT = "tisdiss-training-2"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -39,5 +39,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be read as a checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of 'tisdiss train'")
+        raise UserError(
+            f"{path} is not a checkpoint of this version of 'tisdiss train': train on from its weights with --init"
+        )
     return state

@@ -44,13 +44,14 @@ def plot_curve(out: Path) -> None:
         )
     left.set(xlabel="step", ylabel="multi-loss: negative SI-SNR (dB)", title="Loss")
     left.legend(frameon=False)
-    names = [name for name in rows[0] if name.startswith("si_snri_") and checks and checks[0][name]]
+    names = [name for name in rows[0] if name.startswith("si_snri_") and any(row[name] for row in checks)]
     colours = colormaps["viridis"]
     for index, name in enumerate(names):
         repeat = int(name.removeprefix("si_snri_"))
         label = "Splitter" if repeat == 0 else f"{repeat} repeat{'s' if repeat > 1 else ''}"
-        series = [float(row[name]) for row in checks]
-        right.plot(steps, series, "o-", markersize=3, color=colours(0.9 * index / max(1, len(names) - 1)), label=label)
+        known = [(step, float(row[name])) for step, row in zip(steps, checks, strict=True) if row[name]]
+        colour = colours(0.9 * index / max(1, len(names) - 1))
+        right.plot(*zip(*known, strict=True), "o-", markersize=3, color=colour, label=label)
     right.set(xlabel="step", ylabel="SI-SNRi (dB)", title="Validation by repeats of the Reconstructor")
     if names:
         right.legend(frameon=False)
@@ -58,8 +59,11 @@ def plot_curve(out: Path) -> None:
         right.text(0.5, 0.5, "no validation set", ha="center", va="center", transform=right.transAxes)
     if min(values) < _WORST - 1:
         left.set_ylim(top=min(left.get_ylim()[1], _WORST))
-    if checks and names and max(float(row[names[-1]]) for row in checks) > 1 - _WORST:
+    if checks and names and max(float(row[names[0]]) for row in checks) > 1 - _WORST:
         right.set_ylim(bottom=max(right.get_ylim()[0], -_WORST))
+    for step in {int(row["step"]) for row in rows if row.get("change")}:
+        for axes in (left, right):
+            axes.axvline(step, color="0.6", linewidth=0.8, linestyle=":")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -31,8 +31,8 @@ def load_data(
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
-        for name in ("rirs", "noise", "exclude"):
-            if getattr(recipe, name):
+        for name in ("rirs", "noise", "exclude", "turn_taking"):
+            if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture, references)
         data = load_fixed(dataset, config.sample_rate)
@@ -50,6 +50,7 @@ def load_data(
             Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None,
             Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None,
             (low, high),
+            recipe.turn_taking,
         )
         minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"

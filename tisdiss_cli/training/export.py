@@ -5,6 +5,7 @@ the sources.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def export(run: "Training", result: Validation | None) -> None:
         "training": {
             "steps": run.step,
             "minutes": round(run.elapsed / 60, 2),
-            "mixture_hours": round(run.step * run.batch_seconds / 3600, 3),
+            "mixture_hours": round(run.mixture_seconds / 3600, 3),
             "device": run.fabric.device.type,
         },
     }
@@ -44,11 +45,12 @@ def export(run: "Training", result: Validation | None) -> None:
         gains = [round(value, 3) for value in result.si_snri]
         info["validation"] = {"mixtures": len(run.examples), "step": run.step, "si_snri": gains}
     state = run.best.mean()
-    network = TISDiSS(run.network.config).to(run.fabric.device).eval()
+    config = replace(run.network.config, reconstructor_repeats=run.now.repeat_range[1])
+    network = TISDiSS(config).to(run.fabric.device).eval()
     network.load_state_dict(state)
     with run.fabric.autocast():
         gain = output_gain(network, _pairs(run))
-    save_weights(run.out / WEIGHTS, network.config, scale_outputs(state, gain), info)
+    save_weights(run.out / WEIGHTS, config, scale_outputs(state, gain), info)
 
 
 def _pairs(run: "Training") -> list[tuple[Tensor, Tensor]]:
@@ -57,10 +59,8 @@ def _pairs(run: "Training") -> list[tuple[Tensor, Tensor]]:
         chosen = run.examples[:: -(-len(run.examples) // _MIXTURES)]
         device = run.fabric.device
         return [(one.mixture.to(device)[None], one.references.to(device)[None]) for one in chosen]
-    config = run.network.config
-    samples = round(run.recipe.segment_seconds * config.sample_rate)
     random = generator(run.fabric.device, run.recipe.seed, run.step)
-    return [run.data.draw(run.recipe.batch_size, config.speakers, samples, random)]
+    return [run.data.draw(run.now.batch_size, run.network.config.speakers, run.now.segment_samples, random)]
 
 
 @torch.no_grad()

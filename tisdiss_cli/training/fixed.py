@@ -30,6 +30,10 @@ class FixedMixtures:
         """The same with its tensors on `device`."""
         return to_device(self, device)
 
+    def retuned(self, level_db: float, turn_taking: float) -> "FixedMixtures":
+        """The same: what is fixed has its levels and turns."""
+        return self
+
     @property
     def fingerprint(self) -> str:
         """Of all samples."""

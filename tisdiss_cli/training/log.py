@@ -1,4 +1,4 @@
-"""The CSV log of a run: what every few steps and every validation gave."""
+"""The CSV log of a run: what every few steps and every validation gave, and what was changed on the way."""
 
 import csv
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ NAME = "log.csv"
 def columns(repeats: int) -> list[str]:
     """The header for validations at up to `repeats` repeats; si_snri_0 is the Splitter's output."""
     return [
-        *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "valid_loss"],
+        *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "change"],
+        "valid_loss",
         *(f"si_snri_{repeat}" for repeat in range(repeats + 1)),
     ]
 
@@ -21,6 +22,7 @@ class Log:
     def __init__(self, path: Path, repeats: int, step: int) -> None:
         self.path, self.header = path, columns(repeats)
         rows = [row for row in read_log(path) if int(row["step"]) <= step] if step else []
+        self.changes = {(int(row["step"]), row["change"]) for row in rows if row.get("change")}
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.header)
             writer.writeheader()
@@ -30,6 +32,11 @@ class Log:
         """Writes one row; columns without a value stay empty."""
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.header).writerow(values)
+
+    def add_change(self, step: int, minutes: float, change: str) -> None:
+        """Writes the row of a change of the recipe from `step` on, unless a run that stopped there has written it."""
+        if (step, change) not in self.changes:
+            self.add(step=step, minutes=f"{minutes:.3f}", change=change)
 
     def add_validation(self, step: int, minutes: float, loss: float, si_snri: Sequence[float]) -> None:
         """Writes the row of a validation."""

@@ -22,7 +22,7 @@ from tisdiss_cli.training.data import Data
 from tisdiss_cli.training.export import export
 from tisdiss_cli.training.interrupt import Interrupt
 from tisdiss_cli.training.mixing import generator
-from tisdiss_cli.training.optimizers import build_optimizers, set_rate
+from tisdiss_cli.training.optimizers import build_optimizers, set_rates
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import Plateau, Schedule
 from tisdiss_cli.training.supervised import MultiLoss, prepare
@@ -44,6 +44,7 @@ class Training:
     ) -> None:
         """Puts everything on the device; `origin` says where the data came from, for the checkpoint."""
         self.fabric, self.recipe, self.out, self.origin = fabric, recipe, out, origin or {}
+        self.now = recipe.at(0)  # the recipe of the coming step
         self.data, self.examples = data.to(fabric.device), examples
         self.network = network
         self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=self.follow)
@@ -51,7 +52,7 @@ class Training:
         self.optimizers = build_optimizers(network, recipe)
         self.model, *_ = fabric.setup(MultiLoss(network, recipe.separator_loss), *self.optimizers)
         self.schedule, self.best = Schedule(recipe), Best(recipe.average_best)
-        self.step, self.epoch, self.seconds = 0, 0, 0.0
+        self.step, self.epoch, self.seconds, self.mixture_seconds = 0, 0, 0.0, 0.0
         self.ended = -1  # the step at which the last epoch ended
         self.pending: list[Tensor] = []  # (loss, gradient norm) of the steps since the last row of the log
         # Seconds that the end of a run takes, kept free in a time budget: the last epoch's end, the last step.
@@ -59,7 +60,7 @@ class Training:
 
     def follow(self, average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         """Moves the average towards the current weights; faster at first, so that it soon forgets the initial ones."""
-        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        decay = min(self.now.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(average, current, 1 - decay)
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -69,7 +70,11 @@ class Training:
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
         self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
-        self.ended = state["ended"]
+        self.now = self.recipe.at(self.step - 1)  # the last step's; what has changed since comes into force in `loop`
+        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking)
+        self.ended, self.mixture_seconds = state["ended"], state["mixture_seconds"]
+        self.schedule.cooling_since = state["cooling_since"]
+        self.epoch_end_seconds, self.step_seconds = state["reserve"]
         self.schedule.plateau = Plateau(**state["plateau"])
         self.best = Best(**state["best"])
         self.pending = list(state["pending"].to(self.fabric.device))
@@ -88,6 +93,9 @@ class Training:
                 "epoch": self.epoch,
                 "ended": self.ended,
                 "seconds": self.elapsed,
+                "mixture_seconds": self.mixture_seconds,
+                "cooling_since": self.schedule.cooling_since,
+                "reserve": [self.epoch_end_seconds, self.step_seconds],
                 "plateau": vars(self.schedule.plateau),
                 "best": vars(self.best),
                 "pending": torch.stack(self.pending).cpu() if self.pending else torch.zeros(0, 2),
@@ -130,16 +138,32 @@ class Training:
         mine = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
         return self.fabric.all_reduce(mine, reduce_op="max").tolist()
 
-    def train_step(self, rate: float) -> None:
-        """Draws, runs and learns from one batch; nothing here waits for the device."""
-        recipe, config = self.recipe, self.network.config
+    def change(self) -> None:
+        """Brings the recipe of the coming step into force, and says so where it is another than the last step's."""
+        before, self.now = self.now, self.recipe.at(self.step)
+        self.schedule.recipe = self.now
+        if self.now.cooldown and self.schedule.cooling_since is None:
+            self.schedule.cooling_since = self.elapsed
+        if self.now == before:
+            return
+        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking)
+        if self.now.repeat_range[1] != before.repeat_range[1]:
+            self.best = Best(self.recipe.average_best)  # the loss of other exits is no measure for these
+        old, new = before.to_dict(), self.now.to_dict()
+        words = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if new[name] != old[name])
+        if self.fabric.is_global_zero:
+            self.log.add_change(self.step, self.elapsed / 60, words)
+            print(f"tisdiss: from step {self.step} on: {words}", file=sys.stderr)
+
+    def train_step(self, factor: float) -> None:
+        """Draws, runs and learns from one batch, at a share of the learning rates; nothing waits for the device."""
+        recipe, config = self.now, self.network.config
         random = generator(self.fabric.device, recipe.seed, self.step, self.fabric.global_rank)
-        samples = round(recipe.segment_seconds * config.sample_rate)
-        mixture, references = self.data.draw(recipe.batch_size, config.speakers, samples, random)
+        mixture, references = self.data.draw(recipe.batch_size, config.speakers, recipe.segment_samples, random)
         low, high = recipe.repeat_range  # the same draw on every rank
         same = generator(torch.device("cpu"), recipe.seed, self.step)
         repeats = int(torch.randint(low, high + 1, (), generator=same))
-        set_rate(self.optimizers, rate)
+        set_rates(self.optimizers, recipe, factor)
         loss = self.model(mixture, references, repeats).mean()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -151,15 +175,14 @@ class Training:
             self.average.update_parameters(self.network)
         self.pending.append(torch.stack((loss.detach(), norm.detach())))
         self.step += 1
+        self.mixture_seconds += self.batch_seconds
 
     def validation(self) -> Validation | None:
         """Of the averaged weights, known to every rank; None without examples."""
         result = None
         if self.examples and self.fabric.is_global_zero:
             with self.fabric.autocast():
-                result = validate(
-                    self.average.module, self.examples, self.network.config.reconstructor_repeats, self.fabric.device
-                )
+                result = validate(self.average.module, self.examples, self.now.repeat_range[1], self.fabric.device)
         return self.fabric.broadcast(result) if self.fabric.world_size > 1 else result
 
     def epoch_end(self) -> Validation | None:
@@ -186,7 +209,8 @@ class Training:
     @property
     def batch_seconds(self) -> float:
         """Seconds of mixture in a step, over all devices."""
-        return self.recipe.batch_size * self.recipe.segment_seconds * self.fabric.world_size
+        samples = self.now.batch_size * self.now.segment_samples * self.fabric.world_size
+        return samples / self.network.config.sample_rate
 
     def run(self, started: float, state: dict[str, Any] | None = None) -> None:
         """Trains to the end of the schedule; SIGINT or SIGTERM saves first, then raises SystemExit(128 + its number).
@@ -203,15 +227,16 @@ class Training:
             self.restore(state)
         self.saved, self.saved_step = time.monotonic(), self.step
         if self.fabric.is_global_zero:
-            self.log = log.Log(self.out / log.NAME, self.network.config.reconstructor_repeats, self.step)
+            self.log = log.Log(self.out / log.NAME, self.recipe.deepest, self.step)
         if self.examples:  # a trial, so that nothing goes wrong later and the time it takes is known
             begin = time.monotonic()
             with self.fabric.autocast():
                 validate(self.average.module, self.examples[:2], 1, self.fabric.device)
-            deepest = self.network.config.reconstructor_repeats
-            self.epoch_end_seconds += (time.monotonic() - begin) / 2 * len(self.examples) * deepest
+            trial = 2.0 + (time.monotonic() - begin) / 2 * len(self.examples) * self.recipe.deepest
+            self.epoch_end_seconds = max(self.epoch_end_seconds, trial)
         bar = tqdm(total=100, unit="%", file=sys.stderr, disable=not self.fabric.is_global_zero, dynamic_ncols=True)
-        bar.bar_format = "{l_bar}{bar}| {elapsed} {postfix}"
+        ends = not self.recipe.open_ended or self.recipe.at(self.step).cooldown
+        bar.bar_format = "{l_bar}{bar}| {elapsed} {postfix}" if ends else "{elapsed} {postfix}"
         with bar, Interrupt() as interrupt:
             self.loop(bar, interrupt)
         if interrupt.signal:
@@ -224,9 +249,9 @@ class Training:
 
     def loop(self, bar: tqdm, interrupt: Interrupt) -> None:
         """Steps, rows, epochs and checkpoints, until the schedule ends or a signal came."""
-        recipe = self.recipe
         seen, row_begin, row_step = "", time.monotonic(), self.step
         while True:
+            self.change()
             unsaved = (time.monotonic() - self.saved) / 60
             progress, stop, unsaved = self.agree(self.progress, interrupt.signal or 0, unsaved)
             if stop:
@@ -237,11 +262,11 @@ class Training:
                 return
             if progress >= 1 or self.schedule.exhausted:
                 break
-            if unsaved >= recipe.checkpoint_minutes:
+            if unsaved >= self.recipe.checkpoint_minutes:
                 self.save()
-            rate = self.schedule.rate(self.step, progress)
-            self.train_step(rate)
-            if self.step % recipe.log_steps == 0:
+            factor = self.schedule.factor(self.step, progress)
+            self.train_step(factor)
+            if self.step % self.recipe.log_steps == 0:
                 self.check_finite()
                 loss, norm = torch.stack(self.pending).mean(dim=0).tolist()
                 self.pending = []
@@ -251,7 +276,7 @@ class Training:
                     self.log.add(
                         step=self.step,
                         minutes=f"{self.elapsed / 60:.3f}",
-                        learning_rate=f"{rate:.3e}",
+                        learning_rate=f"{factor * self.now.learning_rate:.3e}",
                         loss=f"{loss:.5f}",
                         gradient_norm=f"{norm:.4f}",
                         mixture_seconds_per_second=f"{self.batch_seconds / self.step_seconds:.2f}",

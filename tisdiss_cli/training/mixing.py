@@ -1,6 +1,6 @@
 """Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,9 +8,11 @@ from torch import Tensor
 
 from tisdiss_cli.training.augment import Noises, Rooms, reverberate
 from tisdiss_cli.training.clips import FRAME, active_frames, fingerprint, to_device
-from tisdiss_cli.training.corpus import Corpus
+from tisdiss_cli.training.corpus import Corpus, counted
 
 CANDIDATES = 8  # positions tried for a segment that is not mostly silence
+SHORTEST_TURN = 1 / 3  # of a segment
+_FADE = 80  # samples in which a voice that takes turns begins, and ends
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
@@ -85,12 +87,45 @@ def active_level(x: Tensor) -> Tensor:
     return ((energy * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp(min=1)).sqrt()
 
 
+def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """In a `share` of the mixtures, on average, each voice begins and ends somewhere, as in conversation.
+
+    (batch, speakers, samples) -> the same. What is left of a voice is at least SHORTEST_TURN of the segment, at a place
+    where, of CANDIDATES, most of it is speech (up to half), faded in and out; a voice with none there is left whole.
+    """
+    batch, speakers, samples = segments.shape
+    device = segments.device
+    uniform = torch.rand(2, batch, speakers, CANDIDATES, device=device, generator=random)
+    length = samples * (SHORTEST_TURN + (1 - SHORTEST_TURN) * uniform[0])
+    begin = (samples - length) * uniform[1]
+    framed = samples // FRAME * FRAME
+    active = counted(active_frames(segments[..., :framed]).flatten(0, 1)).view(batch, speakers, -1)
+    first, last = (begin / FRAME).ceil().long(), ((begin + length) / FRAME).long()  # frames that are left whole
+    first, last = first.clamp(max=framed // FRAME), torch.maximum(first, last).clamp(max=framed // FRAME)
+    spoken = active.gather(-1, last) - active.gather(-1, first)
+    enough = (last - first).clamp(min=1) / 2
+    best, place = (spoken / enough).clamp(max=1).max(dim=-1, keepdim=True)  # of equals the first, a random one
+    begin, end = begin.gather(-1, place), (begin + length).gather(-1, place)  # (batch, speakers, 1)
+    position = torch.arange(samples, device=device)
+    fade = (torch.minimum(position - begin, end - position) / _FADE).clamp(0, 1)
+    turn = torch.rand(batch, 1, 1, device=device, generator=random) < share
+    return segments * torch.where(turn & (best > 0), (torch.pi / 2 * fade).sin().square(), 1.0)
+
+
 def draw_sources(
-    corpus: Corpus, batch: int, speakers: int, samples: int, level_db: float, random: torch.Generator
+    corpus: Corpus,
+    batch: int,
+    speakers: int,
+    samples: int,
+    level_db: float,
+    random: torch.Generator,
+    turn_taking: float = 0.0,
 ) -> Tensor:
     """(batch, speakers, samples), dry; each speaker's active level is uniform in +-`level_db` of the first's."""
     who = draw_speakers(corpus.compatible, batch, speakers, random)
     segments = draw_segments(corpus, who, samples, random)
+    if turn_taking and samples >= FRAME:
+        segments = take_turns(segments, turn_taking, random)
     segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
     level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * level_db
     level[:, 0] = 0  # the network is blind to the mixture's own level
@@ -111,10 +146,15 @@ class DynamicMixing:
     rooms: Rooms | None = None
     noises: Noises | None = None
     noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
+    turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
 
     def to(self, device: torch.device) -> "DynamicMixing":
         """The same with its tensors on `device`."""
         return to_device(self, device)
+
+    def retuned(self, level_db: float, turn_taking: float) -> "DynamicMixing":
+        """The same at other levels and with another share of mixtures that take turns."""
+        return replace(self, level_db=level_db, turn_taking=turn_taking)
 
     @property
     def fingerprint(self) -> str:
@@ -125,7 +165,7 @@ class DynamicMixing:
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A mixture (batch, samples) and its references (batch, speakers, samples)."""
-        sources = draw_sources(self.corpus, batch, speakers, samples, self.level_db, random)
+        sources = draw_sources(self.corpus, batch, speakers, samples, self.level_db, random, self.turn_taking)
         heard = sources
         if self.rooms:
             heard = reverberate(sources, self.rooms.draw(batch, speakers, random))

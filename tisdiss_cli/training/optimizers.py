@@ -41,7 +41,7 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought near 1 by Newton-Schulz iterations; float32 on a CPU, else bfloat16."""
+    """The matrix with its singular values brought near 1, by Newton-Schulz; float32 on a CPU, else bfloat16."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = (matrix if wide else matrix.T).to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
     x = x / x.norm().clamp(min=1e-7)  # all singular values at most 1
@@ -58,22 +58,21 @@ def within_stages(name: str, parameter: nn.Parameter) -> bool:
 
 
 def build_optimizers(network: TISDiSS, recipe: Recipe) -> list[Optimizer]:
-    """Optimisers of all parameters. Each group's `share` is its learning rate over the recipe's `learning_rate`."""
+    """Optimisers of all parameters, AdamW's first; `set_rates` gives them their rates."""
     named = list(network.named_parameters())
     muon = [p for name, p in named if recipe.muon_learning_rate and within_stages(name, p)]
     adamw = [p for name, p in named if not (recipe.muon_learning_rate and within_stages(name, p))]
     optimizers: list[Optimizer] = [
         AdamW(adamw, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     ]
-    optimizers[0].param_groups[0]["share"] = 1.0
     if muon:
         optimizers.append(Muon(muon, {"lr": recipe.muon_learning_rate}))
-        optimizers[1].param_groups[0]["share"] = recipe.muon_learning_rate / recipe.learning_rate
     return optimizers
 
 
-def set_rate(optimizers: list[Optimizer], rate: float) -> None:
-    """Sets the learning rate of the next step: `rate` where AdamW rules, Muon's in proportion."""
-    for optimizer in optimizers:
+def set_rates(optimizers: list[Optimizer], recipe: Recipe, factor: float) -> None:
+    """Sets the learning rates of the next step: `factor`, 0 to 1, of what the recipe has for each optimiser."""
+    rates = (recipe.learning_rate, recipe.muon_learning_rate)
+    for optimizer, rate in zip(optimizers, rates, strict=False):  # without Muon there is one
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = factor * rate

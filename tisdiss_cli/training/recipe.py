@@ -1,7 +1,7 @@
 """Training recipes: TOML files that a person can copy and edit; unknown keys and impossible values are named."""
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, get_origin
@@ -12,7 +12,10 @@ from tisdiss_cli.model.config import Config
 _POSITIVE = ("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs")
 _POSITIVE += ("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after", "average_best")
 _NOT_NEGATIVE = ("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items")
-_NOT_NEGATIVE += ("muon_learning_rate",)
+_NOT_NEGATIVE += ("muon_learning_rate", "cooldown")
+# What may change while an open-ended run goes on.
+CHANGEABLE = ("repeats", "learning_rate", "muon_learning_rate", "batch_size", "segment_seconds", "level_db")
+CHANGEABLE += ("turn_taking", "clip_norm", "ema_decay", "cooldown")
 DIRECTORY = Path(__file__).parent / "recipes"
 
 
@@ -25,6 +28,7 @@ class Recipe:
     segment_seconds: float = 4.0
     batch_size: int = 6  # a device
     level_db: float = 5.0  # relative levels are uniform in +-this
+    turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
     speeds: list[float] = field(default_factory=lambda: [1.0])  # factors of the speed perturbation
     exclude: list[list[str]] = field(default_factory=list)  # pairs of speakers, or patterns, never mixed
     rirs: str = ""  # folder of impulse responses, a folder a room; the references stay dry
@@ -40,9 +44,13 @@ class Recipe:
     ema_decay: float = 0.0  # of the weights' moving average, less in the first steps; 0: off
     average_best: int = 1  # the weights are the mean of so many best validated ones (the paper: 5)
     seed: int = 0
-    # Schedule: with minutes or steps, warm-up then linear decay to zero; without, the paper's
+    # Schedule: with minutes or steps, warm-up then linear decay to zero; open-ended, warm-up then a constant rate until
+    # the run is told to stop; else the paper's
     minutes: float = 0.0  # 0: no time budget
     steps: int = 0  # 0: no budget of steps
+    open_ended: bool = False
+    cooldown: float = 0.0  # minutes in which an open-ended run's rate falls to zero and the run ends; 0: not yet
+    changes: list[dict[str, Any]] = field(default_factory=list)  # open-ended: a step, and keys with new values
     warm_up_share: float = 0.05  # of a budget
     warm_up_steps: int = 2000
     epoch_steps: int = 1000  # an epoch ends with a validation and a checkpoint
@@ -54,7 +62,7 @@ class Recipe:
     patience: int = 3  # epochs without improvement until the rate is halved
     stop_after: int = 10  # epochs without improvement until the run ends
     # Engine
-    precision: str = "fp32"  # or "bf16"
+    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the device has units for it
     compile: bool = False
     activation_checkpointing: bool = False
 
@@ -75,13 +83,17 @@ class Recipe:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.turn_taking <= 1:
+            raise UserError(f"recipe: turn_taking must be a share from 0 to 1, not {self.turn_taking}")
         for name in ("ema_decay", "warm_up_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} must be at least 0 and below 1, not {getattr(self, name)}")
-        if self.minutes and self.steps:
-            raise UserError("recipe: a budget is either minutes or steps, not both")
-        if self.precision not in ("fp32", "bf16"):
-            raise UserError(f"recipe: precision must be 'fp32' or 'bf16', not {self.precision!r}")
+        if bool(self.minutes) + bool(self.steps) + self.open_ended > 1:
+            raise UserError("recipe: a run has either minutes or steps as its budget, or is open_ended")
+        if (self.cooldown or self.changes) and not self.open_ended:
+            raise UserError("recipe: only an open_ended run has changes or a cooldown")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise UserError(f"recipe: precision must be 'auto', 'fp32' or 'bf16', not {self.precision!r}")
         if not self.speeds or not all(type(v) in (int, float) and 0.5 <= v <= 2 for v in self.speeds):
             raise UserError(f"recipe: speeds must be factors between 0.5 and 2, not {self.speeds}")
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(s, str) for s in p) for p in self.exclude):
@@ -92,6 +104,40 @@ class Recipe:
         self.repeat_range  # noqa: B018  checks it
         if self.segment_seconds * self.config.sample_rate < self.config.n_fft:
             raise UserError(f"recipe: segment_seconds ({self.segment_seconds}) is shorter than one n_fft")
+        self._check_changes()
+
+    def _check_changes(self) -> None:
+        before = 0
+        for change in self.changes:
+            step = change.get("step") if isinstance(change, dict) else None
+            if type(step) is not int or step < before:
+                raise UserError(f"recipe: each of the changes needs its step, in ascending order, not {change}")
+            before = step
+            wrong = sorted(set(change) - {"step", *CHANGEABLE})
+            if wrong:
+                raise UserError(f"recipe: {wrong[0]} cannot change during a run; what can is {', '.join(CHANGEABLE)}")
+            after = self.at(step)
+            if bool(after.muon_learning_rate) != bool(self.muon_learning_rate):
+                raise UserError("recipe: muon_learning_rate cannot change from or to 0 during a run")
+
+    def at(self, step: int) -> "Recipe":
+        """The recipe of the step after `step` steps: with all changes until then, and none to come."""
+        values: dict[str, Any] = {}
+        for change in self.changes:
+            if change["step"] <= step:
+                values |= {name: value for name, value in change.items() if name != "step"}
+        return replace(self, changes=[], **values)
+
+    @property
+    def deepest(self) -> int:
+        """The most Reconstructor repeats of any step, those of later changes among them."""
+        return max(self.at(step).repeat_range[1] for step in (0, *(change["step"] for change in self.changes)))
+
+    @property
+    def segment_samples(self) -> int:
+        """Length of a mixture: `segment_seconds` as whole hops, which is what the network hears at inference too."""
+        hop = self.config.hop_length
+        return round(self.segment_seconds * self.config.sample_rate / hop) * hop
 
     @property
     def config(self) -> Config:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the paper's, and one that fits a budget of time or steps."""
+"""Learning-rate schedules: the paper's, one that fits a budget of time or steps, and one without an end."""
 
 from dataclasses import dataclass
 
@@ -45,28 +45,37 @@ def budget_factor(progress: float, warm_up_share: float) -> float:
 
 
 class Schedule:
-    """Where a run is in its budget, or else in the paper's epochs, and what follows from it."""
+    """Where a run is in its budget, in its cooldown, or else in the paper's epochs, and what follows from it.
+
+    `recipe` is that of the coming step; who trains replaces it where an open-ended run changes.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.plateau = recipe, Plateau(recipe.patience)
         self.budgeted = bool(recipe.minutes or recipe.steps)
+        self.cooling_since: float | None = None  # seconds into the run when its cooldown began
 
     def progress(self, step: int, seconds: float, reserve: float) -> float:
-        """The spent share, 0 to 1, after so many steps and seconds.
+        """The spent share, 0 to 1, after so many steps and seconds; of an open-ended run, of its cooldown.
 
         `reserve` seconds at the end of a time budget are kept for the last step, validation and save.
         """
         recipe = self.recipe
+        if recipe.open_ended:
+            if self.cooling_since is None:
+                return 0.0
+            return min(1.0, (seconds - self.cooling_since) / max(1e-3, recipe.cooldown * 60 - reserve))
         if recipe.minutes:
             return min(1.0, seconds / max(1e-3, recipe.minutes * 60 - reserve))
         return min(1.0, step / (recipe.steps or recipe.epochs * recipe.epoch_steps))
 
-    def rate(self, step: int, progress: float) -> float:
-        """The learning rate of the coming step, when `step` steps are done."""
+    def factor(self, step: int, progress: float) -> float:
+        """The share of the recipe's learning rates for the coming step, when `step` steps are done."""
         recipe = self.recipe
         if self.budgeted:
-            return recipe.learning_rate * budget_factor(progress, recipe.warm_up_share)
-        return recipe.learning_rate * warm_up(step, recipe.warm_up_steps) * self.plateau.factor
+            return budget_factor(progress, recipe.warm_up_share)
+        warm = warm_up(step, recipe.warm_up_steps)
+        return warm * (1 - progress) if recipe.open_ended else warm * self.plateau.factor
 
     def ends_epoch(self, step: int, progress: float, epochs: int) -> bool:
         """Whether the next epoch is over: after `epoch_steps` steps, or when the next part of the budget is spent."""
@@ -80,4 +89,4 @@ class Schedule:
     @property
     def exhausted(self) -> bool:
         """Whether the paper's early stop applies: no improvement for `stop_after` epochs."""
-        return not self.budgeted and self.plateau.bad >= self.recipe.stop_after
+        return not self.budgeted and not self.recipe.open_ended and self.plateau.bad >= self.recipe.stop_after

@@ -9,7 +9,7 @@ from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
 from tisdiss_cli.training.checkpoint import NAME, load_checkpoint
 from tisdiss_cli.training.export import scale_outputs
-from tisdiss_cli.training.recipe import Recipe, read_recipe
+from tisdiss_cli.training.recipe import CHANGEABLE, Recipe, read_recipe
 
 # What may change when a run is resumed: none of it changes what a step learns, up to rounding.
 RESUMABLE = {"precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
@@ -58,7 +58,10 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
         raise UserError(f"OUT {out} is a file: name a folder")
     if (out / NAME).exists():
         raise UserError(f"{out} holds a run already: go on with --resume, or name another OUT")
-    values = {**read_recipe(recipe or "small"), **options}
+    if "cooldown" in options:
+        raise UserError("--cooldown ends an open-ended run: pass it with --resume")
+    values = read_recipe(recipe or "small")
+    values = {**values, **in_proportion(options, Recipe.from_dict(values))}
     if init is None:
         return Start(Recipe.from_dict(values))
     network = load_weights(init)
@@ -78,12 +81,20 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
 
 
 def start_again(out: Path, options: dict[str, Any]) -> Start:
-    """A run from its checkpoint, perhaps with a larger budget; UserError for an option that would make it another."""
+    """A run from its checkpoint, perhaps with a larger budget, or from here on otherwise if it is open-ended.
+
+    Raises:
+        UserError: an option would make it another run.
+    """
     state = load_checkpoint(out / NAME)
     stored = state["recipe"]
+    if stored["open_ended"]:
+        options = changed(options, stored, state["step"])
     grown = {key for key in BUDGETS if options.get(key, 0) > stored[key] > 0}
     for key, value in options.items():
-        if key not in RESUMABLE | grown and value != stored[key]:
+        if key not in RESUMABLE | grown | {"changes"} and value != stored[key]:
+            if key == "cooldown":
+                raise UserError("--cooldown is for open-ended runs, and this one has an end: leave it out to resume")
             raise UserError(
                 f"--{key.replace('_', '-')} {value} differs from this run's {stored[key]}: leave it out to resume, "
                 "or start a run in another OUT"
@@ -93,6 +104,34 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
         spent = state["seconds"] / 60 / recipe.minutes if recipe.minutes else state["step"] / recipe.steps
         state["epoch"] = int(spent * recipe.budget_epochs)  # those of the larger budget are longer
     return Start(recipe, state=state)
+
+
+def in_proportion(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The options, where they name one rate, with Muon's in the proportion that the recipe has."""
+    if "learning_rate" not in options or "muon_learning_rate" in options or not recipe.muon_learning_rate:
+        return options
+    return {
+        **options,
+        "muon_learning_rate": options["learning_rate"] * recipe.muon_learning_rate / recipe.learning_rate,
+    }
+
+
+def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[str, Any]:
+    """The options of an open-ended run's resumption, those that may change as a change of its recipe from `step` on."""
+    recipe = Recipe.from_dict(stored)
+    now = recipe.at(step)
+    options = in_proportion(options, now)
+    change = {key: value for key, value in options.items() if key in CHANGEABLE and value != getattr(now, key)}
+    if now.cooldown and "cooldown" in change:
+        raise UserError(
+            f"--cooldown {change['cooldown']:g}: this run is in a cooldown of {now.cooldown:g} minutes already: "
+            "leave it out to go on"
+        )
+    kept = {key: value for key, value in options.items() if key not in CHANGEABLE}
+    if not change:
+        return kept
+    changes = [*recipe.changes, {"step": step, **change}]
+    return {**kept, "changes": sorted(changes, key=lambda one: one["step"])}
 
 
 def check_origin(origin: dict[str, Any], now: dict[str, Any]) -> None:
