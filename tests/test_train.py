@@ -169,6 +169,20 @@ def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_
         assert json.loads(file.metadata()["info"])["trained"]
 
 
+@pytest.mark.parametrize("recipe", ["light", "gpu"])
+def test_the_packages_own_networks_train(speech, valid, train, tmp_path, recipe):
+    """A first step and a validation, at a length and a batch that take a second."""
+    short = ("--segment-seconds", 0.1, "--batch-size", 1, "--no-compile", "--precision", "fp32", "--valid-items", 1)
+    status, _, error = train(
+        speech, tmp_path / "o", "--recipe", recipe, "--no-open-ended", "--steps", 1, "--valid", valid, *short
+    )
+    assert status == 0, error
+    with safe_open(tmp_path / "o" / "weights.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    assert (config["encoder_stride"], config["output"]) == ([1, 2], "mask")
+    assert losses(tmp_path / "o")[-1]["si_snri_1"]
+
+
 def test_from_fixed_mixtures(valid, nano, train, tmp_path):
     options = ("--activation-checkpointing", "--separator-loss")
     status, _, error = train(valid, tmp_path / "o", "--recipe", nano, "--steps", 2, *options)
