@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tisdiss_cli.devices import choose_precision, choose_training_precision
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.training.best import Best
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
@@ -195,3 +196,13 @@ def test_the_moving_average_soon_forgets_the_first_weights(step, left):
         Training.follow(run, average, current, torch.tensor(0))
         run.step += 1
     assert average[0].max() == pytest.approx(left, rel=1e-3) if step else average[0].max() < left
+
+
+@pytest.mark.parametrize(
+    ("units", "chosen"), [({}, "fp32"), ({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16")]
+)
+def test_a_cpu_trains_in_bf16_where_it_has_units_for_it(monkeypatch, units, chosen):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False, **units})
+    cpu = torch.device("cpu")
+    assert choose_training_precision("auto", cpu) == chosen
+    assert choose_training_precision("fp32", cpu) == "fp32" and choose_precision("auto", cpu) == "fp32"
