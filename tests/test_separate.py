@@ -133,6 +133,20 @@ def test_inputs_that_would_collide_both_get_their_extension(tmp_path):
         plan_jobs(tmp_path, tmp_path.parent / "out", 2, "wav")
 
 
+@pytest.mark.parametrize("name", ["talk [dQw4w9WgXcQ]", "one [/b] two", "a :smile: [red]", "[link=x]"])
+def test_a_name_is_shown_as_it_is(tmp_path, mini_weights, name):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / f"{name.replace('/', '')}.wav", speech_like(0.2, 0), RATE)
+    folder = tmp_path / name  # a slash makes a folder of it
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "call.wav", speech_like(0.2, 0), RATE)
+    run = tisdiss("separate", tmp_path / "in", tmp_path / "out", "--weights", mini_weights, "--device", "cpu")
+    assert f"{name.replace('/', '')}.wav" in run.stdout
+    inputs = tmp_path / name.split("/")[0]
+    run = tisdiss("separate", inputs, tmp_path / "out2", "--weights", mini_weights, "--device", "cpu")
+    assert str((folder / "call.wav").relative_to(inputs)) in run.stdout
+
+
 def test_dry_run_writes_nothing(folder, tmp_path, mini_weights):
     run = tisdiss("separate", folder, tmp_path / "out", "--weights", mini_weights, "--dry-run")
     assert "sub/deep/c.ogg -> sub/deep/c_s1.wav, sub/deep/c_s2.wav" in run.stdout

@@ -12,6 +12,7 @@ import typer
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
@@ -60,13 +61,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
-def print_table(table: "Table") -> None:
-    """Prints a table on stdout whole, wider than the terminal if it must be: no cell is shortened."""
+def plain_console(width: int | None = None, soft_wrap: bool = False) -> "Console":
+    """A console on stdout that takes no text for markup: file names, with brackets or colons too, stand as they are."""
     from rich.console import Console
 
-    console = Console()
-    needed = Console(width=1000).measure(table).maximum
-    Console(width=max(console.width, needed)).print(table)
+    return Console(width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+
+def print_table(table: "Table") -> None:
+    """Prints a table on stdout whole, wider than the terminal if it must be: no cell is shortened."""
+    needed = plain_console(width=1000).measure(table).maximum
+    plain_console(width=max(plain_console().width, needed)).print(table)
 
 
 def say(sentence: str) -> None:

@@ -119,6 +119,7 @@ def score(
 def results_table(results: list[dict[str, Any]]) -> "Table":
     """A row for each setting: means in dB with their intervals, what the setting gains over the one before, cost."""
     from rich.table import Table
+    from rich.text import Text
 
     metrics = [metric for metric in _NAMES if any(metric in entry for entry in results)]
     several, timed = len(results) > 1, any(entry["rtf"] is not None for entry in results)
@@ -131,12 +132,12 @@ def results_table(results: list[dict[str, Any]]) -> "Table":
         table.add_column(heading, justify="right", no_wrap=True)
     before: dict[str, Any] | None = None
     for entry in results:
-        cells = [str(entry["repeats"])] if entry["repeats"] is not None else []
+        cells: list[str | Text] = [str(entry["repeats"])] if entry["repeats"] is not None else []
         for metric in metrics:
             cells.append(_cell(entry.get(metric), 3 if metric == "stoi" else 2, metric in ("si_snri", "sdri")))
             if several and metric in ("si_snri", "sdri"):
                 gain = f"{entry[metric]['mean'] - before[metric]['mean']:+.2f}" if before else ""
-                cells.append(f"[dim]{gain}[/dim]")
+                cells.append(Text(gain, style="dim"))
         cells += [f"{entry['rtf']:.3f}" if entry["rtf"] is not None else ""] if timed else []
         table.add_row(*cells, str(entry["files"]))
         before = entry

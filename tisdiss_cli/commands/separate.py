@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption
+from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, plain_console
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -239,10 +239,9 @@ def _seconds(path: Path) -> float:
 
 
 def _report(lines: "list[Line]", skipped: int, elapsed: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console = plain_console() if sys.stdout.isatty() else plain_console(width=200)
     done = [line for line in lines if line.status == "done"]
     shown = lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]
     if shown:
@@ -266,6 +265,5 @@ def _report(lines: "list[Line]", skipped: int, elapsed: float) -> None:
     rate = f", {elapsed / seconds:.3f} times its length" if seconds else ""
     console.print(
         f"{len(done)} separated, {len(lines) - len(done)} failed, {skipped} done before; "
-        f"{seconds:.1f} s of audio in {elapsed:.1f} s{rate}",
-        highlight=False,
+        f"{seconds:.1f} s of audio in {elapsed:.1f} s{rate}"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import DeviceOption, check_output
+from tisdiss_cli.commands.options import DeviceOption, check_output, plain_console
 from tisdiss_cli.errors import UserError
 
 weights = typer.Typer(help="List, describe, import, fetch, average and calibrate weights.", no_args_is_help=True)
@@ -25,7 +25,6 @@ def list_() -> None:
 @weights.command()
 def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")]) -> None:
     """Print configuration, parameters, rate and training facts."""
-    from rich.console import Console
     from rich.table import Table
 
     from tisdiss_cli.model.weights import find_weights, load_weights, read_info
@@ -42,7 +41,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
         table.add_row(key, _words(value))
-    Console(soft_wrap=True).print(table)
+    plain_console(soft_wrap=True).print(table)
 
 
 def _words(value: Any) -> str:
@@ -135,7 +134,6 @@ def calibrate(
         raise UserError(f"--max-repeats {max_repeats}: it must be at least 2")
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
-    from rich.console import Console
     from rich.table import Table
 
     from tisdiss_cli.calibration import choose_threshold, trace
@@ -159,7 +157,7 @@ def calibrate(
     for repeats, value in enumerate(choice.fixed, 1):
         table.add_row(str(repeats), f"{value:.2f} dB")
     table.add_row(f"auto, {choice.repeats:.2f}", f"{choice.si_snri:.2f} dB")
-    Console(width=100).print(table)
+    plain_console(width=100).print(table)
     print(
         f"{path}: {counted(default)} by default; --repeats auto stops at {choice.threshold_db:g} dB between estimates"
     )
