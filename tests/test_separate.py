@@ -172,6 +172,9 @@ def test_usage_errors_name_the_mend(folder, tmp_path, mini_weights):
         ((folder, out, "--format", "mp3"), "flac"),
         ((folder, out, "--batch-size", "0"), "at least 1"),
         ((folder, out, "--chunk", "0"), "seconds"),
+        ((folder, out, "--chunk", "nan"), "seconds"),
+        ((folder, out, "--rtf", "inf"), "finite"),
+        ((folder, out, "--rtf", "nan"), "finite"),
     ):
         run = tisdiss("separate", "--weights", mini_weights, *arguments, status=2)
         assert word in run.stderr

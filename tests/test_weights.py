@@ -200,3 +200,18 @@ def test_fetch_says_in_one_sentence_what_to_do(tmp_path, monkeypatch, files, wor
 def test_fetch_without_the_extra(tmp_path, monkeypatch):
     result = fetch(monkeypatch, None, tmp_path / "ours.safetensors")
     assert "tisdiss[hub]" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["import", "average", "calibrate", "fetch"])
+@pytest.mark.parametrize(("out", "words"), [("none/a.safetensors", "a folder that exists"), ("a.pth", "must end in")])
+def test_a_place_to_write_to_is_asked_for_first(tmp_path, mini_weights, command, out, words):
+    write_published(tmp_path)
+    target = tmp_path / out
+    arguments = {
+        "import": (tmp_path / "model.pth", target),
+        "average": (mini_weights, mini_weights, "--out", target),
+        "calibrate": (mini_weights, tmp_path, "--out", target),
+        "fetch": ("someone/something", "--out", target),
+    }[command]
+    run = tisdiss("weights", command, *arguments, status=2)
+    assert words in run.stderr and len(run.stderr.strip().splitlines()) == 1 and not target.exists()

@@ -44,6 +44,13 @@ def check_output(option: str, path: Path | None) -> None:
         raise UserError(f"{option} {path}: the folder {path.parent} cannot be written to")
 
 
+def check_weights_output(option: str, path: Path) -> None:
+    """`check_output` for a weight file."""
+    if path.suffix != ".safetensors":
+        raise UserError(f"{option} {path} must end in .safetensors")
+    check_output(option, path)
+
+
 def versions() -> dict[str, str]:
     """Of this program, Python and the libraries that results depend on."""
     from importlib.metadata import version

@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,8 +80,8 @@ def separate(
         raise UserError("--repeats, --rtf and --budget each choose the depth: give one of them")
     if max_repeats is not None and max_repeats < 1:
         raise UserError(f"--max-repeats {max_repeats}: it must be at least 1")
-    if rtf is not None and not rtf > 0:
-        raise UserError(f"--rtf {rtf:g}: it must be above 0")
+    if rtf is not None and not 0 < rtf < inf:
+        raise UserError(f"--rtf {rtf:g}: it must be a finite number above 0")
     if separator_repeats is not None and separator_repeats < 1:
         raise UserError(f"--separator-repeats {separator_repeats}: it must be at least 1")
     if not source.exists():

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import DeviceOption, check_output, plain_console
+from tisdiss_cli.commands.options import DeviceOption, check_weights_output, plain_console
 from tisdiss_cli.errors import UserError
 
 weights = typer.Typer(help="List, describe, import, fetch, average and calibrate weights.", no_args_is_help=True)
@@ -64,8 +64,7 @@ def import_(
     for path, what in ((checkpoint, "checkpoint"), (config, "--config")):
         if not path.is_file():
             raise UserError(f"{what} {path} does not exist: name the file")
-    if out.suffix != ".safetensors":
-        raise UserError(f"OUT {out} must end in .safetensors")
+    check_weights_output("OUT", out)
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
 
@@ -86,8 +85,7 @@ def fetch(
     from tisdiss_cli.hub import fetch_checkpoint
 
     out = out or Path(repository.rsplit("/", 1)[-1].lower() + ".safetensors")
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out {out} must end in .safetensors")
+    check_weights_output("--out", out)
     pth, config = fetch_checkpoint(repository, checkpoint)
 
     from tisdiss_cli.model.published import import_checkpoint, read_config
@@ -107,9 +105,7 @@ def average(
     """Write the mean of weight files, which is often better than each; repeats and facts are the last one's."""
     if len(files) < 2:
         raise UserError("weights average: name at least two weight files")
-    check_output("--out", out)
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out {out} must end in .safetensors")
+    check_weights_output("--out", out)
 
     from tisdiss_cli.model.weights import average_weights
 
@@ -134,6 +130,8 @@ def calibrate(
         raise UserError(f"--max-repeats {max_repeats}: it must be at least 2")
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
+    if out is not None:
+        check_weights_output("--out", out)
     from rich.table import Table
 
     from tisdiss_cli.calibration import choose_threshold, trace
