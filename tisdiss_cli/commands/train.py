@@ -83,6 +83,8 @@ def train(
     options = {key: value for key, value in options.items() if value is not None}
     if devices < 1:
         raise UserError(f"--devices {devices}: it must be at least 1")
+    if cooldown is not None and not cooldown > 0:
+        raise UserError(f"--cooldown {cooldown:g}: it must be above 0 minutes")
     if resume and (recipe is not None or init is not None):
         raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
     try:
