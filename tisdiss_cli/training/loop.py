@@ -234,9 +234,10 @@ class Training:
                 validate(self.average.module, self.examples[:2], 1, self.fabric.device)
             trial = 2.0 + (time.monotonic() - begin) / 2 * len(self.examples) * self.recipe.deepest
             self.epoch_end_seconds = max(self.epoch_end_seconds, trial)
-        bar = tqdm(total=100, unit="%", file=sys.stderr, disable=not self.fabric.is_global_zero, dynamic_ncols=True)
         ends = not self.recipe.open_ended or self.recipe.at(self.step).cooldown
-        bar.bar_format = "{l_bar}{bar}| {elapsed} {postfix}" if ends else "{elapsed} {postfix}"
+        look = "{l_bar}{bar}| {elapsed} {postfix}" if ends else "{elapsed} {postfix}"
+        hidden = not self.fabric.is_global_zero
+        bar = tqdm(total=100, unit="%", file=sys.stderr, disable=hidden, dynamic_ncols=True, bar_format=look)
         with bar, Interrupt() as interrupt:
             self.loop(bar, interrupt)
         if interrupt.signal:
