@@ -1,7 +1,5 @@
 """Corpus, dynamic mixing, rooms, noise and fixed mixtures: what is drawn, against what lies on disk."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import soundfile
@@ -22,7 +20,6 @@ from tisdiss_cli.training.mixing import (
     draw_sources,
     draw_speakers,
     generator,
-    take_turns,
 )
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.validation import load_examples
@@ -279,46 +276,3 @@ def test_validation_examples_are_spread_over_the_set(tmp_path):
         assert np.array_equal(example.mixture.numpy(), expected)
     assert len(load_examples(tmp_path, RATE, 2)) == 6
     assert load_fixed(find_dataset(tmp_path), RATE).lengths.tolist() == [2400] * 6
-
-
-def test_turns_begin_and_end_where_there_is_speech():
-    """Half of the mixtures keep their segments; in the others each voice is a stretch of at least a third of one."""
-    torch.manual_seed(0)
-    samples = 9600
-    segments = torch.rand(400, 2, samples) + 0.5  # never 0: what is 0 afterwards has been taken away
-    random = generator(torch.device("cpu"), 1)
-    taken = take_turns(segments, 0.5, random)
-    kept = taken != 0
-    whole = (taken == segments).flatten(1).all(dim=1)
-    assert 0.4 < whole.float().mean() < 0.6
-    ends = []
-    for voice, mask, segment in zip(
-        taken[~whole].flatten(0, 1), kept[~whole].flatten(0, 1), segments[~whole].flatten(0, 1), strict=True
-    ):
-        inside = mask.nonzero().flatten()
-        first, last = int(inside[0]), int(inside[-1])
-        assert len(inside) == last - first + 1 >= samples / 3 - 2  # one stretch
-        middle = slice(first + 80, last - 80)
-        assert torch.equal(voice[middle], segment[middle])
-        assert (voice[first : first + 80].diff() > -1).all() and voice[first] < 0.01 and voice[last] < 0.01
-        ends.append((first, samples - 1 - last))
-    assert min(a for a, _ in ends) < 100 and min(b for _, b in ends) < 100
-    assert max(a for a, _ in ends) > samples / 2 and max(b for _, b in ends) > samples / 2
-
-
-def test_no_turn_is_silence():
-    """Of a voice that speaks for an eighth of the segment, something is always left."""
-    segments = torch.zeros(300, 2, 8192)
-    for item in range(300):
-        begin = item % 28 * 256
-        segments[item, :, begin : begin + 1024] = torch.randn(2, 1024, generator=torch.Generator().manual_seed(item))
-    taken = take_turns(segments, 1.0, generator(torch.device("cpu"), 2))
-    assert (taken.square().sum(dim=-1) > 0.01 * segments.square().sum(dim=-1)).all()
-
-
-def test_without_turns_the_mixtures_are_what_they_were(corpus):
-    draw = partial(draw_sources, corpus, 4, 2, 1600, 5.0)
-    plain, none, some = (draw(generator(torch.device("cpu"), 3), *share) for share in ((), (0.0,), (1.0,)))
-    assert torch.equal(plain, none) and not torch.equal(plain, some)
-    level = active_level(some)
-    assert ((level[:, 1] / level[:, 0]).log10().abs() * 20 <= 5.001).all()  # of what is left of each voice

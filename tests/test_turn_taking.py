@@ -1,0 +1,58 @@
+"""Mixtures like conversation: a stretch of each voice, where there is speech, in a share of them."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from tests.synthetic import RATE, write_speech
+from tisdiss_cli.training.corpus import load_corpus
+from tisdiss_cli.training.mixing import active_level, draw_sources, generator, take_turns
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return load_corpus(write_speech(tmp_path_factory.mktemp("speech"), speakers=4), RATE, [1.0])
+
+
+def test_turns_begin_and_end_where_there_is_speech():
+    """Half of the mixtures keep their segments; in the others each voice is a stretch of at least a third of one."""
+    torch.manual_seed(0)
+    samples = 9600
+    segments = torch.rand(400, 2, samples) + 0.5  # never 0: what is 0 afterwards has been taken away
+    random = generator(torch.device("cpu"), 1)
+    taken = take_turns(segments, 0.5, random)
+    kept = taken != 0
+    whole = (taken == segments).flatten(1).all(dim=1)
+    assert 0.4 < whole.float().mean() < 0.6
+    ends = []
+    for voice, mask, segment in zip(
+        taken[~whole].flatten(0, 1), kept[~whole].flatten(0, 1), segments[~whole].flatten(0, 1), strict=True
+    ):
+        inside = mask.nonzero().flatten()
+        first, last = int(inside[0]), int(inside[-1])
+        assert len(inside) == last - first + 1 >= samples / 3 - 2  # one stretch
+        middle = slice(first + 80, last - 80)
+        assert torch.equal(voice[middle], segment[middle])
+        assert (voice[first : first + 80].diff() > -1).all() and voice[first] < 0.01 and voice[last] < 0.01
+        ends.append((first, samples - 1 - last))
+    assert min(a for a, _ in ends) < 100 and min(b for _, b in ends) < 100
+    assert max(a for a, _ in ends) > samples / 2 and max(b for _, b in ends) > samples / 2
+
+
+def test_no_turn_is_silence():
+    """Of a voice that speaks for an eighth of the segment, something is always left."""
+    segments = torch.zeros(300, 2, 8192)
+    for item in range(300):
+        begin = item % 28 * 256
+        segments[item, :, begin : begin + 1024] = torch.randn(2, 1024, generator=torch.Generator().manual_seed(item))
+    taken = take_turns(segments, 1.0, generator(torch.device("cpu"), 2))
+    assert (taken.square().sum(dim=-1) > 0.01 * segments.square().sum(dim=-1)).all()
+
+
+def test_without_turns_the_mixtures_are_what_they_were(corpus):
+    draw = partial(draw_sources, corpus, 4, 2, 1600, 5.0)
+    plain, none, some = (draw(generator(torch.device("cpu"), 3), *share) for share in ((), (0.0,), (1.0,)))
+    assert torch.equal(plain, none) and not torch.equal(plain, some)
+    level = active_level(some)
+    assert ((level[:, 1] / level[:, 0]).log10().abs() * 20 <= 5.001).all()  # of what is left of each voice
