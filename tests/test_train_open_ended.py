@@ -113,6 +113,17 @@ def test_a_change_on_resume_is_the_change_that_a_recipe_foresees(speech, valid, 
     assert info["training"]["mixture_hours"] == pytest.approx((5 + 3 * 2) * 0.04 / 3600, abs=1e-3)
 
 
+def test_a_moving_average_may_begin_later(speech, endless, train, stop, tmp_path):
+    recipe = tmp_path / "later.toml"
+    later = "changes = [{step = 2, ema_decay = 0.9}]\n"
+    recipe.write_text(later + endless.read_text().replace("ema_decay = 0.9", "ema_decay = 0.0"))
+    stop(4)  # an epoch's end
+    assert train(speech, tmp_path / "o", "--recipe", recipe)[0] == STOPPED
+    state = load_checkpoint(tmp_path / "o" / "checkpoint.pt")
+    name = "decoder.deconv.weight"
+    assert not torch.equal(state["average"][f"module.{name}"], state["network"][name])
+
+
 def test_the_rates_change_in_proportion(speech, endless, train, stop, tmp_path):
     out = tmp_path / "out"
     stop(2)

@@ -190,7 +190,7 @@ class Training:
         begin = time.monotonic()
         self.check_finite()
         self.epoch, self.ended = self.epoch + 1, self.step
-        if not self.recipe.ema_decay:
+        if not self.now.ema_decay:
             self.average.module.load_state_dict(self.network.state_dict())
         result = self.validation()
         if result:
