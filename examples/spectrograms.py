@@ -13,8 +13,8 @@ import torch
 
 from tisdiss_cli import Separator
 from tisdiss_cli.audio import read
-from tisdiss_cli.datasets import find_dataset
-from tisdiss_cli.scoring import best_permutation, si_snr
+from tisdiss_cli.data.datasets import find_dataset
+from tisdiss_cli.evaluation.metrics import best_permutation, si_snr
 
 N_FFT, HOP = 256, 64
 RANGE = 70  # dB shown

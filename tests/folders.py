@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from tisdiss_cli.batch import FolderRun, Settings
-from tisdiss_cli.jobs import plan_jobs
-from tisdiss_cli.record import Record
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.folder.jobs import plan_jobs
+from tisdiss_cli.folder.record import Record
+from tisdiss_cli.folder.run import FolderRun, Settings
+from tisdiss_cli.separation.separator import Separator
 
 RATE = 8000
 

@@ -8,15 +8,15 @@ import torch
 
 from tests.cli import tisdiss
 from tests.test_evaluation import data, weights  # noqa: F401  fixtures
-from tisdiss_cli.benchmark import count_macs, fit_line, measure, time_runs
-from tisdiss_cli.comparison import compare
+from tisdiss_cli.benchmark.against_naive import compare
+from tisdiss_cli.benchmark.measure import count_macs, fit_line, measure, time_runs
+from tisdiss_cli.benchmark.memory import peak_memory, working_memory
+from tisdiss_cli.benchmark.plots import Curve, check_plot, draw, draw_text
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.memory import peak_memory, working_memory
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
-from tisdiss_cli.plots import Curve, check_plot, draw, draw_text
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.separation.separator import Separator
 
 CPU = torch.device("cpu")
 

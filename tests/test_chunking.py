@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tisdiss_cli.chunking import Chunker, Stitcher, align
+from tisdiss_cli.separation.chunking import Chunker, Stitcher, align
 
 
 def cut(x: torch.Tensor, block: int, chunk: int = 1000, overlap: int = 250, longest: int = 750):

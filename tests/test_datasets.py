@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tisdiss_cli.datasets import find_dataset
+from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
 
 

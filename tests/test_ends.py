@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from tisdiss_cli.chunking import Plan
+from tisdiss_cli.evaluation.evaluate import every_setting
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
-from tisdiss_cli.separation import Separator
-from tisdiss_cli.timing import every_setting
-from tisdiss_cli.training.validation import Example, validate
+from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.separator import Separator
+from tisdiss_cli.training.data import Example
+from tisdiss_cli.training.validation import validate
 
 HOPS = 12  # of a mixture, and what a residue adds
 

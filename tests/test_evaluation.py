@@ -11,15 +11,15 @@ import torch
 
 from tests.cli import start, tisdiss
 from tisdiss_cli.commands.options import parse_repeats
-from tisdiss_cli.datasets import find_dataset
+from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation import Progress, evaluate
+from tisdiss_cli.evaluation.evaluate import Progress, evaluate
+from tisdiss_cli.evaluation.metrics import LIMIT, score
+from tisdiss_cli.evaluation.results import Row, Sheet, mean_interval, student_t, summarize
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
-from tisdiss_cli.results import Row, Sheet, mean_interval, student_t, summarize
-from tisdiss_cli.scoring import LIMIT, score
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.separation.separator import Separator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 8000

@@ -9,7 +9,7 @@ import soundfile
 from tests.synthetic import RATE, write_speech
 from tests.test_training_data import write_rooms
 from tisdiss_cli.__main__ import main
-from tisdiss_cli.datasets import find_dataset
+from tisdiss_cli.data.datasets import find_dataset
 
 
 @pytest.fixture(scope="module")

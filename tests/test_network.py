@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error
-from tisdiss_cli.model import oracle
+from tisdiss_cli.model import naive
 from tisdiss_cli.model.config import CONFIGS, Config, named_config
 from tisdiss_cli.model.network import RECONSTRUCTOR, SEPARATOR, SPLITTER, TISDiSS
 
@@ -33,7 +33,7 @@ def test_every_published_estimate(name):
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("small")])
 def test_the_oracle_agrees_too(name):
     _, arrays = load_case(name)
-    outputs = oracle.estimates(reference_network(name), torch.from_numpy(arrays["mixture"]), 1)
+    outputs = naive.estimates(reference_network(name), torch.from_numpy(arrays["mixture"]), 1)
     assert relative_error(outputs[0], arrays["auxiliary"][0]) < TOLERANCE
     assert relative_error(outputs[-1], arrays["estimate_repeats1"]) < TOLERANCE
 
@@ -56,8 +56,8 @@ def test_any_configuration_against_the_oracle(differences):
     mixture = torch.randn(2, 1500)
     with torch.no_grad():
         actual = [estimate.waveforms() for estimate in network.estimates(mixture, 2, 3)]
-    for ours, naive in zip(actual, oracle.estimates(network, mixture, 2, 3), strict=True):
-        assert relative_error(ours, naive) < TOLERANCE
+    for ours, theirs in zip(actual, naive.estimates(network, mixture, 2, 3), strict=True):
+        assert relative_error(ours, theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize("path", sorted(STRIDED.glob("*.json")), ids=lambda path: path.stem)
@@ -81,10 +81,10 @@ def test_every_estimate_of_a_strided_encoder_and_a_masking_decoder(path):
     for samples in (4096, 5248):
         mixture = arrays[f"mixture_{samples}"]
         compared = 0
-        for estimate, naive in zip(network.estimates(mixture), oracle.estimates(network, mixture), strict=True):
+        for estimate, theirs in zip(network.estimates(mixture), naive.estimates(network, mixture), strict=True):
             expected = arrays[f"estimate_{estimate.stage}{estimate.repeat}_{samples}"]
             assert relative_error(estimate.waveforms(), expected) < TOLERANCE
-            assert relative_error(naive, expected) < TOLERANCE
+            assert relative_error(theirs, expected) < TOLERANCE
             compared += 1
         assert compared == 1 + case["config"]["reconstructor_repeats"]
 

@@ -13,8 +13,8 @@ import torch
 from tests.cli import start, tisdiss
 from tests.folders import RATE, contents, records, separate, speech_like
 from tests.test_audio import bad_files
-from tisdiss_cli.jobs import PARTS
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.folder.jobs import PARTS
+from tisdiss_cli.separation.separator import Separator
 
 
 def test_killed_at_any_moment_and_started_again(folder, tmp_path, mini_weights):

@@ -12,7 +12,7 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.scoring import LIMIT, best_permutation, score, sdr, si_snr, trim
+from tisdiss_cli.evaluation.metrics import LIMIT, best_permutation, score, sdr, si_snr, trim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPEECH = Path(__file__).parent / "data" / "speech"

@@ -7,9 +7,9 @@ import torch
 
 from tests.cli import start, tisdiss
 from tests.folders import RATE, contents, records, separate, speech_like
-from tisdiss_cli.chunking import Plan
-from tisdiss_cli.jobs import PARTS, plan_jobs
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.folder.jobs import PARTS, plan_jobs
+from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.separator import Separator
 
 
 def test_command_on_a_tree(folder, tmp_path, mini_weights):

@@ -7,10 +7,10 @@ import torch
 
 from tests.cli import start
 from tests.synthetic import RATE, TINY, write_recipe, write_speech
+from tisdiss_cli.data.corpus import load_corpus
+from tisdiss_cli.data.dynamic_mixing import DynamicMixing, generator
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.training.corpus import load_corpus
 from tisdiss_cli.training.loss import multi_loss
-from tisdiss_cli.training.mixing import DynamicMixing, generator
 from tisdiss_cli.training.recipe import Recipe, read_recipe
 
 

@@ -8,8 +8,8 @@ from torchmetrics.functional.audio import permutation_invariant_training, scale_
 from tests.synthetic import RATE, TINY, losses, write_mixtures, write_recipe
 from tisdiss_cli import Separator
 from tisdiss_cli.__main__ import main
+from tisdiss_cli.training.data import load_examples
 from tisdiss_cli.training.start import start_new
-from tisdiss_cli.training.validation import load_examples
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 

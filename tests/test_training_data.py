@@ -6,14 +6,11 @@ import soundfile
 import torch
 
 from tests.synthetic import RATE, write_mixtures, write_speech
-from tisdiss_cli.datasets import find_dataset
-from tisdiss_cli.errors import UserError
-from tisdiss_cli.training.augment import Noises, Rooms, direct_first
-from tisdiss_cli.training.clips import FRAME
-from tisdiss_cli.training.corpus import compatibility, load_corpus, read_exclusions
-from tisdiss_cli.training.data import load_data
-from tisdiss_cli.training.fixed import load_fixed, looks_fixed
-from tisdiss_cli.training.mixing import (
+from tisdiss_cli.data.augment import Noises, Rooms, direct_first
+from tisdiss_cli.data.clips import FRAME
+from tisdiss_cli.data.corpus import compatibility, load_corpus, read_exclusions
+from tisdiss_cli.data.datasets import find_dataset
+from tisdiss_cli.data.dynamic_mixing import (
     DynamicMixing,
     active_level,
     draw_segments,
@@ -21,8 +18,10 @@ from tisdiss_cli.training.mixing import (
     draw_speakers,
     generator,
 )
+from tisdiss_cli.data.fixed_mixtures import load_fixed, looks_fixed
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.training.data import load_data, load_examples
 from tisdiss_cli.training.recipe import Recipe
-from tisdiss_cli.training.validation import load_examples
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,7 @@ from tests.reference_cases import CASES, load_case, reference_network
 from tests.synthetic import TINY
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.training.loss import CLAMP, best_permutation, multi_loss, si_snr
-from tisdiss_cli.training.supervised import MultiLoss, prepare
+from tisdiss_cli.training.loss import CLAMP, MultiLoss, best_permutation, multi_loss, prepare, si_snr
 
 
 @pytest.mark.parametrize("speakers", [2, 3])

@@ -7,9 +7,9 @@ import torch
 
 from tisdiss_cli.devices import choose_precision, choose_training_precision
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.training.best import Best
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from tisdiss_cli.training.curve import CURVE, plot_curve
+from tisdiss_cli.training.export import Best
 from tisdiss_cli.training.log import NAME, Log, read_log
 from tisdiss_cli.training.loop import Training
 from tisdiss_cli.training.recipe import Recipe, read_recipe, recipe_names

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.synthetic import RATE, write_speech
-from tisdiss_cli.training.corpus import load_corpus
-from tisdiss_cli.training.mixing import active_level, draw_sources, generator, take_turns
+from tisdiss_cli.data.corpus import load_corpus
+from tisdiss_cli.data.dynamic_mixing import active_level, draw_sources, generator, take_turns
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ __all__ = ["Separator", "__version__", "load_weights"]
 
 if TYPE_CHECKING:
     from tisdiss_cli.model.weights import load_weights
-    from tisdiss_cli.separation import Separator
+    from tisdiss_cli.separation.separator import Separator
 
 
 def __getattr__(name: str) -> Any:
     """Imports torch only when the API is used, so that `tisdiss --help` is instant."""
     if name == "Separator":
-        from tisdiss_cli.separation import Separator
+        from tisdiss_cli.separation.separator import Separator
 
         return Separator
     if name == "load_weights":

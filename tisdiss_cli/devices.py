@@ -1,4 +1,6 @@
-"""Which device runs the network, at which precision, and how it says that its memory ran out."""
+"""Which device runs the network, at which precision, and how it says that its memory ran out; its clock."""
+
+import time
 
 import torch
 
@@ -53,3 +55,12 @@ def out_of_memory(error: Exception) -> bool:
         or "not enough memory" in str(error)
         or ("can't allocate memory" in str(error))
     )
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

@@ -25,9 +25,9 @@ from tisdiss_cli.commands.options import (
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from tisdiss_cli.benchmark import Measurement
-    from tisdiss_cli.comparison import Comparison, FolderComparison
-    from tisdiss_cli.plots import Curve
+    from tisdiss_cli.benchmark.against_naive import Comparison, FolderComparison
+    from tisdiss_cli.benchmark.measure import Measurement
+    from tisdiss_cli.benchmark.plots import Curve
 
 
 @app.command()
@@ -69,7 +69,7 @@ def bench(
     for option, path in (("--json", json), ("--plot", plot)):
         check_output(option, path)
     if plot is not None:
-        from tisdiss_cli.plots import check_plot
+        from tisdiss_cli.benchmark.plots import check_plot
 
         check_plot(plot)
 
@@ -77,9 +77,9 @@ def bench(
 
     # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from tisdiss_cli.benchmark import describe_machine, fit_line, matmul_ceiling, measure
-    from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.separation import Separator
+    from tisdiss_cli.benchmark.measure import describe_machine, fit_line, matmul_ceiling, measure
+    from tisdiss_cli.data.datasets import find_dataset
+    from tisdiss_cli.separation.separator import Separator
 
     names = [name.strip() for name in references.split(",")] if references else None
     dataset = find_dataset(data, mixture, names) if data else None
@@ -115,8 +115,8 @@ def bench(
                 measurements.append(measurement)
                 done(measured(measurement))
         if against_oracle:
-            from tisdiss_cli.comparison import compare as compare_with_oracle
-            from tisdiss_cli.comparison import compare_folder
+            from tisdiss_cli.benchmark.against_naive import compare as compare_with_oracle
+            from tisdiss_cli.benchmark.against_naive import compare_folder
 
             for separator, batch, length in grid:
                 for comparison in compare_with_oracle(separator, depths, batch, length):
@@ -160,7 +160,7 @@ def bench(
         }
         write_json(json, content)
     if plot and curves:
-        from tisdiss_cli.plots import draw
+        from tisdiss_cli.benchmark.plots import draw
 
         draw(
             curves, plot, f"{first.weights.name} on {machine.get('gpu', machine['cpu'])}, {len(dataset.items)} mixtures"
@@ -182,7 +182,7 @@ def _score(dataset: Any, separator: Any, depths: list[int], quiet: bool) -> list
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
     from tqdm import tqdm
 
-    from tisdiss_cli.evaluation import Progress, default_workers, evaluate
+    from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
     bar = tqdm(unit="file", desc=f"scoring {separator.precision}", file=sys.stderr, disable=quiet, leave=False)
     with bar:
@@ -197,8 +197,8 @@ def _score(dataset: Any, separator: Any, depths: list[int], quiet: bool) -> list
 
 def _curves(measurements: "list[Measurement]", scored: dict[str, list[dict[str, Any]]]) -> "list[Curve]":
     """Quality against time for each precision, timed on the first batch size and length of the grid."""
-    from tisdiss_cli.depth import smallest_within
-    from tisdiss_cli.plots import Curve
+    from tisdiss_cli.benchmark.plots import Curve
+    from tisdiss_cli.evaluation.results import smallest_within
 
     curves = []
     for precision, results in scored.items():
@@ -221,7 +221,7 @@ def _report(
     ceilings: dict[str, float],
     weights: str,
 ) -> None:
-    from tisdiss_cli.plots import draw_text
+    from tisdiss_cli.benchmark.plots import draw_text
 
     peaks = ", ".join(f"{si(value)}FLOP/s in {name}" for name, value in ceilings.items())
     name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tisdiss_cli.benchmark import Measurement
-    from tisdiss_cli.comparison import Comparison, FolderComparison
+    from tisdiss_cli.benchmark.against_naive import Comparison, FolderComparison
+    from tisdiss_cli.benchmark.measure import Measurement
 
 
 def cell(measurement: "Measurement") -> tuple[str, int, float]:

@@ -49,8 +49,8 @@ def mix(
     import soundfile
     from tqdm import tqdm
 
-    from tisdiss_cli.training.corpus import read_exclusions
-    from tisdiss_cli.training.mixtures import MixtureSet
+    from tisdiss_cli.data.corpus import read_exclusions
+    from tisdiss_cli.data.generate import MixtureSet
 
     pairs = read_exclusions(exclude) if exclude else []
     mixtures = MixtureSet.find(speech, speakers, level, pairs, rirs, noise, noise_level, seed)

@@ -70,10 +70,10 @@ def score(
 
     from tqdm import tqdm
 
-    from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.evaluation import Progress, default_workers, evaluate
-    from tisdiss_cli.results import Sheet
-    from tisdiss_cli.separation import Separator
+    from tisdiss_cli.data.datasets import find_dataset
+    from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
+    from tisdiss_cli.evaluation.results import Sheet
+    from tisdiss_cli.separation.separator import Separator
 
     dataset = find_dataset(data, mixture, [name.strip() for name in references.split(",")] if references else None)
     sheet = Sheet(csv) if csv else None

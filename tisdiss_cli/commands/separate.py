@@ -14,10 +14,10 @@ from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsO
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from tisdiss_cli.batch import Settings
-    from tisdiss_cli.depth import Auto
-    from tisdiss_cli.jobs import Job
-    from tisdiss_cli.record import Line, Record
+    from tisdiss_cli.folder.jobs import Job
+    from tisdiss_cli.folder.record import Line, Record
+    from tisdiss_cli.folder.run import Settings
+    from tisdiss_cli.separation.early_exit import Auto
 
 _ROWS = 30  # files listed one by one in the final table
 
@@ -87,11 +87,11 @@ def separate(
     if not source.exists():
         raise UserError(f"IN {source} does not exist: name a sound file or a folder of them")
 
-    from tisdiss_cli.batch import FolderRun, Progress, RecordError, Settings, default_batch
-    from tisdiss_cli.depth import calibrate, parse_duration
-    from tisdiss_cli.jobs import plan_jobs
-    from tisdiss_cli.record import Line, Record
-    from tisdiss_cli.separation import Separator
+    from tisdiss_cli.folder.jobs import plan_jobs
+    from tisdiss_cli.folder.pace import measure_pace, parse_duration
+    from tisdiss_cli.folder.record import Line, Record, RecordError
+    from tisdiss_cli.folder.run import FolderRun, Progress, Settings, default_batch
+    from tisdiss_cli.separation.separator import Separator
 
     limit = parse_duration(budget) if budget else None
     separator = Separator.load(weights, device, precision)
@@ -143,7 +143,7 @@ def separate(
     seconds = [_seconds(job.path) for job in todo]
     if todo and (rtf or budget):
         most = max_repeats or separator.config.reconstructor_repeats
-        pace = calibrate(separator, plan, settings.batch_size, separator_repeats, most)
+        pace = measure_pace(separator, plan, settings.batch_size, separator_repeats, most)
         pace.notice = lambda sentence: print(f"\ntisdiss: {sentence}", file=sys.stderr)
         chosen = pace.limit(sum(seconds), rtf=rtf, budget=limit)
         print(f"tisdiss: {chosen}", file=sys.stderr)
@@ -209,7 +209,8 @@ def _recorded(depth: "int | Auto") -> int | str:
 
 def _sort(jobs: "list[Job]", record: "Record", out: Path, settings: "Settings") -> "tuple[list[Job], int, list[Line]]":
     """What is to do, how many are done, and lines for those that would replace a file that is not ours."""
-    from tisdiss_cli.record import Line, fingerprint
+    from tisdiss_cli.files import fingerprint
+    from tisdiss_cli.folder.record import Line
 
     todo, skipped, foreign = [], 0, []
     for job in jobs:

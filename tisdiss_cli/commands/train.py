@@ -95,14 +95,13 @@ def train(
 
     import torch
 
+    from tisdiss_cli.data.corpus import read_exclusions
     from tisdiss_cli.devices import choose_device, choose_training_precision
-    from tisdiss_cli.training.corpus import read_exclusions
     from tisdiss_cli.training.curve import can_plot
-    from tisdiss_cli.training.data import load_data
+    from tisdiss_cli.training.data import load_data, load_examples
     from tisdiss_cli.training.export import WEIGHTS
     from tisdiss_cli.training.loop import Training
     from tisdiss_cli.training.start import check_origin, start_again, start_new
-    from tisdiss_cli.training.validation import load_examples
 
     chosen = choose_device(device)
     if chosen.type == "cuda" and not devices <= torch.cuda.device_count():

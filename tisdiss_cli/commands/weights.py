@@ -82,7 +82,7 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: named after REPO]")] = None,
 ) -> None:
     """Download a published checkpoint from the Hugging Face Hub and import it."""
-    from tisdiss_cli.hub import fetch_checkpoint
+    from tisdiss_cli.model.hub import fetch_checkpoint
 
     out = out or Path(repository.rsplit("/", 1)[-1].lower() + ".safetensors")
     check_weights_output("--out", out)
@@ -134,11 +134,12 @@ def calibrate(
         check_weights_output("--out", out)
     from rich.table import Table
 
-    from tisdiss_cli.calibration import choose_threshold, trace
-    from tisdiss_cli.datasets import find_dataset
-    from tisdiss_cli.depth import REPEATS, THRESHOLD, counted, smallest_within
-    from tisdiss_cli.model.weights import load_weights, save_weights
-    from tisdiss_cli.separation import CHUNK, Separator
+    from tisdiss_cli.data.datasets import find_dataset
+    from tisdiss_cli.evaluation.calibrate import choose_threshold, trace
+    from tisdiss_cli.evaluation.results import smallest_within
+    from tisdiss_cli.folder.pace import counted
+    from tisdiss_cli.model.weights import CHUNK, REPEATS, THRESHOLD, load_weights, save_weights
+    from tisdiss_cli.separation.separator import Separator
 
     separator = Separator.load(name, device, "fp32")
     traces = trace(separator, find_dataset(data), max_repeats)

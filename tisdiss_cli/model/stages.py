@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.paths import FRAME, FREQUENCY, SpeakerPath, SpectralPath
+from tisdiss_cli.model.locoformer import FRAME, FREQUENCY, SpeakerPath, SpectralPath
 
 
 def conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -17,6 +17,10 @@ from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 
 FORMAT = "tisdiss-1"
+CHUNK_SECONDS = 8.0  # unless a file or the caller say otherwise
+
+# Keys of a file's facts that calibration writes
+THRESHOLD, REPEATS, CHUNK = "auto_threshold_db", "repeats", "chunk_seconds"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,22 @@ class WeightFile:
     def trained(self) -> bool:
         """False for weights that are only seeded and do not separate."""
         return bool(self.info.get("trained", True))
+
+    @property
+    def default_repeats(self) -> int:
+        """Of the Reconstructor where none are asked for: as the calibration recommends, else as trained."""
+        return int(self.info.get(REPEATS, self.config.reconstructor_repeats))
+
+    @property
+    def auto_threshold_db(self) -> float | None:
+        """At which `--repeats auto` stops, by calibration; None if these weights were never calibrated."""
+        threshold = self.info.get(THRESHOLD)
+        return None if threshold is None else float(threshold)
+
+    @property
+    def chunk_seconds(self) -> float:
+        """How much of a long recording the network hears at a time, as the calibration recommends."""
+        return float(self.info.get(CHUNK, CHUNK_SECONDS))
 
 
 def bundled_directory() -> Path:

@@ -1,17 +1,37 @@
-"""What a run trains on: fixed mixtures, or clean speech to mix, told apart by the folder."""
+"""What a run trains on, fixed mixtures or clean speech to mix, told apart by the folder; what it is validated on."""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
+from tisdiss_cli.data.augment import Noises, Rooms
+from tisdiss_cli.data.corpus import load_corpus
+from tisdiss_cli.data.dynamic_mixing import DynamicMixing
+from tisdiss_cli.data.fixed_mixtures import FixedMixtures, complete_dataset, load_fixed, looks_fixed, read_items
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.training.augment import Noises, Rooms
-from tisdiss_cli.training.corpus import load_corpus
-from tisdiss_cli.training.fixed import FixedMixtures, complete_dataset, load_fixed, looks_fixed
-from tisdiss_cli.training.mixing import DynamicMixing
 from tisdiss_cli.training.recipe import Recipe
 
 Data = FixedMixtures | DynamicMixing
+
+
+@dataclass(frozen=True)
+class Example:
+    """One fixed mixture and its references."""
+
+    mixture: Tensor  # (L,)
+    references: Tensor  # (S, L)
+
+
+def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -> list[Example]:
+    """The mixtures of `root` in memory, or `count` of them evenly spread; UserError names what does not fit."""
+    dataset = complete_dataset(root, speakers)
+    items = dataset.items
+    if 0 < count < len(items):
+        items = [items[index * len(items) // count] for index in range(count)]
+    return [Example(signals[0], signals[1:]) for signals in read_items(dataset, items, sample_rate)]
 
 
 def load_data(

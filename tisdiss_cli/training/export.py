@@ -5,17 +5,17 @@ the sources.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.training.loss import si_snr
-from tisdiss_cli.training.mixing import generator
 from tisdiss_cli.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -23,6 +23,32 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 _MIXTURES = 16  # that the level is taken from
+
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Best:
+    """Keeps the `count` states of lowest validation loss, on the CPU."""
+
+    count: int
+    losses: list[float] = field(default_factory=list)  # ascending
+    states: list[State] = field(default_factory=list)
+
+    def add(self, loss: float, state: State) -> bool:
+        """Takes a state; True if it is among the best. Of equal losses the later is better."""
+        place = sum(other < loss for other in self.losses)
+        if place >= self.count:
+            return False
+        self.losses.insert(place, loss)
+        self.states.insert(place, {name: value.detach().to("cpu", copy=True) for name, value in state.items()})
+        del self.losses[self.count :], self.states[self.count :]
+        return True
+
+    def mean(self) -> State:
+        """The plain mean of every tensor."""
+        return {name: torch.stack([state[name] for state in self.states]).mean(dim=0) for name in self.states[0]}
 
 
 def export(run: "Training", result: Validation | None) -> None:

@@ -12,21 +12,20 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training import log
-from tisdiss_cli.training.best import Best
 from tisdiss_cli.training.checkpoint import NAME, save_checkpoint
 from tisdiss_cli.training.curve import plot_curve
-from tisdiss_cli.training.data import Data
-from tisdiss_cli.training.export import export
+from tisdiss_cli.training.data import Data, Example
+from tisdiss_cli.training.export import Best, export
 from tisdiss_cli.training.interrupt import Interrupt
-from tisdiss_cli.training.mixing import generator
+from tisdiss_cli.training.loss import MultiLoss, prepare
 from tisdiss_cli.training.optimizers import build_optimizers, set_rates
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import Plateau, Schedule
-from tisdiss_cli.training.supervised import MultiLoss, prepare
-from tisdiss_cli.training.validation import Example, Validation, validate
+from tisdiss_cli.training.validation import Validation, validate
 
 
 class Training:

@@ -1,11 +1,16 @@
 """The paper's multi-loss: every estimate is supervised by permutation-invariant, clamped negative SI-SNR."""
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import permutations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
+from tisdiss_cli.model.network import TISDiSS
 
 CLAMP = 70.0  # dB, both ways
 
@@ -49,3 +54,27 @@ def multi_loss(estimates: Iterable[Tensor], references: Tensor) -> Tensor:
         references: (B, S, L).
     """
     return torch.stack([-best_permutation(si_snr(estimate, references)).mean() for estimate in estimates])
+
+
+class MultiLoss(nn.Module):
+    """The network and its loss as one module, so that several devices see one forward."""
+
+    def __init__(self, network: TISDiSS, separator_outputs: bool) -> None:
+        super().__init__()
+        self.network, self.separator_outputs = network, separator_outputs
+
+    def forward(self, mixture: Tensor, references: Tensor, repeats: int) -> Tensor:
+        """Mixture (B, L), references (B, S, L) -> the terms (K,); their mean is the loss."""
+        estimates = self.network.estimates(mixture, repeats, separator_outputs=self.separator_outputs)
+        return multi_loss((estimate.waveforms() for estimate in estimates), references)
+
+
+def prepare(network: TISDiSS, compile: bool, activation_checkpointing: bool, device: torch.device) -> None:
+    """Compiles the paths; or forgets their activations, which the backward pass then computes again."""
+    for module in network.modules():
+        if isinstance(module, SpectralPath | SpeakerPath):
+            if activation_checkpointing:
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+            # On a CPU torch 2.11 corrupts memory in the compiled backward pass of the speaker path.
+            if compile and (isinstance(module, SpectralPath) or device.type != "cpu"):
+                module.compile(dynamic=False)

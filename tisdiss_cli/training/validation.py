@@ -1,22 +1,13 @@
 """SI-SNRi by repeats on a folder of fixed mixtures."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
-from tisdiss_cli.training.fixed import complete_dataset, read_items
+from tisdiss_cli.training.data import Example
 from tisdiss_cli.training.loss import best_permutation, si_snr
-
-
-@dataclass(frozen=True)
-class Example:
-    """One fixed mixture and its references."""
-
-    mixture: Tensor  # (L,)
-    references: Tensor  # (S, L)
 
 
 @dataclass(frozen=True)
@@ -25,15 +16,6 @@ class Validation:
 
     loss: float  # the multi-loss, negative dB
     si_snri: list[float]  # dB, after the Splitter and after 1, 2, ... repeats
-
-
-def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -> list[Example]:
-    """The mixtures of `root` in memory, or `count` of them evenly spread; UserError names what does not fit."""
-    dataset = complete_dataset(root, speakers)
-    items = dataset.items
-    if 0 < count < len(items):
-        items = [items[index * len(items) // count] for index in range(count)]
-    return [Example(signals[0], signals[1:]) for signals in read_items(dataset, items, sample_rate)]
 
 
 @torch.no_grad()

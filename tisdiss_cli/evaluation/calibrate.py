@@ -7,11 +7,11 @@ import torch
 from tqdm import tqdm
 
 from tisdiss_cli.audio import read
-from tisdiss_cli.datasets import Dataset
-from tisdiss_cli.depth import similarity
+from tisdiss_cli.data.datasets import Dataset
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.scoring import best_permutation, is_silent, si_snr
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.evaluation.metrics import best_permutation, is_silent, si_snr
+from tisdiss_cli.separation.early_exit import similarity
+from tisdiss_cli.separation.separator import Separator
 
 ALLOWED_LOSS = 0.05  # dB of mean SI-SNRi below the best fixed setting; half of what auto promises elsewhere
 

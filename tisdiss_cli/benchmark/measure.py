@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from tisdiss_cli.memory import peak_memory
-from tisdiss_cli.separation import Separator
-from tisdiss_cli.timing import now
+from tisdiss_cli.benchmark.memory import peak_memory
+from tisdiss_cli.devices import now
+from tisdiss_cli.separation.separator import Separator
 
 _MIN_SECONDS = 1.0  # that a setting is run for
 _SEED = 0

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli.datasets import LAYOUTS, Dataset, Item, find_dataset
+from tisdiss_cli.data.clips import active_frames, fingerprint, padded, read_clips, to_device, to_int16
+from tisdiss_cli.data.corpus import counted
+from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
+from tisdiss_cli.data.dynamic_mixing import draw_positions, take
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.training.clips import active_frames, fingerprint, padded, read_clips, to_device, to_int16
-from tisdiss_cli.training.corpus import counted
-from tisdiss_cli.training.mixing import draw_positions, take
 
 
 @dataclass(frozen=True)

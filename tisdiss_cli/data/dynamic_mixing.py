@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tisdiss_cli.training.augment import Noises, Rooms, reverberate
-from tisdiss_cli.training.clips import FRAME, active_frames, fingerprint, to_device
-from tisdiss_cli.training.corpus import Corpus, counted
+from tisdiss_cli.data.augment import Noises, Rooms, reverberate
+from tisdiss_cli.data.clips import FRAME, active_frames, fingerprint, to_device
+from tisdiss_cli.data.corpus import Corpus, counted
 
 CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 SHORTEST_TURN = 1 / 3  # of a segment

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli import audio
+from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
+from tisdiss_cli.data.clips import read_clips
+from tisdiss_cli.data.corpus import compatibility, find_speakers
+from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.training.augment import direct_first, find_noises, find_rooms, reverberate
-from tisdiss_cli.training.clips import read_clips
-from tisdiss_cli.training.corpus import compatibility, find_speakers
-from tisdiss_cli.training.mixing import active_level, draw_speakers, generator
 
 PEAK = 0.9  # of the loudest file of a mixture, as in WSJ0-2mix
 _ATTEMPTS = 100

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import Source
-from tisdiss_cli.batch import FolderRun, Settings, default_batch
-from tisdiss_cli.benchmark import seeded_mixture
-from tisdiss_cli.jobs import Job
-from tisdiss_cli.memory import working_memory
-from tisdiss_cli.model import oracle
-from tisdiss_cli.record import Record
-from tisdiss_cli.scoring import si_snr
-from tisdiss_cli.separation import Separator
-from tisdiss_cli.timing import now
+from tisdiss_cli.benchmark.measure import seeded_mixture
+from tisdiss_cli.benchmark.memory import working_memory
+from tisdiss_cli.devices import now
+from tisdiss_cli.evaluation.metrics import si_snr
+from tisdiss_cli.folder.jobs import Job
+from tisdiss_cli.folder.record import Record
+from tisdiss_cli.folder.run import FolderRun, Settings, default_batch
+from tisdiss_cli.model import naive
+from tisdiss_cli.separation.separator import Separator
 
 PAIRS = 3  # turns that each takes at most
 ENOUGH = 60.0  # seconds, after which no further turn is begun
@@ -70,15 +70,15 @@ def compare(
         def ours(depth: int = depth) -> Tensor:
             return separator.batch(mixture, depth)
 
-        def naive(depth: int = depth) -> Tensor:
+        def plain(depth: int = depth) -> Tensor:
             padded = separator.network.pad(mixture)
-            voices = torch.cat([oracle.separate(separator.network, item[None], depth) for item in padded])
+            voices = torch.cat([naive.separate(separator.network, item[None], depth) for item in padded])
             return voices[..., : mixture.shape[1]]
 
-        actual, expected = ours(), naive()  # the first runs warm both up
+        actual, expected = ours(), plain()  # the first runs warm both up
         began, turns = now(device), []
         while not turns or (len(turns) < pairs and now(device) - began < ENOUGH):
-            turns.append((_seconds(ours, device), _seconds(naive, device)))
+            turns.append((_seconds(ours, device), _seconds(plain, device)))
         yield Comparison(
             separator.precision,
             batch_size,
@@ -90,7 +90,7 @@ def compare(
             float((actual - expected).norm() / expected.norm()),
             float(si_snr(actual.cpu(), expected.cpu()).min()),
             working_memory(ours, device),
-            working_memory(naive, device),
+            working_memory(plain, device),
         )
 
 
@@ -98,10 +98,10 @@ def compare_folder(separator: Separator, paths: Sequence[Path], repeats: int) ->
     """Separates the files as `tisdiss separate` does, twice, and once as a plain loop in between."""
     with tempfile.TemporaryDirectory() as folder:
         first = _separate(separator, paths, Path(folder, "first"), repeats)
-        naive = _separate_naively(separator, paths, Path(folder, "naive"), repeats)
+        plain = _separate_naively(separator, paths, Path(folder, "naive"), repeats)
         ours = (first + _separate(separator, paths, Path(folder, "second"), repeats)) / 2
     seconds = sum(soundfile.info(path).duration for path in paths)
-    return FolderComparison(separator.precision, repeats, len(paths), seconds, ours, naive, naive / ours)
+    return FolderComparison(separator.precision, repeats, len(paths), seconds, ours, plain, plain / ours)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -127,7 +127,7 @@ def _separate_naively(separator: Separator, paths: Sequence[Path], out: Path, re
     began = time.perf_counter()
     for number, path in enumerate(paths, 1):
         mixture = torch.cat(list(Source(path, separator.sample_rate).blocks()))[None].to(separator.device)
-        voices = oracle.separate(separator.network, mixture, repeats)[0].cpu()
+        voices = naive.separate(separator.network, mixture, repeats)[0].cpu()
         for voice, samples in enumerate(voices, 1):
             soundfile.write(out / f"{number}_s{voice}.wav", samples.numpy(), separator.sample_rate, "FLOAT")
     return time.perf_counter() - began

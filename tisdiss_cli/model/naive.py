@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tisdiss_cli.model.locoformer import Attention, FeedForward, RMSGroupNorm
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.model.paths import Attention, FeedForward, RMSGroupNorm
 
 
 def norm(module: RMSGroupNorm, x: Tensor) -> Tensor:

@@ -1,82 +1,22 @@
-"""How many repeats: a fixed number, as many as still change the estimate, or as many as time allows."""
+"""`--rtf` and `--budget`: as many repeats as time allows."""
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.model.network import Estimate
-
-if TYPE_CHECKING:
-    from tisdiss_cli.chunking import Plan
-    from tisdiss_cli.separation import Separator
-
-# Keys of a weight file's metadata
-THRESHOLD = "auto_threshold_db"
-REPEATS = "repeats"
-WITHIN = 0.1  # dB; a setting this close to the best is as good
-
-
-@dataclass(frozen=True)
-class Auto:
-    """Stop at the first repeat that hardly changes the estimate.
-
-    `threshold_db`: of SI-SNR between a repeat's estimate and the one before it, for the source that
-    changes most; at or above it, the change is too small to go on.
-    """
-
-    threshold_db: float
-    most: int  # repeats
-
-
-def similarity(newer: Tensor, older: Tensor) -> Tensor:
-    """SI-SNR (B,) in dB of `newer` against `older`, (B, S, n): of each item's source that changed most.
-
-    Both silent: 100 dB. The values are held to 100 dB.
-    """
-    newer, older = (x.float() - x.float().mean(-1, keepdim=True) for x in (newer, older))
-    power = older.square().sum(-1)
-    projected = (newer * older).sum(-1, keepdim=True) / power[..., None].clamp_min(1e-30) * older
-    noise = (newer - projected).square().sum(-1)
-    ratio = projected.square().sum(-1) / noise.clamp_min(1e-30)
-    decibels = 10 * ratio.clamp_min(1e-10).log10()
-    decibels = torch.where((power <= 1e-20) & (noise <= 1e-20), 100.0, decibels)
-    return decibels.clamp_max(100.0).amin(-1)
-
-
-def settle(estimates: Iterator[Estimate], auto: Auto) -> tuple[Tensor, list[int]]:
-    """Decodes repeat after repeat until every item (B) has settled; returns (B, S, n) and the repeats of each.
-
-    An item's result does not depend on the others': those that settle early keep their estimate.
-    """
-    older: Tensor | None = None
-    for estimate in estimates:
-        if not estimate.ends_repeat:
-            continue
-        voices = estimate.waveforms()
-        if older is None:  # the Splitter's, with which the first repeat's is compared
-            result, used, settled = voices.clone(), [0] * len(voices), [False] * len(voices)
-        else:
-            near = similarity(voices, older) >= auto.threshold_db
-            for item in range(len(voices)):
-                if not settled[item]:
-                    result[item], used[item], settled[item] = voices[item], estimate.repeat, bool(near[item])
-            if all(settled):
-                break
-        older = voices
-    return result, used
+from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.separator import Separator
 
 
 @dataclass
 class Pace:
     """Chooses the deepest setting that a time limit affords, and again as the work goes on.
 
-    The network's seconds for a second of audio are taken as fixed + each * repeats, from `calibrate`;
+    The network's seconds for a second of audio are taken as fixed + each * repeats, from `measure_pace`;
     what the work really takes then scales both.
     """
 
@@ -123,7 +63,7 @@ class Pace:
         return max(0.0, self.deadline - time.perf_counter()) / max(self.audio_left, 1e-6)
 
 
-def calibrate(separator: "Separator", plan: "Plan", batch_size: int, separator_repeats: int | None, most: int) -> Pace:
+def measure_pace(separator: Separator, plan: Plan, batch_size: int, separator_repeats: int | None, most: int) -> Pace:
     """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats."""
     length = min(plan.chunk, 4 * separator.sample_rate)
     noise = torch.randn(batch_size, length) / 10
@@ -152,9 +92,3 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise UserError(f"--budget {text}: write a time above 0, as in 90s, 10m or 1h30m")
     return seconds
-
-
-def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
-    """The smallest setting whose quality, in dB, is within `margin` of the best."""
-    best = max(quality.values())
-    return min(repeats for repeats, value in quality.items() if value >= best - margin)

@@ -9,8 +9,8 @@ import torchaudio
 from torch import Tensor
 
 from tisdiss_cli import audio
+from tisdiss_cli.data.clips import active_frames, padded, read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.training.clips import active_frames, padded, read_clips, to_device, to_int16
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import find, read
-from tisdiss_cli.datasets import Dataset, Item
+from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.scoring import trim
+from tisdiss_cli.evaluation.metrics import trim
 
 _AHEAD = 2  # items
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import AudioError, Resampler, Writer
-from tisdiss_cli.chunking import Plan
-from tisdiss_cli.jobs import Job
+from tisdiss_cli.folder.jobs import Job
+from tisdiss_cli.separation.chunking import Plan
 
 _SEAMS_NAMED = 10
 

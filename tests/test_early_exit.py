@@ -11,10 +11,12 @@ from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from tests.cli import tisdiss
 from tests.reference_cases import reference_network
-from tisdiss_cli.calibration import ALLOWED_LOSS, Trace, choose_threshold
-from tisdiss_cli.depth import Auto, Pace, parse_duration, settle, similarity, smallest_within
+from tisdiss_cli.evaluation.calibrate import ALLOWED_LOSS, Trace, choose_threshold
+from tisdiss_cli.evaluation.results import smallest_within
+from tisdiss_cli.folder.pace import Pace, parse_duration
 from tisdiss_cli.model.weights import read_info
-from tisdiss_cli.separation import Separator
+from tisdiss_cli.separation.early_exit import Auto, settle, similarity
+from tisdiss_cli.separation.separator import Separator
 
 
 def test_similarity_is_si_snr_of_the_source_that_changed_most():

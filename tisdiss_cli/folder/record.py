@@ -25,13 +25,8 @@ class Line:
     source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
 
 
-def fingerprint(path: Path) -> list[int]:
-    """Size in bytes and time of change in nanoseconds; [] if the file is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
+class RecordError(Exception):
+    """The record cannot be written, so that nothing more can be promised; the sentence says why."""
 
 
 class Record:

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
-from tisdiss_cli.chunking import LAST, Plan, Stitcher
-from tisdiss_cli.depth import REPEATS, THRESHOLD, Auto, settle
 from tisdiss_cli.devices import choose_device, choose_precision, out_of_memory
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
-from tisdiss_cli.model.paths import SpeakerPath, SpectralPath
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
-
-CHUNK = "chunk_seconds"  # key of a weight file's metadata
-CHUNK_SECONDS = 8.0  # unless the weights' metadata or the caller say otherwise
+from tisdiss_cli.separation.chunking import LAST, Plan, Stitcher
+from tisdiss_cli.separation.early_exit import Auto, settle
 
 
 class Separator:
@@ -80,11 +77,11 @@ class Separator:
     @property
     def default_repeats(self) -> int:
         """Of the Reconstructor where none are asked for: as the weights' calibration recommends, else as trained."""
-        return int(self.weights.info.get(REPEATS, self.config.reconstructor_repeats))
+        return self.weights.default_repeats
 
     def plan(self, seconds: float | None = None) -> Plan:
         """How waveforms longer than `seconds` are cut (None: as the weights' metadata recommend)."""
-        seconds = seconds or float(self.weights.info.get(CHUNK, CHUNK_SECONDS))
+        seconds = seconds or self.weights.chunk_seconds
         return Plan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
 
     def autocast(self) -> AbstractContextManager:
@@ -174,13 +171,13 @@ class Separator:
 
     def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
         """`--repeats auto`: by the threshold that the weights were calibrated to, at most `most` repeats (None: 8)."""
-        threshold_db = self.weights.info.get(THRESHOLD) if threshold_db is None else threshold_db
+        threshold_db = self.weights.auto_threshold_db if threshold_db is None else threshold_db
         if threshold_db is None:
             raise UserError(
                 f"--repeats auto: the weights {self.weights.name!r} have no threshold: run 'tisdiss weights calibrate' "
                 "on them, or pass a number"
             )
-        return Auto(float(threshold_db), most or 8)
+        return Auto(threshold_db, most or 8)
 
     def run(
         self, mixtures: Tensor, repeats: int | Auto | None = None, separator_repeats: int | None = None

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.record import fingerprint
+from tisdiss_cli.files import fingerprint
 
+WITHIN = 0.1  # dB; a setting this close to the best is as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
 
 
@@ -154,3 +155,9 @@ def student_t(freedom: int, probability: float = 0.95) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if inside(middle) < probability else (low, middle)
     return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
+    """The smallest setting whose quality, in dB, is within `margin` of the best."""
+    best = max(quality.values())
+    return min(repeats for repeats, value in quality.items() if value >= best - margin)

@@ -20,13 +20,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.datasets import Dataset, Item
+from tisdiss_cli.data.datasets import Dataset, Item
+from tisdiss_cli.devices import now
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.results import Row, Sheet, row_key, summarize
-from tisdiss_cli.scoring import Score, score
-from tisdiss_cli.separation import Separator
-from tisdiss_cli.signals import Signals, find_estimates, read_ahead
-from tisdiss_cli.timing import every_setting
+from tisdiss_cli.evaluation.loading import Signals, find_estimates, read_ahead
+from tisdiss_cli.evaluation.metrics import Score, score
+from tisdiss_cli.evaluation.results import Row, Sheet, row_key, summarize
+from tisdiss_cli.separation.separator import Separator
 
 
 @dataclass
@@ -153,6 +153,25 @@ def evaluate(
     outcome.warnings = sorted({f"{row.id}: {row.warnings}" for row in outcome.rows if row.warnings})
     outcome.results = summarize(outcome.rows)
     return outcome
+
+
+def every_setting(
+    separator: Separator, mixture: Tensor, repeats: Sequence[int], separator_repeats: int | None = None
+) -> list[tuple[Tensor, float]]:
+    """For each of the ascending `repeats`: the voices (S, L) of a whole mixture (L,), on the CPU, and the
+    network's seconds until then, its own decoding included, the other settings' left out.
+    """
+    device = separator.device
+    found: list[tuple[Tensor, float]] = []
+    decoding, began = 0.0, now(device)
+    for repeat, decode in separator.estimates(mixture, max(repeats), separator_repeats):
+        if repeat in repeats:
+            reached = now(device)
+            voices = decode()
+            decoded = now(device)
+            found.append((voices.cpu(), decoded - began - decoding))
+            decoding += now(device) - reached
+    return found
 
 
 def default_workers(dataset: Dataset) -> int:

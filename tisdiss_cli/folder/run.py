@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import AudioError, Source
-from tisdiss_cli.chunking import Plan
-from tisdiss_cli.depth import Auto, Pace
-from tisdiss_cli.jobs import Job, sweep
-from tisdiss_cli.record import Line, Record, fingerprint
-from tisdiss_cli.separation import Separator
-from tisdiss_cli.voices import VoiceFiles
+from tisdiss_cli.files import fingerprint
+from tisdiss_cli.folder.jobs import Job, sweep
+from tisdiss_cli.folder.pace import Pace
+from tisdiss_cli.folder.record import Line, Record, RecordError
+from tisdiss_cli.folder.voices import VoiceFiles
+from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.early_exit import Auto
+from tisdiss_cli.separation.separator import Separator
 
 _WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their length
 
@@ -274,10 +276,6 @@ class FolderRun:
 
 def _kind(chunk: _Chunk) -> tuple[int, int | Auto]:
     return chunk.mixture.shape[0], chunk.file.repeats
-
-
-class RecordError(Exception):
-    """The record cannot be written, so that nothing more can be promised; the sentence says why."""
 
 
 def _sentence(job: Job, error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""What every repetition setting costs."""

@@ -1,0 +1,59 @@
+"""`--repeats auto`: as many repeats as still change the estimate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.model.network import Estimate
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Stop at the first repeat that hardly changes the estimate.
+
+    `threshold_db`: of SI-SNR between a repeat's estimate and the one before it, for the source that
+    changes most; at or above it, the change is too small to go on.
+    """
+
+    threshold_db: float
+    most: int  # repeats
+
+
+def similarity(newer: Tensor, older: Tensor) -> Tensor:
+    """SI-SNR (B,) in dB of `newer` against `older`, (B, S, n): of each item's source that changed most.
+
+    Both silent: 100 dB. The values are held to 100 dB.
+    """
+    newer, older = (x.float() - x.float().mean(-1, keepdim=True) for x in (newer, older))
+    power = older.square().sum(-1)
+    projected = (newer * older).sum(-1, keepdim=True) / power[..., None].clamp_min(1e-30) * older
+    noise = (newer - projected).square().sum(-1)
+    ratio = projected.square().sum(-1) / noise.clamp_min(1e-30)
+    decibels = 10 * ratio.clamp_min(1e-10).log10()
+    decibels = torch.where((power <= 1e-20) & (noise <= 1e-20), 100.0, decibels)
+    return decibels.clamp_max(100.0).amin(-1)
+
+
+def settle(estimates: Iterator[Estimate], auto: Auto) -> tuple[Tensor, list[int]]:
+    """Decodes repeat after repeat until every item (B) has settled; returns (B, S, n) and the repeats of each.
+
+    An item's result does not depend on the others': those that settle early keep their estimate.
+    """
+    older: Tensor | None = None
+    for estimate in estimates:
+        if not estimate.ends_repeat:
+            continue
+        voices = estimate.waveforms()
+        if older is None:  # the Splitter's, with which the first repeat's is compared
+            result, used, settled = voices.clone(), [0] * len(voices), [False] * len(voices)
+        else:
+            near = similarity(voices, older) >= auto.threshold_db
+            for item in range(len(voices)):
+                if not settled[item]:
+                    result[item], used[item], settled[item] = voices[item], estimate.repeat, bool(near[item])
+            if all(settled):
+                break
+        older = voices
+    return result, used
