@@ -25,6 +25,26 @@ def mini_weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def said():
+    """What the library logs, sentence by sentence."""
+    import logging
+
+    sentences: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            sentences.append(record.getMessage())
+
+    logger, listener = logging.getLogger("tisdiss"), Listener()
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    yield sentences
+    logger.removeHandler(listener)
+    logger.setLevel(level)
+
+
+@pytest.fixture
 def folder(tmp_path) -> Path:
     """Recordings to separate."""
     from tests.folders import write_folder

@@ -77,9 +77,8 @@ def test_the_threshold_is_the_smallest_that_loses_little():
     assert outcome(choice.threshold_db) >= goal > outcome(choice.threshold_db - 1)
 
 
-def test_a_pace_takes_what_fits_and_replans():
-    said = []
-    pace = Pace(fixed=0.1, each=0.05, most=8, notice=said.append)
+def test_a_pace_takes_what_fits_and_replans(said):
+    pace = Pace(fixed=0.1, each=0.05, most=8)
     pace.limit(100.0, rtf=0.31)
     assert pace.chosen == 4  # 0.1 + 4 x 0.05 = 0.3
     for _ in range(20):

@@ -104,10 +104,9 @@ def test_a_full_disk_fails_one_file_and_the_next_still_works(tmp_path, mini_weig
     assert records(out)["a_long.wav"]["status"] == "done"
 
 
-def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, mini_weights):
+def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, mini_weights, said):
     separator = Separator.load(mini_weights, "cpu", "fp32")
-    sizes, notices, network = [], [], separator.network.separate
-    separator.notice = notices.append
+    sizes, network = [], separator.network.separate
 
     def network_separates(mixture: torch.Tensor, *arguments: object) -> torch.Tensor:
         sizes.append(tuple(mixture.shape))
@@ -118,7 +117,7 @@ def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, 
     separator.network.separate = network_separates
     lines = separate(folder, tmp_path / "out", mini_weights, 4, 2.0, separator=separator)
     assert {line["status"] for line in lines.values()} == {"done"}
-    assert len(notices) == 2
+    assert len(said) == 2
     assert sum(batch * length > 10_000 for batch, length in sizes) <= 4  # each size is tried once
     for name, line in lines.items():
         for output in line["outputs"]:

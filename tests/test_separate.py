@@ -8,7 +8,7 @@ import torch
 from tests.cli import start, tisdiss
 from tests.folders import RATE, contents, records, separate, speech_like
 from tisdiss_cli.folder.jobs import PARTS, plan_jobs
-from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.separator import Separator
 
 
@@ -58,7 +58,7 @@ def test_outputs_are_the_networks(tmp_path, mini_weights):
 
 def test_refine_yields_every_repeat(mini_weights):
     separator = Separator.load(mini_weights, "cpu", "fp32")
-    separator.plan = lambda: Plan.of(8000)
+    separator.plan = lambda: ChunkPlan.of(8000)
     for seconds in (0.01, 1.0, 2.5):
         mixture = torch.from_numpy(speech_like(seconds, 0)[:, 0])
         estimates = list(separator.refine(mixture, repeats=2))

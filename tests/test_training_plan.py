@@ -10,7 +10,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from tisdiss_cli.training.curve import CURVE, plot_curve
 from tisdiss_cli.training.export import Best
-from tisdiss_cli.training.log import NAME, Log, read_log
+from tisdiss_cli.training.log import LOG, Log, read_log
 from tisdiss_cli.training.loop import Training
 from tisdiss_cli.training.recipe import Recipe, read_recipe, recipe_names
 from tisdiss_cli.training.schedule import Schedule
@@ -173,14 +173,14 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
 
 
 def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
-    log = Log(tmp_path / NAME, 1, 0)
+    log = Log(tmp_path / LOG, 1, 0)
     for step in (10, 20, 30):
         log.add(step=step, loss=f"{-step}", valid_loss="", si_snri_0="", si_snri_1="")
     log.add_validation(20, 1.0, -3.0, [1.0, 2.0])
-    with (tmp_path / NAME).open("a") as file:
+    with (tmp_path / LOG).open("a") as file:
         file.write("40,0.1")  # cut short
-    Log(tmp_path / NAME, 1, 20)
-    assert [(row["step"], row["loss"], row["si_snri_1"]) for row in read_log(tmp_path / NAME)] == [
+    Log(tmp_path / LOG, 1, 20)
+    assert [(row["step"], row["loss"], row["si_snri_1"]) for row in read_log(tmp_path / LOG)] == [
         ("10", "-10", ""),
         ("20", "-20", ""),
         ("20", "", "2.0000"),

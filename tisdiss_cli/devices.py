@@ -1,6 +1,9 @@
 """Which device runs the network, at which precision, and how it says that its memory ran out; its clock."""
 
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -48,13 +51,31 @@ def computes_in_bf16(device: torch.device) -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether a device's memory ran out: CUDA and MPS have an exception for it, the CPU's allocator only words."""
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "not enough memory" in str(error)
-        or ("can't allocate memory" in str(error))
-    )
+class OutOfMemory(RuntimeError):
+    """The memory of the device, which may be the CPU's, did not suffice; the sentence says for what."""
+
+
+@contextmanager
+def memory_guard(what: str) -> Iterator[None]:
+    """Turns each library's way to say that memory ran out into `OutOfMemory`: "memory ran out on <what>".
+
+    What the block held is let go, and on CUDA given back, so that smaller work may follow at once.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _ran_out(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(f"memory ran out on {what}") from None
+
+
+def _ran_out(error: Exception) -> bool:
+    """CUDA and MPS have an exception for it, the CPU's allocator only words."""
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def now(device: torch.device) -> float:

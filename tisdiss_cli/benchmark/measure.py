@@ -15,7 +15,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from tisdiss_cli.benchmark.memory import peak_memory
-from tisdiss_cli.devices import now
+from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.separation.separator import Separator
 
 _MIN_SECONDS = 1.0  # that a setting is run for
@@ -69,10 +69,10 @@ def measure(
             return separator.batch(mixture, depth)
 
         try:
-            memory = peak_memory(run, separator.device)
-            times = time_runs(run, separator.device, min_seconds)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            with memory_guard(f"{batch_size} x {audio_seconds:g} s of audio"):
+                memory = peak_memory(run, separator.device)
+                times = time_runs(run, separator.device, min_seconds)
+        except OutOfMemory:
             yield Measurement(*shape, *[None] * 9)
             continue
         lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
@@ -112,13 +112,11 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
     # Attention written out, and nothing compiled: the counter does not know every fused kernel.
     with (
         torch.compiler.set_stance("force_eager"),
-        torch.inference_mode(),
-        separator.autocast(),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        for estimate in separator.network.padded_estimates(mixture, max(repeats)):
-            if estimate.repeat in repeats and estimate.ends_repeat:
+        for estimate in separator.estimates(mixture, max(repeats)):
+            if estimate.repeat in repeats:
                 reached = counter.get_total_flops()
                 estimate.waveforms()
                 found[estimate.repeat] = (counter.get_total_flops() - decoding) // 2

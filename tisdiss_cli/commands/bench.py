@@ -11,14 +11,13 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.bench_tables import bench_table, cell, compared, comparison_table, duration, measured, si
+from tisdiss_cli.commands.console import log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
     WeightsOption,
     check_output,
     parse_repeats,
-    print_table,
-    say,
     versions,
     write_json,
 )
@@ -36,7 +35,7 @@ def bench(
     seconds: Annotated[str, typer.Option(help="Lengths of a mixture, as in 1,4,10.")] = "4",
     batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
     compare: Annotated[str | None, typer.Option(help="Precisions side by side, as in fp32,bf16.")] = None,
-    against_oracle: Annotated[
+    against_naive: Annotated[
         bool, typer.Option("--against-oracle", help="Compare with a naive network, and on --data's folder of mixtures.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
@@ -93,14 +92,14 @@ def bench(
     depths = depths or list(range(1, first.config.reconstructor_repeats + 1))
     machine = describe_machine(first.device)
     if not first.weights.trained:
-        say(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
+        log.info(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
 
     measurements: list[Measurement] = []
     comparisons: list[Comparison] = []
     folders: list[FolderComparison] = []
     ceilings = {separator.precision: matmul_ceiling(separator) for separator in separators}
     grid = list(product(separators, batches, lengths))
-    total = len(grid) * len(depths) * (1 + against_oracle)
+    total = len(grid) * len(depths) * (1 + against_naive)
     bar = tqdm(total=total, unit="setting", file=sys.stderr, disable=quiet, leave=False)
 
     def done(sentence: str) -> None:
@@ -114,7 +113,7 @@ def bench(
             for measurement in measure(separator, depths, batch, length, ceilings[separator.precision]):
                 measurements.append(measurement)
                 done(measured(measurement))
-        if against_oracle:
+        if against_naive:
             from tisdiss_cli.benchmark.against_naive import compare as compare_with_oracle
             from tisdiss_cli.benchmark.against_naive import compare_folder
 
@@ -137,7 +136,7 @@ def bench(
             fits.append({**dict(zip(("precision", "batch_size", "audio_seconds"), shape, strict=True)), "a": a, "b": b})
     curves = _curves(measurements, scored)
     _report(measurements, fits, scored, curves, machine, ceilings, first.weights.name)
-    if against_oracle:
+    if against_naive:
         print()
         print_table(comparison_table(comparisons, folders))
     if json:
@@ -153,8 +152,8 @@ def bench(
             "ceilings": ceilings,
             "results": [asdict(measurement) for measurement in measurements],
             "fits": fits,
-            "against_oracle": [asdict(comparison) for comparison in comparisons],
-            "folders_against_oracle": [asdict(comparison) for comparison in folders],
+            "against_naive": [asdict(comparison) for comparison in comparisons],
+            "folders_against_naive": [asdict(comparison) for comparison in folders],
             "scores": scored,
             "curves": [asdict(curve) for curve in curves],
         }
@@ -165,7 +164,7 @@ def bench(
         draw(
             curves, plot, f"{first.weights.name} on {machine.get('gpu', machine['cpu'])}, {len(dataset.items)} mixtures"
         )
-        say(f"drew {plot}")
+        log.info(f"drew {plot}")
 
 
 def _numbers(option: str, text: str, kind: type, low: float, high: float) -> list:
@@ -189,7 +188,7 @@ def _score(dataset: Any, separator: Any, depths: list[int], quiet: bool) -> list
         progress = Progress(bar.reset, bar.update, lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr))
         outcome = evaluate(dataset, separator, depths, workers=default_workers(dataset), progress=progress)
     for sentence in outcome.failed:
-        say(f"not scored: {sentence}")
+        log.info(f"not scored: {sentence}")
     if not outcome.results:
         raise UserError(f"--data {dataset.root}: no file could be scored")
     return outcome.results

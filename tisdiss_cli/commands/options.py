@@ -3,17 +3,13 @@
 import json
 import os
 import platform
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tisdiss_cli.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from tisdiss_cli.files import replacing
 
 WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
@@ -63,24 +59,5 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes the file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def plain_console(width: int | None = None, soft_wrap: bool = False) -> "Console":
-    """A console on stdout that takes no text for markup: file names, with brackets or colons too, stand as they are."""
-    from rich.console import Console
-
-    return Console(width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
-
-
-def print_table(table: "Table") -> None:
-    """Prints a table on stdout whole, wider than the terminal if it must be: no cell is shortened."""
-    needed = plain_console(width=1000).measure(table).maximum
-    plain_console(width=max(plain_console().width, needed)).print(table)
-
-
-def say(sentence: str) -> None:
-    """A message on stderr."""
-    print(f"tisdiss: {sentence}", file=sys.stderr)
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

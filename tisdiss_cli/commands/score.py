@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
+from tisdiss_cli.commands.console import log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
     WeightsOption,
     check_output,
     parse_repeats,
-    print_table,
-    say,
     versions,
     write_json,
 )
@@ -80,9 +79,9 @@ def score(
     separator = None if estimates else Separator.load(weights, device, precision)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
     if not quiet:
-        say(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
+        log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
     if separator and not separator.weights.trained:
-        say(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
+        log.info(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
     workers = default_workers(dataset) if workers is None else workers
     bar = tqdm(unit="file", file=sys.stderr, disable=quiet, leave=False)
     progress = Progress(
@@ -94,7 +93,7 @@ def score(
                 dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress
             )
     except KeyboardInterrupt:
-        say("stopped" + ("; the same command goes on where this one ended" if csv else ""))
+        log.info("stopped" + ("; the same command goes on where this one ended" if csv else ""))
         raise typer.Exit(130) from None
 
     for heading, sentences in (
@@ -104,14 +103,14 @@ def score(
     ):
         if sentences:
             more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
-            say(f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
+            log.info(f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
     if json:
         extra = {"missing": outcome.missing, "failed": outcome.failed, "warnings": outcome.warnings}
         write_json(json, {"settings": outcome.settings, "versions": versions(), "results": outcome.results, **extra})
     if outcome.results:
         print_table(results_table(outcome.results))
         if not quiet and outcome.resumed:
-            say(f"{outcome.resumed} files were scored before ({csv})")
+            log.info(f"{outcome.resumed} files were scored before ({csv})")
     if outcome.failed or not outcome.results:
         raise typer.Exit(1)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, plain_console
+from tisdiss_cli.commands.console import plain_console
+from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,7 +145,6 @@ def separate(
     if todo and (rtf or budget):
         most = max_repeats or separator.config.reconstructor_repeats
         pace = measure_pace(separator, plan, settings.batch_size, separator_repeats, most)
-        pace.notice = lambda sentence: print(f"\ntisdiss: {sentence}", file=sys.stderr)
         chosen = pace.limit(sum(seconds), rtf=rtf, budget=limit)
         print(f"tisdiss: {chosen}", file=sys.stderr)
         settings = replace(settings, pace=pace)
@@ -170,7 +170,6 @@ def separate(
                 f"real-time factor {(time.perf_counter() - began) / max(bar.n, 1e-9):.3f}", refresh=False
             )
 
-        separator.notice = lambda message: tqdm.write(f"tisdiss: {message}", file=sys.stderr)
         run = FolderRun(separator, todo, out, settings, Progress(advance, lines.append))
         try:
             with bar:

@@ -130,7 +130,7 @@ def train(
     loaded = load_data(data, settings, mixture, names, quiet=not fabric.is_global_zero)
     origin = {
         "valid": str(valid.resolve()) if valid else None,
-        "data": loaded.fingerprint,
+        "data": loaded.checksum,
         "examples": sum(example.mixture.shape[0] for example in examples),
         "before": start.origin.get("before", start.before),
     }

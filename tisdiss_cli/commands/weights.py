@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.options import DeviceOption, check_weights_output, plain_console
+from tisdiss_cli.commands.console import plain_console
+from tisdiss_cli.commands.options import DeviceOption, check_weights_output
 from tisdiss_cli.errors import UserError
 
 weights = typer.Typer(help="List, describe, import, fetch, average and calibrate weights.", no_args_is_help=True)

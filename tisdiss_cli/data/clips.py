@@ -67,7 +67,7 @@ def to_int16(clip: Tensor) -> Tensor:
     return (clip * 32767).round().to(torch.int16)
 
 
-def fingerprint(samples: Tensor) -> str:
+def checksum(samples: Tensor) -> str:
     """Of what a run trains on, so that it is not resumed on other data."""
     return f"{samples.numel()}:{int(samples.sum(dtype=torch.int64))}"
 

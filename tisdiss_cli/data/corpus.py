@@ -80,7 +80,7 @@ def load_corpus(
     return Corpus(
         names=list(folders),
         samples=torch.cat(pieces),
-        active=counted(torch.cat(active)[None]),
+        active=active_before(torch.cat(active)[None]),
         starts=sizes.cumsum(0) - sizes,
         lengths=torch.tensor(lengths),
         first=counts.cumsum(0) - counts,
@@ -89,7 +89,7 @@ def load_corpus(
     )
 
 
-def counted(active: Tensor) -> Tensor:
+def active_before(active: Tensor) -> Tensor:
     """How many frames are active before each, (K, F) -> (K, F + 1)."""
     return torch.nn.functional.pad(active.cumsum(dim=1), (1, 0)).int()
 

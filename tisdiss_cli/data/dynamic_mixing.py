@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
-from tisdiss_cli.data.clips import FRAME, active_frames, fingerprint, to_device
-from tisdiss_cli.data.corpus import Corpus, counted
+from tisdiss_cli.data.clips import FRAME, active_frames, checksum, to_device
+from tisdiss_cli.data.corpus import Corpus, active_before
 
 CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 SHORTEST_TURN = 1 / 3  # of a segment
@@ -99,7 +99,7 @@ def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tenso
     length = samples * (SHORTEST_TURN + (1 - SHORTEST_TURN) * uniform[0])
     begin = (samples - length) * uniform[1]
     framed = samples // FRAME * FRAME
-    active = counted(active_frames(segments[..., :framed]).flatten(0, 1)).view(batch, speakers, -1)
+    active = active_before(active_frames(segments[..., :framed]).flatten(0, 1)).view(batch, speakers, -1)
     first, last = (begin / FRAME).ceil().long(), ((begin + length) / FRAME).long()  # frames that are left whole
     first, last = first.clamp(max=framed // FRAME), torch.maximum(first, last).clamp(max=framed // FRAME)
     spoken = active.gather(-1, last) - active.gather(-1, first)
@@ -157,11 +157,11 @@ class DynamicMixing:
         return replace(self, level_db=level_db, turn_taking=turn_taking)
 
     @property
-    def fingerprint(self) -> str:
+    def checksum(self) -> str:
         """Of the speech, the rooms and the noise."""
         parts = [self.corpus.samples, *([self.noises.samples] if self.noises else [])]
         rooms = [f"{tuple(self.rooms.responses.shape)}"] if self.rooms else []
-        return " ".join([*map(fingerprint, parts), *rooms])
+        return " ".join([*map(checksum, parts), *rooms])
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A mixture (batch, samples) and its references (batch, speakers, samples)."""

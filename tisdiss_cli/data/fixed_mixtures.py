@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.clips import active_frames, fingerprint, padded, read_clips, to_device, to_int16
-from tisdiss_cli.data.corpus import counted
+from tisdiss_cli.data.clips import active_frames, checksum, padded, read_clips, to_device, to_int16
+from tisdiss_cli.data.corpus import active_before
 from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
 from tisdiss_cli.data.dynamic_mixing import draw_positions, take
 from tisdiss_cli.errors import UserError
@@ -35,9 +35,9 @@ class FixedMixtures:
         return self
 
     @property
-    def fingerprint(self) -> str:
+    def checksum(self) -> str:
         """Of all samples."""
-        return fingerprint(self.samples)
+        return checksum(self.samples)
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random segments of random items: mixture (batch, samples), references (batch, speakers, samples)."""
@@ -104,7 +104,7 @@ def load_fixed(dataset: Dataset, sample_rate: int) -> FixedMixtures:
     sizes = torch.tensor([piece.shape[1] for piece in pieces])
     return FixedMixtures(
         samples=torch.cat(pieces, dim=1),
-        active=counted(torch.cat(active, dim=1)),
+        active=active_before(torch.cat(active, dim=1)),
         starts=sizes.cumsum(0) - sizes,
         lengths=torch.tensor(lengths),
     )

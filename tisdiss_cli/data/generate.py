@@ -25,7 +25,7 @@ _ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class Ingredients:
     """What one mixture is made of; levels are dB, relative to the speakers' mean."""
 
     speakers: list[str]
@@ -82,7 +82,7 @@ class MixtureSet:
         rates = Counter(audio.Source(path, 8000).input_rate for path in paths)
         return max(sorted(rates), key=lambda rate: rates[rate])
 
-    def plan(self, index: int, attempt: int = 0) -> Plan:
+    def plan(self, index: int, attempt: int = 0) -> Ingredients:
         """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
         random = generator(torch.device("cpu"), self.seed, index, attempt)
 
@@ -102,7 +102,7 @@ class MixtureSet:
         noise = choose(self.noises) if self.noises else None
         start, share = torch.rand(2, generator=random).tolist()
         low, high = self.noise_db
-        return Plan(chosen, utterances, levels.tolist(), responses, noise, start, low + (high - low) * share)
+        return Ingredients(chosen, utterances, levels.tolist(), responses, noise, start, low + (high - low) * share)
 
     def check(self, count: int, sample_rate: int) -> None:
         """UserError if a file that `count` mixtures take is silent or cannot be read; says what is resampled."""
@@ -115,7 +115,7 @@ class MixtureSet:
             for _ in read_clips(what, sorted(paths), sample_rate):
                 pass
 
-    def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Plan, dict[str, Tensor]]]:
+    def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Ingredients, dict[str, Tensor]]]:
         """Yields `count` mixtures: what each is made of, and its files by folder (int16, as `render` has them).
 
         An utterance that is silent as far as the other one lasts is drawn again.
@@ -133,7 +133,7 @@ class MixtureSet:
             yield plan, files
 
 
-def render(plan: Plan, sample_rate: int) -> dict[str, Tensor] | None:
+def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     """Every file of a mixture by folder, int16 (L,), as long as its shortest utterance.
 
     Mixtures are exactly the sums of the other files. None when an utterance is silent in that length.

@@ -49,8 +49,8 @@ def trace(separator: Separator, dataset: Dataset, most: int) -> list[Trace]:
             continue
         before = si_snr(mixture.expand_as(references), references).mean()
         values, near, older = [], [], None
-        for _, decode in separator.estimates(mixture, most):
-            voices = decode()
+        for estimate in separator.estimates(mixture[None], most):
+            voices = estimate.waveforms()[0]
             if older is not None:
                 pairs = si_snr(voices[None].cpu(), references[:, None])
                 order = best_permutation(pairs)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.datasets import Dataset, Item
-from tisdiss_cli.devices import now
+from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.loading import Signals, find_estimates, read_ahead
 from tisdiss_cli.evaluation.metrics import Score, score
@@ -164,10 +164,10 @@ def every_setting(
     device = separator.device
     found: list[tuple[Tensor, float]] = []
     decoding, began = 0.0, now(device)
-    for repeat, decode in separator.estimates(mixture, max(repeats), separator_repeats):
-        if repeat in repeats:
+    for estimate in separator.estimates(mixture[None], max(repeats), separator_repeats):
+        if estimate.repeat in repeats:
             reached = now(device)
-            voices = decode()
+            voices = estimate.waveforms()[0]
             decoded = now(device)
             found.append((voices.cpu(), decoded - began - decoding))
             decoding += now(device) - reached
@@ -224,10 +224,10 @@ def _outputs(
     if separator is None:
         return [signals.estimates], [None]
     try:
-        timed = every_setting(separator, signals.mixture, repeats, separator_repeats)
-    except torch.OutOfMemoryError:
-        length = signals.mixture.shape[0] / separator.sample_rate
-        raise UserError(f"the device's memory ran out on {length:.1f} s of audio") from None
+        with memory_guard(f"{signals.mixture.shape[0] / separator.sample_rate:.1f} s of audio"):
+            timed = every_setting(separator, signals.mixture, repeats, separator_repeats)
+    except OutOfMemory as error:
+        raise UserError(str(error)) from None
     return [voices for voices, _ in timed], [seconds for _, seconds in timed]
 
 

@@ -4,14 +4,13 @@ import csv
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import fingerprint
+from tisdiss_cli.files import fingerprint, replacing
 
 WITHIN = 0.1  # dB; a setting this close to the best is as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
@@ -72,12 +71,10 @@ class Sheet:
         kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
         dropped = len(self.rows) - len(kept)
         self.rows = list(kept.values())
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             writer.writeheader()
             writer.writerows(map(_text, self.rows))
-        os.replace(part, self.path)
         return dropped
 
     def append(self, rows: Sequence[Row]) -> None:

@@ -1,15 +1,17 @@
 """`--rtf` and `--budget`: as many repeats as time allows."""
 
+import logging
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.separator import Separator
+
+log = logging.getLogger("tisdiss")
 
 
 @dataclass
@@ -23,7 +25,6 @@ class Pace:
     fixed: float
     each: float
     most: int  # repeats
-    notice: Callable[[str], None] = lambda sentence: None  # told one sentence when the choice changes
     rtf: float | None = None  # seconds of work allowed for a second of audio; None: what is left of the budget
     deadline: float = 0.0  # of the budget, on time.perf_counter's clock
     audio_left: float = 0.0  # seconds
@@ -46,7 +47,7 @@ class Pace:
         best = max(1, min(self.most, best))
         if self.chosen and best != self.chosen:
             turn = "slower" if best < self.chosen else "faster"
-            self.notice(f"going on with {counted(best)} instead of {self.chosen}: the work is {turn} than planned")
+            log.info(f"going on with {counted(best)} instead of {self.chosen}: the work is {turn} than planned")
         self.chosen = best
         return best
 
@@ -63,7 +64,9 @@ class Pace:
         return max(0.0, self.deadline - time.perf_counter()) / max(self.audio_left, 1e-6)
 
 
-def measure_pace(separator: Separator, plan: Plan, batch_size: int, separator_repeats: int | None, most: int) -> Pace:
+def measure_pace(
+    separator: Separator, plan: ChunkPlan, batch_size: int, separator_repeats: int | None, most: int
+) -> Pace:
     """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats."""
     length = min(plan.chunk, 4 * separator.sample_rate)
     noise = torch.randn(batch_size, length) / 10

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-NAME = "tisdiss.jsonl"
+RECORD = "tisdiss.jsonl"
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Record:
     """The file in OUT, read when opened, appended to line by line."""
 
     def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / NAME
+        self.out, self.path = out, out / RECORD
         self.lines: dict[str, Line] = {}
         self.made: set[str] = set()  # every output that a line, not only the newest, lists
         self._torn = False

@@ -23,7 +23,7 @@ from tisdiss_cli.folder.jobs import Job, sweep
 from tisdiss_cli.folder.pace import Pace
 from tisdiss_cli.folder.record import Line, Record, RecordError
 from tisdiss_cli.folder.voices import VoiceFiles
-from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.early_exit import Auto
 from tisdiss_cli.separation.separator import Separator
 
@@ -36,7 +36,7 @@ class Settings:
 
     repeats: int | Auto
     separator_repeats: int
-    plan: Plan
+    plan: ChunkPlan
     batch_size: int
     format: str = "wav"  # or "flac"
     input_rate: bool = False  # outputs at the input's rate instead of the network's

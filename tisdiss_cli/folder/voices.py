@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio import AudioError, Resampler, Writer
 from tisdiss_cli.folder.jobs import Job
-from tisdiss_cli.separation.chunking import Plan
+from tisdiss_cli.separation.chunking import ChunkPlan
 
 _SEAMS_NAMED = 10
 
@@ -29,7 +29,9 @@ class VoiceFiles:
     written as asked.
     """
 
-    def __init__(self, job: Job, out: Path, plan: Plan, rates: tuple[int, int], seconds: float, format: str) -> None:
+    def __init__(
+        self, job: Job, out: Path, plan: ChunkPlan, rates: tuple[int, int], seconds: float, format: str
+    ) -> None:
         self.job, self.out, self.rates, self.seconds, self.format = job, out, rates, seconds, format
         self.stitcher = plan.stitcher()
         self.folder = job.parts(out)

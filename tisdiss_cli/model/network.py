@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.stages import Decoder, Encoder, Reconstructor, Reinjection, Separator, Splitter
+from tisdiss_cli.model.stages import Decoder, Encoder, Reconstructor, Reinjection, SeparatorStage, Splitter
 
 SEPARATOR, SPLITTER, RECONSTRUCTOR = "separator", "splitter", "reconstructor"
 
@@ -41,7 +41,7 @@ class TISDiSS(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.separator = Separator(config)
+        self.separator = SeparatorStage(config)
         self.splitter = Splitter(config)
         self.reconstructor = Reconstructor(config)
         self.decoder = Decoder(config)

@@ -101,7 +101,7 @@ class SeparatorLayer(nn.Module):
         return x
 
 
-class Separator(nn.Module):
+class SeparatorStage(nn.Module):
     """A stack of layers, run several times with the same parameters, on the mixture's features."""
 
     def __init__(self, config: Config) -> None:

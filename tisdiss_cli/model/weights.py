@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import replacing
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 
@@ -145,14 +146,10 @@ def save_weights(
         "sample_rate": str(config.sample_rate),
         "info": json.dumps(info or {}),
     }
-    part = path.with_name(f".{path.name}.part")
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    try:
+    with replacing(path) as part:
         save_file(tensors, part, metadata=metadata)
         part.chmod(0o644)  # safetensors leaves it to the owner alone
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def average_weights(paths: Sequence[Path], out: Path) -> None:

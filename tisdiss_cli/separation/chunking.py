@@ -138,7 +138,7 @@ class Stitcher:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChunkPlan:
     """How long waveforms are cut, in samples at the network's rate."""
 
     chunk: int
@@ -146,7 +146,7 @@ class Plan:
     longest: int
 
     @classmethod
-    def of(cls, chunk: int) -> "Plan":
+    def of(cls, chunk: int) -> "ChunkPlan":
         """The plan for chunks of that many samples."""
         return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)))
 

@@ -1,22 +1,26 @@
 """A waveform in, its sources out: scale, chunk, run, stitch. The Python API is `Separator`."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from tisdiss_cli.audio import Resampler
-from tisdiss_cli.devices import choose_device, choose_precision, out_of_memory
+from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
-from tisdiss_cli.separation.chunking import LAST, Plan, Stitcher
+from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, settle
+
+log = logging.getLogger("tisdiss")
 
 
 class Separator:
@@ -26,12 +30,10 @@ class Separator:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
         device, precision: as chosen; precision is "fp32" or "bf16".
-        notice: called with one sentence when memory runs out and the work is cut smaller.
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
-        self.notice: Callable[[str], None] = lambda message: None
         self._largest_batch: int | None = None  # after the device's memory has run out
         self._longest_chunk: int | None = None
 
@@ -79,10 +81,10 @@ class Separator:
         """Of the Reconstructor where none are asked for: as the weights' calibration recommends, else as trained."""
         return self.weights.default_repeats
 
-    def plan(self, seconds: float | None = None) -> Plan:
+    def plan(self, seconds: float | None = None) -> ChunkPlan:
         """How waveforms longer than `seconds` are cut (None: as the weights' metadata recommend)."""
         seconds = seconds or self.weights.chunk_seconds
-        return Plan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
+        return ChunkPlan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the network runs at this precision."""
@@ -142,14 +144,15 @@ class Separator:
             yield torch.cat([*part, stitcher.finish()], dim=1)
 
     def estimates(
-        self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
-    ) -> Iterator[tuple[int, Callable[[], Tensor]]]:
-        """Runs the network on one whole mixture (n,), any n from 1, a repeat each time the next is asked for.
+        self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None
+    ) -> Iterator[Estimate]:
+        """Runs the network on whole mixtures (B, n), any n from 1, a repeat each time the next is asked for.
 
-        Yields the repeats so far, 0 for the Splitter's output, and what decodes its voices (S, n) on the device.
+        Yields the Splitter's estimate and that of every repeat, whose `waveforms` decodes the voices (B, S, n) on the
+        device. Everything that runs the network for inference comes through here, or through `batch`.
         """
         estimates = self.network.padded_estimates(
-            mixture[None].to(self.device), repeats or self.default_repeats, separator_repeats
+            mixtures.to(self.device), repeats or self.default_repeats, separator_repeats
         )
         while True:
             # Not around the yield: the contexts would reach into the caller's code.
@@ -158,16 +161,16 @@ class Separator:
             if estimate is None:
                 return
             if estimate.ends_repeat:
-                yield estimate.repeat, partial(self._decode, estimate)
+                yield replace(estimate, waveforms=partial(self._decode, estimate))
 
     def _decode(self, estimate: Estimate) -> Tensor:
         with torch.inference_mode(), self.autocast():
-            return estimate.waveforms()[0]
+            return estimate.waveforms()
 
     def batch(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """Mixtures (B, n) on the device, any n from 1, to their voices (B, S, n) there; memory may run out."""
+        """Mixtures (B, n), any n from 1, to their voices (B, S, n) on the device; memory may run out."""
         with torch.inference_mode(), self.autocast():
-            return self.network.separate(mixtures, repeats or self.default_repeats, separator_repeats)
+            return self.network.separate(mixtures.to(self.device), repeats or self.default_repeats, separator_repeats)
 
     def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
         """`--repeats auto`: by the threshold that the weights were calibrated to, at most `most` repeats (None: 8)."""
@@ -185,44 +188,41 @@ class Separator:
         """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU and the repeats of each.
 
         When the device's memory runs out the batch is halved, then the chunk, and the smaller size is
-        kept from then on; `notice` is told once of each.
+        kept from then on; the log has one sentence of each.
         """
         batch, length = mixtures.shape
         if self._longest_chunk and length > self._longest_chunk:
-            plan = Plan.of(int(self._longest_chunk / LAST))
+            plan = ChunkPlan.of(int(self._longest_chunk / LAST))
             cut = [self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
             return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
         if self._largest_batch and batch > self._largest_batch:
             parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(self._largest_batch)]
             return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
+        seconds = length / self.sample_rate
         try:
-            on_device = mixtures.to(self.device)
-            if isinstance(repeats, Auto):
-                with torch.inference_mode(), self.autocast():
-                    estimates = self.network.padded_estimates(on_device, repeats.most, separator_repeats)
-                    voices, used = settle(estimates, repeats)
-            else:
-                used = [repeats or self.default_repeats] * batch
-                voices = self.batch(on_device, used[0], separator_repeats)
-            return voices.cpu(), used
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not out_of_memory(error) or (batch == 1 and length <= self.sample_rate):
+            with memory_guard(f"{batch} x {seconds:.1f} s of audio"):
+                on_device = mixtures.to(self.device)
+                if isinstance(repeats, Auto):
+                    voices, used = settle(self.estimates(on_device, repeats.most, separator_repeats), repeats)
+                else:
+                    used = [repeats or self.default_repeats] * batch
+                    voices = self.batch(on_device, used[0], separator_repeats)
+                return voices.cpu(), used
+        except OutOfMemory:
+            if batch == 1 and length <= self.sample_rate:
                 raise
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         if batch > 1:
             if not self._largest_batch:
-                self.notice(f"memory ran out at {batch} chunks at a time: going on with smaller batches")
+                log.info(f"memory ran out at {batch} chunks at a time: going on with smaller batches")
             self._largest_batch = batch // 2
         else:
             if not self._longest_chunk:
-                seconds = length / self.sample_rate
-                self.notice(f"memory ran out on a chunk of {seconds:.1f} s: going on with shorter chunks")
+                log.info(f"memory ran out on a chunk of {seconds:.1f} s: going on with shorter chunks")
             self._longest_chunk = length // 2
         return self.run(mixtures, repeats, separator_repeats)
 
     def _in_chunks(
-        self, mixture: Tensor, plan: Plan, repeats: int | Auto | None, separator_repeats: int | None
+        self, mixture: Tensor, plan: ChunkPlan, repeats: int | Auto | None, separator_repeats: int | None
     ) -> tuple[Tensor, int]:
         """(L,) -> (S, L) and the most repeats used, one chunk after the other."""
         chunker, stitcher = plan.chunker(), plan.stitcher()
@@ -235,9 +235,9 @@ class Separator:
 
     def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
         """(n,) -> the voices (S, n) after each repeat, on the CPU."""
-        for repeat, decode in self.estimates(mixture, repeats, separator_repeats):
-            if repeat:
-                yield decode().cpu()
+        for estimate in self.estimates(mixture[None], repeats, separator_repeats):
+            if estimate.repeat:
+                yield estimate.waveforms()[0].cpu()
 
     def _mixture(self, waveform: Tensor, sample_rate: int | None) -> Tensor:
         if waveform.dim() == 2:

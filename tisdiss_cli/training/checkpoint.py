@@ -1,32 +1,26 @@
 """Checkpoints of a training run: written whole or not at all, read back exactly."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import replacing
 
-NAME = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
 FORMAT = "tisdiss-training-2"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Replaces `path` by `state` (tensors, numbers, text, lists, dictionaries), durably, in one step."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with replacing(path, durable=True) as part, part.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): make room or name another OUT"
         ) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tisdiss_cli.files import replacing
 from tisdiss_cli.training import log
 
 CURVE = "curve.png"
@@ -20,7 +21,7 @@ def can_plot() -> bool:
 
 def plot_curve(out: Path) -> None:
     """Draws `out`/curve.png from `out`/log.csv; nothing without matplotlib or rows."""
-    rows = log.read_log(out / log.NAME)
+    rows = log.read_log(out / log.LOG)
     losses = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
     checks = [row for row in rows if row["valid_loss"]]
     if not losses or not can_plot():
@@ -67,9 +68,8 @@ def plot_curve(out: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    part = out / f".{CURVE}.part"
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(out / CURVE)
+    with replacing(out / CURVE) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def _smoothed(steps: tuple[int, ...], values: tuple[float, ...]) -> tuple[list[float], list[float]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
-from tisdiss_cli.training.loss import si_snr
+from tisdiss_cli.training.loss import pairwise_si_snr
 from tisdiss_cli.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> flo
     shared = energy = 0.0
     for mixture, references in pairs:
         voices = network.separate(mixture)
-        scores = si_snr(voices, references)  # (B, S, S), rows are voices
+        scores = pairwise_si_snr(voices, references)  # (B, S, S), rows are voices
         for voice, reference, score in zip(voices, references, scores, strict=True):
             rows = range(len(reference))
             order = list(max(permutations(rows), key=lambda order: float(score[rows, list(order)].sum())))

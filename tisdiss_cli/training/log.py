@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-NAME = "log.csv"
+LOG = "log.csv"
 
 
 def columns(repeats: int) -> list[str]:

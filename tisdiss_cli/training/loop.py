@@ -16,7 +16,7 @@ from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training import log
-from tisdiss_cli.training.checkpoint import NAME, save_checkpoint
+from tisdiss_cli.training.checkpoint import CHECKPOINT, save_checkpoint
 from tisdiss_cli.training.curve import plot_curve
 from tisdiss_cli.training.data import Data, Example
 from tisdiss_cli.training.export import Best, export
@@ -99,7 +99,7 @@ class Training:
                 "best": vars(self.best),
                 "pending": torch.stack(self.pending).cpu() if self.pending else torch.zeros(0, 2),
             }
-            save_checkpoint(self.out / NAME, state)
+            save_checkpoint(self.out / CHECKPOINT, state)
             self.saved_step = self.step
         self.saved = time.monotonic()
 
@@ -114,7 +114,7 @@ class Training:
         bad = (~torch.stack(self.pending).isfinite()).any(dim=1).nonzero().flatten().tolist() if self.pending else []
         if bad:
             step = self.step - len(self.pending) + bad[0] + 1
-            path = self.out / NAME
+            path = self.out / CHECKPOINT
             last = "no checkpoint was written before"
             if self.saved_step:
                 last = f"the last good checkpoint is {path}, of step {self.saved_step}"
@@ -226,7 +226,7 @@ class Training:
             self.restore(state)
         self.saved, self.saved_step = time.monotonic(), self.step
         if self.fabric.is_global_zero:
-            self.log = log.Log(self.out / log.NAME, self.recipe.deepest, self.step)
+            self.log = log.Log(self.out / log.CHECKPOINT, self.recipe.deepest, self.step)
         if self.examples:  # a trial, so that nothing goes wrong later and the time it takes is known
             begin = time.monotonic()
             with self.fabric.autocast():
@@ -240,7 +240,7 @@ class Training:
         with bar, Interrupt() as interrupt:
             self.loop(bar, interrupt)
         if interrupt.signal:
-            name, path = interrupt.signal.name, self.out / NAME
+            name, path = interrupt.signal.name, self.out / CHECKPOINT
             print(
                 f"tisdiss: stopped by {name} after step {self.step}, saved in {path}: go on with --resume",
                 file=sys.stderr,

@@ -15,7 +15,7 @@ from tisdiss_cli.model.network import TISDiSS
 CLAMP = 70.0  # dB, both ways
 
 
-def si_snr(estimates: Tensor, references: Tensor) -> Tensor:
+def pairwise_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
     """Zero-mean SI-SNR of every estimate against every reference, clamped at +-70 dB.
 
     (..., E, L), (..., R, L) -> (..., E, R) in dB, float32 under any precision. A silent signal on
@@ -36,7 +36,7 @@ def si_snr(estimates: Tensor, references: Tensor) -> Tensor:
         return 10 * torch.log10(c.square().clamp(min=limit) / rest)
 
 
-def best_permutation(scores: Tensor) -> Tensor:
+def best_mean(scores: Tensor) -> Tensor:
     """The highest mean score over all assignments of estimates to references: (..., S, S) -> (...)."""
     speakers = scores.shape[-1]
     rows = range(speakers)
@@ -53,7 +53,7 @@ def multi_loss(estimates: Iterable[Tensor], references: Tensor) -> Tensor:
         estimates: K tensors (B, S, L), the Splitter's and every Reconstructor layer's.
         references: (B, S, L).
     """
-    return torch.stack([-best_permutation(si_snr(estimate, references)).mean() for estimate in estimates])
+    return torch.stack([-best_mean(pairwise_si_snr(estimate, references)).mean() for estimate in estimates])
 
 
 class MultiLoss(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
-from tisdiss_cli.training.checkpoint import NAME, load_checkpoint
+from tisdiss_cli.training.checkpoint import CHECKPOINT, load_checkpoint
 from tisdiss_cli.training.export import scale_outputs
 from tisdiss_cli.training.recipe import CHANGEABLE, Recipe, read_recipe
 
@@ -56,7 +56,7 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"OUT {out} is a file: name a folder")
-    if (out / NAME).exists():
+    if (out / CHECKPOINT).exists():
         raise UserError(f"{out} holds a run already: go on with --resume, or name another OUT")
     if "cooldown" in options:
         raise UserError("--cooldown ends an open-ended run: pass it with --resume")
@@ -86,7 +86,7 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
     Raises:
         UserError: an option would make it another run.
     """
-    state = load_checkpoint(out / NAME)
+    state = load_checkpoint(out / CHECKPOINT)
     stored = state["recipe"]
     if stored["open_ended"]:
         options = changed(options, stored, state["step"])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
 from tisdiss_cli.training.data import Example
-from tisdiss_cli.training.loss import best_permutation, si_snr
+from tisdiss_cli.training.loss import best_mean, pairwise_si_snr
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ def validate(network: TISDiSS, examples: list[Example], repeats: int, device: to
     network.eval()
     for example in examples:
         mixture, references = example.mixture.to(device)[None], example.references.to(device)[None]
-        unprocessed = si_snr(mixture[:, None], references).mean()
+        unprocessed = pairwise_si_snr(mixture[:, None], references).mean()
         terms: list[Tensor] = []
         gain: list[Tensor] = []
         for estimate in network.padded_estimates(mixture, repeats):
-            value = best_permutation(si_snr(estimate.waveforms(), references))[0]
+            value = best_mean(pairwise_si_snr(estimate.waveforms(), references))[0]
             terms.append(value)
             if estimate.stage == SPLITTER or (estimate.stage == RECONSTRUCTOR and estimate.ends_repeat):
                 gain.append(value - unprocessed)
