@@ -34,7 +34,8 @@ def fetch_checkpoint(repository: str, checkpoint: str | None = None) -> tuple[Pa
         config = next((file for file in folders if file in files), None)
         if config is None:
             raise UserError(f"{repository} has no config.yaml beside or above {checkpoint}: import it by hand")
-        return tuple(Path(huggingface_hub.hf_hub_download(repository, file)) for file in (checkpoint, config))
+        pth, described = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in (checkpoint, config))
+        return pth, described
     except UserError:
         raise
     except Exception as error:  # the hub's client, requests and urllib3 each raise their own

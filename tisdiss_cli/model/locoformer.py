@@ -6,6 +6,8 @@ along one axis, all the others are batch: the frequency path along F, the frame 
 speaker path along S. Parameters keep the published shapes.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,9 +84,9 @@ class FeedForward(nn.Module):
         second = self.deconv.weight[:, :, tap] * inside  # (H, D, P, S)
         return (
             first.permute(2, 0, 3, 1).flatten(2).flatten(0, 1),
-            self.conv.bias.repeat(positions),
+            cast(Tensor, self.conv.bias).repeat(positions),
             second.permute(3, 1, 2, 0).flatten(2).flatten(0, 1),
-            self.deconv.bias.repeat(length),
+            cast(Tensor, self.deconv.bias).repeat(length),
         )
 
 

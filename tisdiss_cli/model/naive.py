@@ -7,13 +7,15 @@ path's too, attention is spelt out, every stage is float32. It reads the paramet
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tisdiss_cli.model.locoformer import Attention, FeedForward, RMSGroupNorm
+from tisdiss_cli.model.locoformer import Attention, FeedForward, RMSGroupNorm, SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.stages import ReconstructorLayer, SeparatorLayer
 
 
 def norm(module: RMSGroupNorm, x: Tensor) -> Tensor:
@@ -47,15 +49,15 @@ def attention(module: Attention, x: Tensor) -> Tensor:
     return (weights @ v).transpose(1, 2).reshape(n, length, -1) @ module.out.weight.T
 
 
-def path(module: torch.nn.Module, x: Tensor) -> Tensor:
+def path(module: SpectralPath | SpeakerPath, x: Tensor) -> Tensor:
     """One path on sequences (N, n, D); the speaker path is the one without a pre-feed-forward."""
-    if hasattr(module, "ffn_pre"):
+    if isinstance(module, SpectralPath):
         x = x + feed_forward(module.ffn_pre, norm(module.ffn_pre_norm, x))
     x = x + attention(module.attention, norm(module.attention_norm, x))
     return x + feed_forward(module.ffn_post, norm(module.ffn_post_norm, x))
 
 
-def spectral(module: torch.nn.Module, x: Tensor) -> Tensor:
+def spectral(module: SeparatorLayer, x: Tensor) -> Tensor:
     """Frequency and frame path on (N, D, T, F)."""
     for axis in module.order:
         # (N, D, T, F) -> (N, T, F, D) or (N, F, T, D), all but the last two axes batch.
@@ -92,6 +94,7 @@ def exits(
     features = network.encoder.norm(network.encoder.conv(x))
 
     def reinject(x: Tensor) -> Tensor:
+        assert network.reinjection is not None
         mixture_features = features.repeat(len(x) // len(features), 1, 1, 1)
         return network.reinjection.activation(network.reinjection.conv(mixture_features + x))
 
@@ -108,7 +111,7 @@ def exits(
     for index in range((separator_repeats or config.separator_repeats) * config.separator_layers):
         if config.separator_reinjection and index > 0:
             x = reinject(x)
-        x = spectral(network.separator.layers[index % config.separator_layers], x)
+        x = spectral(cast(SeparatorLayer, network.separator.layers[index % config.separator_layers]), x)
 
     value, gate = network.splitter.conv(x).chunk(2, dim=1)
     x = network.splitter.deconv(value * F.silu(gate)).unflatten(1, (config.speakers, -1)).flatten(0, 1)
@@ -118,7 +121,7 @@ def exits(
         if config.reconstructor_reinjection:
             batch = x.unflatten(0, (-1, config.speakers)).transpose(0, 1).flatten(0, 1)  # speakers outermost
             x = reinject(batch).unflatten(0, (config.speakers, -1)).transpose(0, 1).flatten(0, 1)
-        layer = network.reconstructor.layers[index % config.reconstructor_layers]
+        layer = cast(ReconstructorLayer, network.reconstructor.layers[index % config.reconstructor_layers])
         x = spectral(layer.spectral, x)
         y = x.unflatten(0, (-1, config.speakers)).permute(0, 3, 4, 1, 2)  # (B, T, F, S, D)
         y = path(layer.speaker, y.flatten(0, 2)).unflatten(0, y.shape[:3])

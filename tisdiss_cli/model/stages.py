@@ -1,6 +1,7 @@
 """The five stages of TISDiSS under the paper's names: Encoder, Separator, Splitter, Reconstructor, Decoder."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,26 +22,31 @@ def deconv2d(x: Tensor, deconv: nn.ConvTranspose2d, size: tuple[int, int]) -> Te
     if deconv.stride == (1, 1) and all(kernel == 2 * pad + 1 for kernel, pad in _geometry(deconv)):
         # Then a convolution with the kernel turned round, which channels last is the faster of the two.
         weight = deconv.weight.flip(-1, -2).transpose(0, 1)
-        y = F.conv2d(x.permute(0, 3, 1, 2), weight, deconv.bias, padding=deconv.padding)
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight, deconv.bias, padding=_padding(deconv))
     else:
         # Several sizes lead to one coarse grid: what is missing of this one is added at its far ends.
         shape = zip(size, x.shape[1:3], deconv.stride, _geometry(deconv), strict=True)
         more = [n - ((m - 1) * stride - 2 * pad + kernel) for n, m, stride, (kernel, pad) in shape]
         y = F.conv_transpose2d(
-            x.permute(0, 3, 1, 2), deconv.weight, deconv.bias, deconv.stride, deconv.padding, tuple(more)
+            x.permute(0, 3, 1, 2), deconv.weight, deconv.bias, deconv.stride, _padding(deconv), tuple(more)
         )
     return y.permute(0, 2, 3, 1)
 
 
 def _geometry(deconv: nn.ConvTranspose2d) -> list[tuple[int, int]]:
     """(kernel, padding) over T and over F."""
-    return list(zip(deconv.kernel_size, deconv.padding, strict=True))
+    return list(zip(deconv.kernel_size, _padding(deconv), strict=True))
 
 
-def spectral_kernel(config: Config) -> dict[str, tuple[int, int]]:
+def _padding(deconv: nn.ConvTranspose2d) -> tuple[int, ...]:
+    """Over T and over F; what other convolutions also have in words is numbers here."""
+    return cast(tuple[int, ...], deconv.padding)
+
+
+def spectral_kernel(config: Config) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Kernel, stride and padding that Encoder's and Decoder's convolutions share."""
     kernel = config.encoder_kernel
-    return {"kernel_size": kernel, "stride": config.encoder_stride, "padding": (kernel[0] // 2, kernel[1] // 2)}
+    return kernel, config.encoder_stride, (kernel[0] // 2, kernel[1] // 2)
 
 
 class Encoder(nn.Module):
@@ -50,10 +56,12 @@ class Encoder(nn.Module):
     to the Decoder work, is coarser than the spectrum's (T, F); at stride 1 the two are the same.
     """
 
+    window: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.n_fft, self.hop_length = config.n_fft, config.hop_length
-        self.conv = nn.Conv2d(2, config.channels, **spectral_kernel(config))
+        self.conv = nn.Conv2d(2, config.channels, *spectral_kernel(config))
         self.norm = nn.GroupNorm(1, config.channels, eps=1e-5)
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
@@ -82,7 +90,7 @@ class Reinjection(nn.Module):
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
         """`features` (B, T, F, D), broadcast over the speakers of `x` (..., T, F, D); x's shape comes out."""
         # A depthwise 1 x 1 convolution is one factor and one offset a channel.
-        return self.activation((features + x) * self.conv.weight.flatten() + self.conv.bias)
+        return self.activation((features + x) * self.conv.weight.flatten() + cast(Tensor, self.conv.bias))
 
 
 class SeparatorLayer(nn.Module):
@@ -113,7 +121,7 @@ class SeparatorStage(nn.Module):
         """(B, T, F, D) -> the output (B, T, F, D) of every layer of every repeat, in order."""
         x = features
         for index in range(repeats * len(self.layers)):
-            if self.reinjected and index > 0:
+            if self.reinjected and reinjection is not None and index > 0:
                 x = reinjection(features, x)
             x = self.layers[index % len(self.layers)](x)
             yield x
@@ -160,7 +168,7 @@ class Reconstructor(nn.Module):
     def forward(self, features: Tensor, x: Tensor, repeats: int, reinjection: Reinjection | None) -> Iterator[Tensor]:
         """`features` (B, T, F, D), `x` (B, S, T, F, D) -> the output of every layer of every repeat, in order."""
         for index in range(repeats * len(self.layers)):
-            if self.reinjected:
+            if self.reinjected and reinjection is not None:
                 x = reinjection(features[:, None], x)
             x = self.layers[index % len(self.layers)](x)
             yield x
@@ -173,10 +181,12 @@ class Decoder(nn.Module):
     mask that is multiplied with the spectrum of the scaled mixture.
     """
 
+    window: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.masks = config.n_fft, config.hop_length, config.output == "mask"
-        self.deconv = nn.ConvTranspose2d(config.channels, 2, **spectral_kernel(config))
+        self.deconv = nn.ConvTranspose2d(config.channels, 2, *spectral_kernel(config))
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
     def forward(self, x: Tensor, mixture: Tensor, length: int) -> Tensor:

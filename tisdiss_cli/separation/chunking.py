@@ -107,7 +107,7 @@ class Stitcher:
             fresh = voices
         else:
             overlap = self.end - start
-            voices = self._in_order(start, overlap, voices)
+            voices = self._in_order(self.history, start, overlap, voices)
             tail = self.history[:, -self.fade :]
             blended = tail + self.ramp * (voices[:, overlap - self.fade : overlap] - tail)
             fresh = torch.cat((self.history[:, : -self.fade], blended, voices[:, overlap:]), dim=1)
@@ -123,12 +123,12 @@ class Stitcher:
             return torch.zeros(0, 0)
         return self.history[:, self.history.shape[1] - (self.end - self.sent) :]
 
-    def _in_order(self, start: int, overlap: int, voices: Tensor) -> Tensor:
-        shared = min(overlap, self.history.shape[1])
-        before, after = self.history[:, -shared:], voices[:, overlap - shared : overlap]
+    def _in_order(self, history: Tensor, start: int, overlap: int, voices: Tensor) -> Tensor:
+        shared = min(overlap, history.shape[1])
+        before, after = history[:, -shared:], voices[:, overlap - shared : overlap]
         alignment = align(before, after)
         power = float(voices.double().square().mean())
-        self.heard = max(self.heard, float(self.history.double().square().mean()))
+        self.heard = max(self.heard, float(history.double().square().mean()))
         quiet = min(float(before.double().square().mean()), float(after.double().square().mean()))
         # Nothing can be swapped where one side of the seam has not a voice in it.
         audible = min(power, self.heard) > 1e-6 * max(power, self.heard)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Separator:
         path = find_weights(name_or_path)
         return cls(load_weights(path), read_info(path), chosen, choose_precision(precision, chosen))
 
-    def compile(self, backend: str | Callable = "inductor") -> None:
+    def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Has torch.compile fuse each path, for any length, when it first runs; which takes a minute or two.
 
         What comes out differs by rounding only. `backend` is torch.compile's.
@@ -86,7 +87,7 @@ class Separator:
         seconds = seconds or self.weights.chunk_seconds
         return ChunkPlan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network runs at this precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -109,9 +110,11 @@ class Separator:
             UserError: `repeats` below 1, an impossible shape, or samples that are NaN or infinite.
         """
         mixture = self._mixture(waveform, sample_rate)
-        repeats = self.auto() if repeats == "auto" else repeats
-        check_repeats(repeats, separator_repeats)
-        return self._in_chunks(mixture, self.plan(), repeats, separator_repeats)[0]
+        if isinstance(repeats, str) and repeats != "auto":
+            raise UserError(f"repeats {repeats!r}: it must be a number or 'auto'")
+        wanted = self.auto() if isinstance(repeats, str) else repeats
+        check_repeats(wanted, separator_repeats)
+        return self._in_chunks(mixture, self.plan(), wanted, separator_repeats)[0]
 
     def refine(
         self,
