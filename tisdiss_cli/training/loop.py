@@ -226,7 +226,7 @@ class Training:
             self.restore(state)
         self.saved, self.saved_step = time.monotonic(), self.step
         if self.fabric.is_global_zero:
-            self.log = log.Log(self.out / log.CHECKPOINT, self.recipe.deepest, self.step)
+            self.log = log.Log(self.out / log.LOG, self.recipe.deepest, self.step)
         if self.examples:  # a trial, so that nothing goes wrong later and the time it takes is known
             begin = time.monotonic()
             with self.fabric.autocast():
