@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(speech, nano, train, tmp_path, 
     def poisoned(self, rate):
         step(self, rate)
         if self.step == 6:
-            self.pending[-1] = self.pending[-1] * float("nan")
+            self.ledger.pending[-1] *= float("nan")
 
     monkeypatch.setattr(Training, "train_step", poisoned)
     out = tmp_path / "out"
@@ -151,7 +151,7 @@ def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_
     states = []
 
     def fake(self):
-        states.append({name: value.clone() for name, value in self.network.state_dict().items()})
+        states.append({name: value.clone() for name, value in self.learner.network.state_dict().items()})
         return Validation(next(scripted), [0.0] * 3)
 
     monkeypatch.setattr(Training, "validation", fake)
