@@ -8,6 +8,8 @@ import torch
 
 from tisdiss_cli.devices import choose_precision, choose_training_precision
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from tisdiss_cli.training.clock import Clock
 from tisdiss_cli.training.curve import CURVE, plot_curve
@@ -27,6 +29,9 @@ def test_the_packages_recipes():
     assert (paper.batch_size, paper.segment_seconds, paper.learning_rate, paper.weight_decay) == (6, 4.0, 1e-3, 1e-2)
     assert (paper.clip_norm, paper.warm_up_steps, paper.patience, paper.stop_after) == (5.0, 2000, 3, 10)
     assert (paper.epochs, paper.average_best, paper.repeat_range, paper.precision) == (150, 5, (6, 6), "fp32")
+    assert paper.config == Config()
+    with torch.device("meta"):
+        assert TISDiSS(paper.config).parameter_count == 8_011_827  # table 2
     assert paper.epoch_steps * paper.batch_size == pytest.approx(20000, rel=1e-3)
 
 
