@@ -46,6 +46,9 @@ def train(
     turn_taking: Annotated[
         float | None, typer.Option(help="Share of mixtures whose voices begin and end somewhere.")
     ] = None,
+    filter_db: Annotated[
+        float | None, typer.Option(help="Each voice through random filters of up to +- so many dB, 0 to 12.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest; Muon's keeps the proportion.")] = None,
     mixture: Annotated[str | None, typer.Option(help="DATA's folder of mixtures, where it is not detected.")] = None,
     references: Annotated[str | None, typer.Option(help="DATA's folders of references: s1,s2.")] = None,

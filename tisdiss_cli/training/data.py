@@ -50,7 +50,7 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
-        for name in ("rirs", "noise", "exclude", "turn_taking"):
+        for name in ("rirs", "noise", "exclude", "turn_taking", "filter_db"):
             if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture, references)
@@ -70,6 +70,7 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
             Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None,
             (low, high),
             recipe.turn_taking,
+            recipe.filter_db,
         )
         minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"

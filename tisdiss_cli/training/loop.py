@@ -84,7 +84,7 @@ class Training:
         self.learner.restore(state)
         self.step, self.epoch, self.clock.before = state["step"], state["epoch"], state["seconds"]
         self.now = self.recipe.at(self.step - 1)  # the last step's; what has changed since comes into force in `change`
-        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking)
+        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking, self.now.filter_db)
         self.ended, self.mixture_seconds = state["ended"], state["mixture_seconds"]
         self.schedule.cooling_since = state["cooling_since"]
         self.clock.epoch_end_seconds, self.clock.step_seconds = state["reserve"]
@@ -140,7 +140,7 @@ class Training:
             self.schedule.cooling_since = self.clock.elapsed
         if self.now == before:
             return
-        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking)
+        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking, self.now.filter_db)
         if self.now.repeat_range[1] != before.repeat_range[1]:
             self.best = Best(self.recipe.average_best)  # the loss of other exits is no measure for these
         old, new = before.to_dict(), self.now.to_dict()

@@ -89,7 +89,7 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
         UserError: an option would make it another run.
     """
     state = load_checkpoint(out / CHECKPOINT)
-    stored = state["recipe"]
+    stored = Recipe.from_dict(state["recipe"]).to_dict()  # with the keys that have come since
     if stored["open_ended"]:
         options = changed(options, stored, state["step"])
     grown = {key for key in BUDGETS if options.get(key, 0) > stored[key] > 0}
