@@ -1,6 +1,7 @@
 """Random filters of the voices, against the cookbook's recursions sample by sample."""
 
 import os
+import shutil
 import signal
 from functools import partial
 from math import cos, log, pi, sin, sqrt
@@ -11,7 +12,14 @@ import torch
 
 from tests.synthetic import RATE, write_recipe
 from tisdiss_cli.data.corpus import load_corpus
-from tisdiss_cli.data.dynamic_mixing import DynamicMixing, active_level, draw_sources, generator
+from tisdiss_cli.data.dynamic_mixing import (
+    DynamicMixing,
+    active_level,
+    draw_segments,
+    draw_sources,
+    draw_speakers,
+    generator,
+)
 from tisdiss_cli.data.filters import BELL, HIGH_SHELF, LOW_SHELF, Filters
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from tisdiss_cli.training.loop import Training
@@ -60,13 +68,11 @@ def test_a_cascade_is_the_cookbooks_recursions(rate):
 
 
 def test_the_slowest_band_does_not_come_round():
-    """The last sample of a signal that fills the transform has rung down before the first."""
+    """What the last sample of a signal rings on, however long the signal is, never reaches the first."""
     for kind in (LOW_SHELF, BELL, HIGH_SHELF):
-        kinds, gains = torch.full((3,), kind), torch.tensor([12.0, 12.0, 12.0])
-        filters = Filters(kinds, gains, torch.full((3,), 100.0), RATE)
-        signal = torch.zeros(2048 - 800)  # with the tail, whole blocks
-        signal[-1] = 1
-        assert filters.apply(signal)[:-1].abs().max() < 1e-5
+        filters = Filters(torch.full((3,), kind), torch.full((3,), 12.0), torch.full((3,), 100.0), RATE)
+        for samples in range(1200, 2241, 16):
+            assert filters.apply(torch.eye(1, samples).flip(1))[0, :-1].abs().max() < 1e-5
 
 
 def test_shelves_and_bells_have_their_gain_where_they_are_named_for():
@@ -98,7 +104,11 @@ def test_voices_keep_their_levels_and_none_is_drawn_when_off(corpus):
     randoms = [generator(CPU, 3) for _ in range(3)]
     plain, off = draw(randoms[0]), draw(randoms[1], filter_db=0.0)
     on = draw(randoms[2], filter_db=6.0)
-    assert torch.equal(plain, off) and torch.equal(randoms[0].get_state(), randoms[1].get_state())
+    assert torch.equal(plain, off)
+    bare = generator(CPU, 3)  # draws speakers, segments and levels, and nothing else
+    draw_segments(corpus, draw_speakers(corpus.compatible, 4, 2, bare), 1600, bare)
+    torch.rand(4, 2, 1, generator=bare)
+    assert all(torch.equal(random.get_state(), bare.get_state()) for random in randoms[:2])
     assert torch.equal(on, draw(generator(CPU, 3), filter_db=6.0)) and not torch.equal(on, plain)
     level = active_level(on)
     assert ((level[:, 1] / level[:, 0]).log10().abs() * 20 <= 5.001).all()
@@ -106,9 +116,8 @@ def test_voices_keep_their_levels_and_none_is_drawn_when_off(corpus):
     assert torch.equal(references, on) and torch.equal(mixture, on.sum(dim=1))  # the references are filtered alike
 
 
-def test_a_run_takes_filters_up_on_resume_and_a_run_of_before_has_none(
-    speech, valid, train, tmp_path, monkeypatch, no_curve
-):
+@pytest.mark.usefixtures("no_curve")
+def test_a_run_that_knew_no_filters_takes_them_up_on_resume(speech, valid, train, tmp_path, monkeypatch):
     step = Training.train_step
 
     def stopping(self, factor):
@@ -118,13 +127,19 @@ def test_a_run_takes_filters_up_on_resume_and_a_run_of_before_has_none(
     monkeypatch.setattr(Training, "train_step", stopping)
     settings = {"segment_seconds": 0.04, "batch_size": 1, "repeats": "1", "warm_up_steps": 2}
     recipe, out = write_recipe(tmp_path / "r.toml", **settings), tmp_path / "out"
+    plain = tmp_path / "plain"
     assert train(speech, out, "--recipe", recipe, "--open-ended")[0] == 128 + signal.SIGTERM
     state = load_checkpoint(out / "checkpoint.pt")
     del state["recipe"]["filter_db"], state["format"]  # as runs of before wrote it
     save_checkpoint(out / "checkpoint.pt", state)
+    shutil.copytree(out, plain)
+    assert train(speech, plain, "--resume")[0] == 128 + signal.SIGTERM
     status, _, error = train(speech, out, "--resume", "--filter-db", 6)
     assert status == 128 + signal.SIGTERM and "from step 1 on: filter_db 0.0 -> 6.0" in error
-    assert load_checkpoint(out / "checkpoint.pt")["recipe"]["changes"] == [{"step": 1, "filter_db": 6.0}]
+    with_filters, without = (load_checkpoint(folder / "checkpoint.pt") for folder in (out, plain))
+    assert with_filters["recipe"]["changes"] == [{"step": 1, "filter_db": 6.0}]
+    losses = [state["pending"][:, 0].tolist() for state in (with_filters, without)]
+    assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
 
     budgeted = tmp_path / "budgeted"
     assert train(speech, budgeted, "--recipe", recipe, "--steps", 9)[0] == 128 + signal.SIGTERM
