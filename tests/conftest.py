@@ -6,6 +6,19 @@ import pytest
 os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same numbers, alone or after others."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def mini_weights(tmp_path_factory) -> Path:
     """A seeded network small enough to separate a second in a few milliseconds."""

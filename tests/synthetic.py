@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ def write_mixtures(root: Path, count: int = 3, samples: int = 2400, folders: str
         sources = [0.6 * band_noise(*band, samples, 1000 * number + k) for k, band in enumerate(bands)]
         for name, signal in zip(names, [sum(sources), *sources], strict=True):
             soundfile.write(root / name / f"{number}.wav", signal, RATE)
+    return root
+
+
+def write_rooms(root: Path, taps: Sequence[float] = (0.5, -0.4, 0.3, 0.2)) -> Path:
+    """Two rooms of two responses: silence, a direct path, and one reflection at 50, 60, ... samples."""
+    for index, tap in enumerate(taps):
+        response = np.zeros(200)
+        response[20], response[70 + 10 * index] = 0.8, 0.8 * tap
+        (root / f"room{index // 2}").mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / f"room{index // 2}" / f"{index}.wav", response, RATE, subtype="FLOAT")
     return root
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.synthetic import RATE, write_speech
-from tests.test_training_data import write_rooms
+from tests.synthetic import RATE, write_rooms, write_speech
 from tisdiss_cli.__main__ import main
 from tisdiss_cli.data.datasets import find_dataset
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.cli import start
-from tests.synthetic import losses, write_recipe
+from tests.synthetic import losses, write_mixtures, write_recipe
 from tisdiss_cli.__main__ import main
 from tisdiss_cli.training.checkpoint import load_checkpoint
 from tisdiss_cli.training.loop import Training
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(speech, nano, train, tmp_path, 
     def poisoned(self, rate):
         step(self, rate)
         if self.step == 6:
-            self.pending[-1] = self.pending[-1] * float("nan")
+            self.ledger.pending[-1] *= float("nan")
 
     monkeypatch.setattr(Training, "train_step", poisoned)
     out = tmp_path / "out"
@@ -151,7 +151,7 @@ def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_
     states = []
 
     def fake(self):
-        states.append({name: value.clone() for name, value in self.network.state_dict().items()})
+        states.append({name: value.clone() for name, value in self.learner.network.state_dict().items()})
         return Validation(next(scripted), [0.0] * 3)
 
     monkeypatch.setattr(Training, "validation", fake)
@@ -195,7 +195,7 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
     monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("training began"))
     (tmp_path / "file").touch()
     (tmp_path / "pairs").write_text("spk0 nobody\n")
-    new = tmp_path / "o"
+    new, other = tmp_path / "o", write_mixtures(tmp_path / "other", count=2, samples=800)
     for arguments, words in (
         ((speech, new, "--recipe", "nope"), "no recipe 'nope'"),
         ((speech, new, "--recipe", nano, "--batch-size", 0), "batch_size must be above 0"),
@@ -210,6 +210,7 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
         ((speech, uninterrupted, "--resume", "--recipe", nano), "leave --recipe and --init out"),
         ((speech, uninterrupted, "--resume", "--steps", 6), "--steps 6 differs from this run's 12"),
         ((speech, uninterrupted, "--resume", "--batch-size", 2), "--batch-size 2 differs from this run's 1"),
+        ((speech, uninterrupted, "--resume", "--valid", other), "--valid is not what this run began with"),
         ((valid, uninterrupted, "--resume"), "DATA is not what this run began with"),
     ):
         status, printed, error = train(*arguments)

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.synthetic import RATE, write_mixtures, write_speech
+from tests.synthetic import RATE, write_mixtures, write_rooms, write_speech
 from tisdiss_cli.data.augment import Noises, Rooms, direct_first
 from tisdiss_cli.data.clips import FRAME
 from tisdiss_cli.data.corpus import compatibility, load_corpus, read_exclusions
@@ -61,7 +61,7 @@ def test_speed_moves_length_and_pitch(speech):
     assert band(half) == 1  # the fourth speaker's band begins at 3100 Hz, and at half the speed at 1550 Hz
 
 
-def test_files_of_another_rate_are_resampled_and_said_once(tmp_path, capsys):
+def test_files_of_another_rate_are_resampled_and_said_once(tmp_path, said):
     write_speech(tmp_path, 2, 1)
     for number in range(2):
         soundfile.write(
@@ -69,7 +69,7 @@ def test_files_of_another_rate_are_resampled_and_said_once(tmp_path, capsys):
         )
     corpus = load_corpus(tmp_path, RATE, [1.0])
     assert sorted(corpus.lengths.tolist()) == [4000] * 4
-    assert capsys.readouterr().err.count("16000 Hz are resampled to 8000 Hz") == 1
+    assert [line.partition(": ")[2] for line in said] == ["files at 16000 Hz are resampled to 8000 Hz"]
 
 
 def test_speakers_are_distinct_and_excluded_pairs_never_meet():
@@ -132,16 +132,6 @@ def test_levels_are_uniform(corpus):
     assert not torch.equal(*(draw_sources(corpus, 2, 2, 500, 5.0, generator(CPU, 7, step)) for step in (1, 2)))
 
 
-def write_rooms(root, taps=(0.5, -0.4, 0.3, 0.2)):
-    """Two rooms of two responses: silence, a direct path, and one reflection at 50, 60, ... samples."""
-    for index, tap in enumerate(taps):
-        response = np.zeros(200)
-        response[20], response[70 + 10 * index] = 0.8, 0.8 * tap
-        (root / f"room{index // 2}").mkdir(parents=True, exist_ok=True)
-        soundfile.write(root / f"room{index // 2}" / f"{index}.wav", response, RATE, subtype="FLOAT")
-    return root
-
-
 def test_rooms_and_noise(corpus, tmp_path):
     rooms = Rooms.load(write_rooms(tmp_path / "rirs"), RATE, 2)
     drawn = rooms.draw(50, 2, generator(CPU, 0))
@@ -186,11 +176,11 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_fixed_mixtures_in_three_layouts(tmp_path, layout, capsys):
+def test_fixed_mixtures_in_three_layouts(tmp_path, layout, said):
     root = write_mixtures(tmp_path / "set" / "tr", folders=LAYOUTS[layout])
     assert looks_fixed(root) and looks_fixed(tmp_path / "set")
     data = load_data(tmp_path / "set", Recipe(network={"n_fft": 32, "hop_length": 16}))
-    assert layout in capsys.readouterr().err
+    assert layout in said[-1]
     mixture, sources = data.draw(6, 2, 1000, generator(CPU, 0))
     assert mixture.shape == (6, 1000) and sources.shape == (6, 2, 1000)
     torch.testing.assert_close(sources.sum(1), mixture, atol=2e-4, rtol=0)
@@ -210,7 +200,7 @@ def test_folders_can_be_named(tmp_path):
 
 def test_speech_by_speaker_is_not_taken_for_mixtures(speech):
     assert not looks_fixed(speech)
-    assert isinstance(load_data(speech, Recipe(), quiet=True), DynamicMixing)
+    assert isinstance(load_data(speech, Recipe()), DynamicMixing)
 
 
 def broken(root, name):

@@ -65,3 +65,19 @@ def test_the_rates_keep_their_proportion():
     optimizers = build_optimizers(TISDiSS(recipe.config), recipe)
     set_rates(optimizers, recipe, 0.5)
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == pytest.approx([5e-4, 1e-2])
+
+
+def test_adamw_decays_weights_and_muon_does_not():
+    """Without a gradient a weight of AdamW's shrinks by rate x decay a step (Loshchilov and Hutter 2019)."""
+    recipe = Recipe(network=TINY, learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.5)
+    network = TISDiSS(recipe.config)
+    adamw, muon = build_optimizers(network, recipe)
+    before = {id(p): p.detach().clone() for p in network.parameters()}
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    for _ in range(2):
+        adamw.step()
+        muon.step()
+    for optimizer, left in ((adamw, 0.995**2), (muon, 1.0)):
+        for p in optimizer.param_groups[0]["params"]:
+            torch.testing.assert_close(p.detach(), left * before[id(p)])

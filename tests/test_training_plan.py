@@ -1,5 +1,6 @@
 """Recipes, schedules, the mean of the best weights, the log and checkpoints: everything around the steps."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 
 from tisdiss_cli.devices import choose_precision, choose_training_precision
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
+from tisdiss_cli.training.clock import Clock
 from tisdiss_cli.training.curve import CURVE, plot_curve
 from tisdiss_cli.training.export import Best
+from tisdiss_cli.training.learner import decay_after
+from tisdiss_cli.training.ledger import Ledger
 from tisdiss_cli.training.log import LOG, Log, read_log
-from tisdiss_cli.training.loop import Training
 from tisdiss_cli.training.recipe import Recipe, read_recipe, recipe_names
 from tisdiss_cli.training.schedule import Schedule
 
@@ -24,6 +29,9 @@ def test_the_packages_recipes():
     assert (paper.batch_size, paper.segment_seconds, paper.learning_rate, paper.weight_decay) == (6, 4.0, 1e-3, 1e-2)
     assert (paper.clip_norm, paper.warm_up_steps, paper.patience, paper.stop_after) == (5.0, 2000, 3, 10)
     assert (paper.epochs, paper.average_best, paper.repeat_range, paper.precision) == (150, 5, (6, 6), "fp32")
+    assert paper.config == Config()
+    with torch.device("meta"):
+        assert TISDiSS(paper.config).parameter_count == 8_011_827  # table 2
     assert paper.epoch_steps * paper.batch_size == pytest.approx(20000, rel=1e-3)
 
 
@@ -50,6 +58,7 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("minutes = 1\nopen_ended = true", "or is open_ended"),
         ("cooldown = 1", "only an open_ended run"),
         ("turn_taking = 1.1", "turn_taking must be a share"),
+        ("filter_db = 12.5", "filter_db must be 0 to 12 dB"),
         ("open_ended = true\nchanges = [{repeats = '2'}]", "needs its step"),
         ("open_ended = true\nchanges = [{step = 9}, {step = 8}]", "ascending"),
         ("open_ended = true\nchanges = [{step = 9, seed = 1}]", "seed cannot change"),
@@ -188,14 +197,54 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
     assert not plot_curve(tmp_path) and (tmp_path / CURVE).read_bytes()[1:4] == b"PNG"
 
 
-@pytest.mark.parametrize(("step", "left"), [(0, 0.01), (10**6, 0.99**20)])
-def test_the_moving_average_soon_forgets_the_first_weights(step, left):
-    run = SimpleNamespace(now=Recipe(ema_decay=0.99), step=step)
-    average, current = [torch.ones(3)], [torch.zeros(3)]
-    for _ in range(20):
-        Training.follow(run, average, current, torch.tensor(0))
-        run.step += 1
-    assert average[0].max() == pytest.approx(left, rel=1e-3) if step else average[0].max() < left
+def test_the_moving_average_soon_forgets_the_first_weights():
+    """Of what it begins with, a ten-thousandth is left after forty steps; later a step counts as the recipe has it."""
+    left = [1.0]
+    for step in range(40):
+        left.append(left[-1] * decay_after(step, 0.999))
+    assert left[40] < 1e-4
+    assert left == sorted(left, reverse=True) and left[1] > 0
+    assert decay_after(10**6, 0.99) == 0.99
+    decays = [decay_after(step, 0.99) for step in range(2000)]
+    assert decays == sorted(decays) and max(decays) == 0.99
+
+
+@pytest.fixture
+def ledger():
+    return Ledger(SimpleNamespace(world_size=1, device=torch.device("cpu")))
+
+
+def test_the_ledger_gives_means_and_finds_what_is_not_finite(ledger):
+    assert ledger.settle() is None and ledger.state().shape == (0, 2)
+    for loss, norm in ((1.0, 2.0), (3.0, 6.0)):
+        ledger.add(torch.tensor(loss), torch.tensor(norm))
+    again = Ledger(ledger.fabric)
+    again.restore(ledger.state())
+    for one in (ledger, again):
+        assert one.settle() is None and one.close() == (2.0, 4.0) and one.state().shape == (0, 2)
+    for loss, norm in ((1.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0), (1.0, 1.0)):
+        ledger.add(torch.tensor(loss), torch.tensor(norm))
+    assert ledger.settle() == 3
+
+
+def test_the_clock_leaves_out_interruptions_and_epoch_ends(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Clock(90.0)
+    clock.before = 50.0  # of the part before an interruption
+    assert clock.elapsed == 60.0 and clock.minutes == 1.0 and clock.unsaved_minutes == 0.0
+    clock.begin_rows(7)
+    now[0] += 8
+    began = now[0]
+    now[0] += 5
+    clock.end_epoch(began)
+    now[0] += 2
+    clock.end_row(12)
+    assert clock.step_seconds == 2.0  # 10 seconds of 5 steps; the epoch's end is not theirs
+    assert clock.epoch_end_seconds == 5.0 and clock.reserve >= 5.0 + 2.0
+    now[0] += 6
+    clock.end_row(14)
+    assert clock.step_seconds == 3.0 and clock.unsaved_minutes == pytest.approx(21 / 60)
 
 
 @pytest.mark.parametrize(

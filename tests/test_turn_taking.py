@@ -52,7 +52,9 @@ def test_no_turn_is_silence():
 
 def test_without_turns_the_mixtures_are_what_they_were(corpus):
     draw = partial(draw_sources, corpus, 4, 2, 1600, 5.0)
-    plain, none, some = (draw(generator(torch.device("cpu"), 3), *share) for share in ((), (0.0,), (1.0,)))
+    plain, none, some = (
+        draw(generator(torch.device("cpu"), 3), **share) for share in ({}, {"turn_taking": 0.0}, {"turn_taking": 1.0})
+    )
     assert torch.equal(plain, none) and not torch.equal(plain, some)
     level = active_level(some)
     assert ((level[:, 1] / level[:, 0]).log10().abs() * 20 <= 5.001).all()  # of what is left of each voice

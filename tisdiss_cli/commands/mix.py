@@ -1,14 +1,12 @@
 """`tisdiss mix SPEECH OUT`: sets of fixed mixtures from clean speech."""
 
-import csv
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tisdiss_cli.commands import app
+from tisdiss_cli.commands.console import bar
 from tisdiss_cli.errors import UserError
 
 
@@ -46,44 +44,21 @@ def mix(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"OUT {out} is there already: name a new folder")
 
-    import soundfile
-    from tqdm import tqdm
-
     from tisdiss_cli.data.corpus import read_exclusions
-    from tisdiss_cli.data.generate import MixtureSet
+    from tisdiss_cli.data.generate import MixtureSet, write_set
 
-    pairs = read_exclusions(exclude) if exclude else []
-    mixtures = MixtureSet.find(speech, speakers, level, pairs, rirs, noise, noise_level, seed)
+    mixtures = MixtureSet.find(
+        speech,
+        speakers=speakers,
+        level_db=level,
+        exclude=read_exclusions(exclude) if exclude else [],
+        rirs=rirs,
+        noise=noise,
+        noise_db=noise_level,
+        seed=seed,
+    )
     rate = sample_rate or mixtures.sample_rate()
     mixtures.check(count, rate)
-    part = out.with_name(f".{out.name}.part")  # OUT is whole or not there
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        with (part / "mixtures.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            each = [
-                f"{column}_{s}" for s in range(1, speakers + 1) for column in ("speaker", "utterance", "level", "rir")
-            ]
-            table.writerow(["id", *each, "noise", "noise_level", "samples", "sample_rate"])
-            drawn = mixtures.draw(count, rate)
-            for number, (plan, files) in enumerate(tqdm(drawn, total=count, unit="mixture", file=sys.stderr), 1):
-                parts = [f"{name}_{db:.2f}" for name, db in zip(plan.speakers, plan.levels, strict=True)]
-                name = "_".join([f"{number:05}", *parts])
-                for folder, samples in files.items():
-                    (part / folder).mkdir(exist_ok=True)
-                    soundfile.write(part / folder / f"{name}.{format}", samples.numpy(), rate, subtype="PCM_16")
-                row: list[object] = [name]
-                for index, utterance in enumerate(plan.utterances):
-                    response = plan.responses[index].relative_to(rirs) if rirs else ""
-                    row += [plan.speakers[index], utterance.relative_to(speech), f"{plan.levels[index]:.3f}", response]
-                noisy = [plan.noise.relative_to(noise), f"{plan.noise_db:.3f}"] if noise and plan.noise else ["", ""]
-                table.writerow([*row, *noisy, next(iter(files.values())).shape[0], rate])
-        if out.exists():
-            out.rmdir()
-        part.replace(out)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"OUT {out} cannot be written ({getattr(error, 'strerror', None) or error})") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with bar(total=count, unit="mixture") as shown:
+        write_set(mixtures, out, count=count, sample_rate=rate, format=format, bar=shown)
     typer.echo(str(out))

@@ -1,17 +1,23 @@
 """`tisdiss train DATA OUT`: train a network, fine-tune one with more repeats, or go on after an interruption."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tisdiss_cli.commands import app
+from tisdiss_cli.commands.console import bar, log
 from tisdiss_cli.commands.options import DeviceOption
 from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from tisdiss_cli.training.recipe import Recipe
 
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path, typer.Argument(help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech by speaker.")
     ],
@@ -40,6 +46,9 @@ def train(
     turn_taking: Annotated[
         float | None, typer.Option(help="Share of mixtures whose voices begin and end somewhere.")
     ] = None,
+    filter_db: Annotated[
+        float | None, typer.Option(help="Each voice through random filters of up to +- so many dB, 0 to 12.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest; Muon's keeps the proportion.")] = None,
     mixture: Annotated[str | None, typer.Option(help="DATA's folder of mixtures, where it is not detected.")] = None,
     references: Annotated[str | None, typer.Option(help="DATA's folders of references: s1,s2.")] = None,
@@ -61,95 +70,75 @@ def train(
     import time
 
     started = time.monotonic()
-    options: dict[str, Any] = {
-        "repeats": repeats,
-        "separator_loss": separator_loss,
-        "minutes": minutes,
-        "steps": steps,
-        "open_ended": open_ended,
-        "cooldown": cooldown,
-        "batch_size": batch_size,
-        "segment_seconds": segment_seconds,
-        "turn_taking": turn_taking,
-        "learning_rate": learning_rate,
-        "rirs": None if rirs is None else str(rirs),
-        "noise": None if noise is None else str(noise),
-        "valid_items": valid_items,
-        "precision": precision,
-        "compile": compile,
-        "activation_checkpointing": activation_checkpointing,
-        "seed": seed,
-    }
-    options = {key: value for key, value in options.items() if value is not None}
     if devices < 1:
         raise UserError(f"--devices {devices}: it must be at least 1")
     if cooldown is not None and not cooldown > 0:
         raise UserError(f"--cooldown {cooldown:g}: it must be above 0 minutes")
     if resume and (recipe is not None or init is not None):
         raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
-    try:
-        from lightning_fabric import Fabric
-    except ImportError:
-        raise UserError("training needs Lightning Fabric: pip install 'tisdiss[train]'") from None
-    import logging
 
     import torch
 
-    from tisdiss_cli.data.corpus import read_exclusions
     from tisdiss_cli.devices import choose_device, choose_training_precision
-    from tisdiss_cli.training.curve import can_plot
-    from tisdiss_cli.training.data import load_data, load_examples
+    from tisdiss_cli.training.checkpoint import CHECKPOINT
     from tisdiss_cli.training.export import WEIGHTS
+    from tisdiss_cli.training.fabric import check_devices, launch
     from tisdiss_cli.training.loop import Training
-    from tisdiss_cli.training.start import check_origin, start_again, start_new
+    from tisdiss_cli.training.start import gather, make_folder, start_again, start_new
 
     chosen = choose_device(device)
-    if chosen.type == "cuda" and not devices <= torch.cuda.device_count():
-        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
-    if exclude is not None:
-        options["exclude"] = [list(pair) for pair in read_exclusions(exclude)]
+    check_devices(chosen, devices)
+    options = recipe_options(context.params)
     start = start_again(out, options) if resume else start_new(out, recipe, init, options)
-    settings, config = start.recipe, start.recipe.config
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
-    computed = choose_training_precision(settings.precision, chosen)
-    # Applied once, the Separator reads no re-injection, whose parameters then get no gradient on any device.
-    once = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection
-    ddp = "ddp_find_unused_parameters_true" if once else "ddp"
-    fabric = Fabric(
-        accelerator=chosen.type,
-        devices=devices if chosen.index is None or devices > 1 else [chosen.index],
-        strategy=ddp if devices > 1 else "auto",
-        precision="bf16-mixed" if computed == "bf16" else "32-true",
-    )
-    fabric.launch()
-    if valid is None and start.origin.get("valid"):
-        valid = Path(start.origin["valid"])
-    examples = load_examples(valid, config.sample_rate, config.speakers, settings.valid_items) if valid else []
+    computed = choose_training_precision(start.recipe.precision, chosen)
+    fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     names = None if references is None else [name.strip() for name in references.split(",")]
-    loaded = load_data(data, settings, mixture, names, quiet=not fabric.is_global_zero)
-    origin = {
-        "valid": str(valid.resolve()) if valid else None,
-        "data": loaded.checksum,
-        "examples": sum(example.mixture.shape[0] for example in examples),
-        "before": start.origin.get("before", start.before),
-    }
-    check_origin(start.origin, origin)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
-    if fabric.is_global_zero:
-        if not valid:
-            paper = not (settings.minutes or settings.steps or settings.open_ended)
-            kept = ", the rate is never halved" if paper else ""
-            typer.echo(f"tisdiss: without --valid the last weights are kept{kept}", err=True)
-        if not can_plot():
-            typer.echo("tisdiss: no curve.png without matplotlib: pip install 'tisdiss[plot]'", err=True)
-        typer.echo(
-            f"tisdiss: ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s", err=True
+    material = gather(start, data, valid, mixture=mixture, references=names)
+    make_folder(out)
+    say_what_is_missing(start.recipe, bool(material.examples))
+    log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
+    torch.manual_seed(start.recipe.seed)
+    training = Training(
+        fabric,
+        start.recipe,
+        network=start.network(),
+        data=material.data,
+        examples=material.examples,
+        out=out,
+        origin=material.origin,
+        started=started,
+        state=start.state,
+    )
+    look = "{elapsed} {postfix}" if training.endless else "{l_bar}{bar}| {elapsed} {postfix}"
+    with bar(total=100, unit="%", dynamic_ncols=True, bar_format=look) as shown:
+        stopped = training.run(shown)
+    if stopped:
+        log.info(
+            f"stopped by {stopped.name} after step {training.step}, saved in {out / CHECKPOINT}: go on with --resume"
         )
-    torch.manual_seed(settings.seed)
-    Training(fabric, settings, start.network(), loaded, examples, out, origin).run(started, start.state)
+        raise typer.Exit(128 + stopped)
     if fabric.is_global_zero:
         typer.echo(str(out / WEIGHTS))
+
+
+def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The keys of the recipe that options were given for: an option has its key's name."""
+    from tisdiss_cli.data.corpus import read_exclusions
+    from tisdiss_cli.training.recipe import Recipe
+
+    given = {field.name: parameters.get(field.name) for field in fields(Recipe)}
+    options = {key: value for key, value in given.items() if value is not None}
+    if "exclude" in options:
+        options["exclude"] = [list(pair) for pair in read_exclusions(options["exclude"])]
+    return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+
+
+def say_what_is_missing(recipe: "Recipe", validated: bool) -> None:
+    """What a run goes without where it has no validation set or no matplotlib."""
+    from tisdiss_cli.training.curve import can_plot
+
+    if not validated:
+        paper = not (recipe.minutes or recipe.steps or recipe.open_ended)
+        log.info(f"without --valid the last weights are kept{', the rate is never halved' if paper else ''}")
+    if not can_plot():
+        log.info("no curve.png without matplotlib: pip install 'tisdiss[plot]'")

@@ -1,7 +1,7 @@
 """Many sound files into memory: read ahead by threads, at one rate, kept as 16-bit samples."""
 
+import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,9 +18,11 @@ FRAME = 256  # samples; activity is known frame by frame, and every clip starts 
 ACTIVE_DB = 30.0  # a frame is active within this much of its clip's loudest
 _AHEAD = 256  # files read at a time
 
+log = logging.getLogger("tisdiss")
+
 
 def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterator[Tensor]:
-    """Yields (L,) float32 for every path, in order, none silent; says once, on stderr, what was resampled.
+    """Yields (L,) float32 for every path, in order, none silent; the log says once what was resampled.
 
     `what` is the subject of that sentence, a folder say.
 
@@ -44,11 +46,11 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
 
 
 def say_rates(what: object, rates: set[int], sample_rate: int) -> None:
-    """One sentence on stderr if files of other rates are resampled; on the first rank only."""
+    """One sentence of the log if files of other rates are resampled."""
     other = sorted(rates - {sample_rate})
-    if other and os.environ.get("LOCAL_RANK", "0") == "0":
+    if other:
         listed = ", ".join(str(rate) for rate in other)
-        print(f"tisdiss: {what}: files at {listed} Hz are resampled to {sample_rate} Hz", file=sys.stderr)
+        log.info(f"{what}: files at {listed} Hz are resampled to {sample_rate} Hz")
 
 
 def padded(clip: Tensor) -> Tensor:

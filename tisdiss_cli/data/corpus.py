@@ -18,6 +18,7 @@ class Corpus:
     """Every utterance at every speed, end to end, as 16-bit samples; all tensors on one device."""
 
     names: list[str]  # speakers, sorted
+    sample_rate: int  # Hz
     samples: Tensor  # (N,) int16; every utterance starts at a multiple of FRAME
     active: Tensor  # (1, N / FRAME + 1) int32: active frames before each frame
     starts: Tensor  # (U,) int64, first sample of every utterance
@@ -79,6 +80,7 @@ def load_corpus(
     counts = torch.tensor([len(files) * len(speeds) for files in folders.values()])
     return Corpus(
         names=list(folders),
+        sample_rate=sample_rate,
         samples=torch.cat(pieces),
         active=active_before(torch.cat(active)[None]),
         starts=sizes.cumsum(0) - sizes,

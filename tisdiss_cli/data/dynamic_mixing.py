@@ -9,6 +9,7 @@ from torch import Tensor
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
 from tisdiss_cli.data.clips import FRAME, active_frames, checksum, to_device
 from tisdiss_cli.data.corpus import Corpus, active_before
+from tisdiss_cli.data.filters import Filters
 
 CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 SHORTEST_TURN = 1 / 3  # of a segment
@@ -119,11 +120,27 @@ def draw_sources(
     samples: int,
     level_db: float,
     random: torch.Generator,
+    *,
     turn_taking: float = 0.0,
+    filter_db: float = 0.0,
 ) -> Tensor:
-    """(batch, speakers, samples), dry; each speaker's active level is uniform in +-`level_db` of the first's."""
+    """(batch, speakers, samples), dry; each speaker's active level is uniform in +-`level_db` of the first's.
+
+    Args:
+        corpus: to draw from.
+        batch: mixtures.
+        speakers: of each.
+        samples: of each.
+        level_db: as above.
+        random: on the corpus' device.
+        turn_taking: share of the mixtures in which voices begin and end somewhere, as `take_turns` has it.
+        filter_db: gains of each voice's `Filters` are uniform in +-this; at 0 there are none, and none is drawn.
+    """
     who = draw_speakers(corpus.compatible, batch, speakers, random)
     segments = draw_segments(corpus, who, samples, random)
+    if filter_db:
+        rate = corpus.sample_rate
+        segments = Filters.draw(batch, speakers, gain_db=filter_db, sample_rate=rate, random=random).apply(segments)
     if turn_taking and samples >= FRAME:
         segments = take_turns(segments, turn_taking, random)
     segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
@@ -147,14 +164,15 @@ class DynamicMixing:
     noises: Noises | None = None
     noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
+    filter_db: float = 0.0  # gains of the filters of each voice are uniform in +-this; 0: none
 
     def to(self, device: torch.device) -> "DynamicMixing":
         """The same with its tensors on `device`."""
         return to_device(self, device)
 
-    def retuned(self, level_db: float, turn_taking: float) -> "DynamicMixing":
-        """The same at other levels and with another share of mixtures that take turns."""
-        return replace(self, level_db=level_db, turn_taking=turn_taking)
+    def retuned(self, level_db: float, turn_taking: float, filter_db: float) -> "DynamicMixing":
+        """The same at other levels, with another share of mixtures that take turns, and through other filters."""
+        return replace(self, level_db=level_db, turn_taking=turn_taking, filter_db=filter_db)
 
     @property
     def checksum(self) -> str:
@@ -165,7 +183,8 @@ class DynamicMixing:
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A mixture (batch, samples) and its references (batch, speakers, samples)."""
-        sources = draw_sources(self.corpus, batch, speakers, samples, self.level_db, random, self.turn_taking)
+        options = {"turn_taking": self.turn_taking, "filter_db": self.filter_db}
+        sources = draw_sources(self.corpus, batch, speakers, samples, self.level_db, random, **options)
         heard = sources
         if self.rooms:
             heard = reverberate(sources, self.rooms.draw(batch, speakers, random))

@@ -5,11 +5,15 @@ a shorter one. Source: Hershey et al. 2016 (WSJ0-2mix), Wichern et al. 2019 (WHA
 2020 (WHAMR!); levels are root mean squares over active frames instead of ITU-T P.56's.
 """
 
+import csv
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import soundfile
 import torch
 from torch import Tensor
 
@@ -19,6 +23,9 @@ from tisdiss_cli.data.clips import read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
 from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
 from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PEAK = 0.9  # of the loudest file of a mixture, as in WSJ0-2mix
 _ATTEMPTS = 100
@@ -50,10 +57,13 @@ class MixtureSet:
     level_db: float  # relative levels are uniform in +-this
     noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform
     seed: int
+    rirs: Path | None = None  # the folder that the rooms are of
+    noise: Path | None = None  # that the noises are of
 
     @staticmethod
     def find(
         root: Path,
+        *,
         speakers: int = 2,
         level_db: float = 5.0,
         exclude: list[tuple[str, str]] | None = None,
@@ -74,6 +84,8 @@ class MixtureSet:
             level_db=level_db,
             noise_db=noise_db,
             seed=seed,
+            rirs=rirs,
+            noise=noise,
         )
 
     def sample_rate(self) -> int:
@@ -163,6 +175,63 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
 
     whole = _folders({name: quantised(x) for name, x in parts.items()}, None if noise is None else quantised(noise))
     return {name: signal.to(torch.int16) for name, signal in whole.items()}
+
+
+def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, bar: "tqdm") -> None:
+    """Writes `count` mixtures and `mixtures.csv`, what each is made of; `out` is whole or not there.
+
+    Args:
+        mixtures: what they are drawn from.
+        out: a new folder, or an empty one.
+        count: of mixtures.
+        sample_rate: theirs, Hz.
+        format: "wav" or "flac", 16 bit.
+        bar: moves by one with every mixture.
+
+    Raises:
+        UserError: `out` cannot be written, or as `MixtureSet.draw`.
+    """
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        with (part / "mixtures.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(_header(mixtures.speakers))
+            for number, (plan, files) in enumerate(mixtures.draw(count, sample_rate), 1):
+                levels = [f"{name}_{db:.2f}" for name, db in zip(plan.speakers, plan.levels, strict=True)]
+                name = "_".join([f"{number:05}", *levels])
+                for folder, samples in files.items():
+                    (part / folder).mkdir(exist_ok=True)
+                    path = part / folder / f"{name}.{format}"
+                    soundfile.write(path, samples.numpy(), sample_rate, subtype="PCM_16")
+                length = next(iter(files.values())).shape[0]
+                table.writerow([name, *_row(mixtures, plan), length, sample_rate])
+                bar.update()
+        if out.exists():
+            out.rmdir()
+        part.replace(out)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"OUT {out} cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _header(speakers: int) -> list[str]:
+    """The columns of mixtures.csv."""
+    each = [f"{column}_{s}" for s in range(1, speakers + 1) for column in ("speaker", "utterance", "level", "rir")]
+    return ["id", *each, "noise", "noise_level", "samples", "sample_rate"]
+
+
+def _row(mixtures: MixtureSet, plan: Ingredients) -> list[object]:
+    """What a mixture is made of, by column; paths are relative to the folders that were given."""
+    row: list[object] = []
+    for index, utterance in enumerate(plan.utterances):
+        response = plan.responses[index].relative_to(mixtures.rirs) if mixtures.rirs else ""
+        row += [plan.speakers[index], utterance.relative_to(mixtures.root), f"{plan.levels[index]:.3f}", response]
+    if mixtures.noise and plan.noise:
+        return [*row, plan.noise.relative_to(mixtures.noise), f"{plan.noise_db:.3f}"]
+    return [*row, "", ""]
 
 
 def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:

@@ -96,30 +96,3 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, tuple | list) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
         raise UserError(f"configuration: {name} must be two whole numbers above 0, (frames, bins), not {value!r}")
     return value[0], value[1]
-
-
-# Named configurations, each as its differences from the released one (paper, section 3 and table 2).
-CONFIGS: dict[str, dict[str, Any]] = {
-    "released": {},
-    "re1x6": {},
-    "re1x3": {"reconstructor_repeats": 3},
-    "re2x2": {"reconstructor_layers": 2, "reconstructor_repeats": 2},
-    "tiny": {
-        "channels": 32,
-        "ffn_hidden": 64,
-        "attention_channels": 32,
-        "heads": 2,
-        "norm_groups": 1,
-        "reconstructor_repeats": 4,
-        "n_fft": 256,
-        "hop_length": 128,
-    },
-    "small": {"channels": 64, "ffn_hidden": 96, "attention_channels": 64, "reconstructor_repeats": 4},
-}
-
-
-def named_config(name: str) -> Config:
-    """The configuration of that name; UserError lists the names there are."""
-    if name not in CONFIGS:
-        raise UserError(f"no configuration is named {name!r}: choose from {', '.join(CONFIGS)}")
-    return Config(**CONFIGS[name])

@@ -1,6 +1,6 @@
 """What a run trains on, fixed mixtures or clean speech to mix, told apart by the folder; what it is validated on."""
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from tisdiss_cli.data.dynamic_mixing import DynamicMixing
 from tisdiss_cli.data.fixed_mixtures import FixedMixtures, complete_dataset, load_fixed, looks_fixed, read_items
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.training.recipe import Recipe
+
+log = logging.getLogger("tisdiss")
 
 Data = FixedMixtures | DynamicMixing
 
@@ -34,24 +36,21 @@ def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -
     return [Example(signals[0], signals[1:]) for signals in read_items(dataset, items, sample_rate)]
 
 
-def load_data(
-    root: Path, recipe: Recipe, mixture: str | None = None, references: Sequence[str] | None = None, quiet: bool = False
-) -> Data:
-    """Reads all that mixtures are drawn from into memory, on the CPU.
+def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references: Sequence[str] | None = None) -> Data:
+    """Reads all that mixtures are drawn from into memory, on the CPU; the log says how much it is.
 
     Args:
         root: a set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or a folder of clean speech for each speaker.
         recipe: of the run.
         mixture: folder of fixed mixtures, as `find_dataset` has it.
         references: folders of their references, likewise.
-        quiet: says nothing on stderr.
 
     Raises:
         UserError: in one sentence, whatever is wrong with a folder or a file.
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
-        for name in ("rirs", "noise", "exclude", "turn_taking"):
+        for name in ("rirs", "noise", "exclude", "turn_taking", "filter_db"):
             if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture, references)
@@ -71,9 +70,9 @@ def load_data(
             Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None,
             (low, high),
             recipe.turn_taking,
+            recipe.filter_db,
         )
         minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
-    if not quiet:
-        print(f"tisdiss: {root}: {words}", file=sys.stderr)
+    log.info(f"{root}: {words}")
     return data

@@ -5,25 +5,24 @@ the sources.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.dynamic_mixing import generator
+from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
+from tisdiss_cli.training.data import Example
 from tisdiss_cli.training.loss import pairwise_si_snr
-from tisdiss_cli.training.validation import Validation
-
-if TYPE_CHECKING:
-    from tisdiss_cli.training.loop import Training
+from tisdiss_cli.training.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
 _MIXTURES = 16  # that the level is taken from
-
 
 State = dict[str, Tensor]
 
@@ -51,42 +50,60 @@ class Best:
         return {name: torch.stack([state[name] for state in self.states]).mean(dim=0) for name in self.states[0]}
 
 
-def export(run: "Training", result: Validation | None) -> None:
-    """Writes `weights.safetensors` into the run's folder, on its first rank only."""
-    if not run.fabric.is_global_zero:
-        return
-    info: dict[str, Any] = {
-        "trained": True,
-        "recipe": run.recipe.to_dict(),
-        "training": {
-            "steps": run.step,
-            "minutes": round(run.elapsed / 60, 2),
-            "mixture_hours": round(run.mixture_seconds / 3600, 3),
-            "device": run.fabric.device.type,
-        },
-    }
-    for key, value in run.origin.get("before", {}).items():  # of the weights that the run began with
-        info["training"][key] = round(info["training"].get(key, 0) + value, 3)
-    if result:
-        gains = [round(value, 3) for value in result.si_snri]
-        info["validation"] = {"mixtures": len(run.examples), "step": run.step, "si_snri": gains}
-    state = run.best.mean()
-    config = replace(run.network.config, reconstructor_repeats=run.now.repeat_range[1])
-    network = TISDiSS(config).to(run.fabric.device).eval()
+def export(
+    path: Path,
+    *,
+    config: Config,
+    state: State,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    info: dict[str, Any],
+    autocast: AbstractContextManager,
+) -> None:
+    """Writes the weight file of a network whose outputs are brought to the level of the references.
+
+    Args:
+        path: of the file.
+        config: of the network; the level is taken at its Reconstructor repeats.
+        state: of the network, on any device.
+        pairs: mixtures (B, L) and their references (B, S, L) to take the level from, on the device that computes.
+        info: what the file tells of itself, ready for JSON.
+        autocast: the precision of the run, not yet entered.
+    """
+    pairs = list(pairs)
+    network = TISDiSS(config).to(pairs[0][0].device).eval()
     network.load_state_dict(state)
-    with run.fabric.autocast():
-        gain = output_gain(network, _pairs(run))
-    save_weights(run.out / WEIGHTS, config, scale_outputs(state, gain), info)
+    with autocast:
+        gain = output_gain(network, pairs)
+    save_weights(path, config, scale_outputs(state, gain), info)
 
 
-def _pairs(run: "Training") -> list[tuple[Tensor, Tensor]]:
-    """Mixtures with references to take the level from: some of the validation set, else a batch of training."""
-    if run.examples:
-        chosen = run.examples[:: -(-len(run.examples) // _MIXTURES)]
-        device = run.fabric.device
-        return [(one.mixture.to(device)[None], one.references.to(device)[None]) for one in chosen]
-    random = generator(run.fabric.device, run.recipe.seed, run.step)
-    return [run.data.draw(run.now.batch_size, run.network.config.speakers, run.now.segment_samples, random)]
+def level_pairs(examples: list[Example], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Some of the validation set, evenly spread, as pairs to take the level from, each a batch of one."""
+    chosen = examples[:: -(-len(examples) // _MIXTURES)]
+    return [(one.mixture.to(device)[None], one.references.to(device)[None]) for one in chosen]
+
+
+def describe(
+    recipe: Recipe,
+    *,
+    steps: int,
+    minutes: float,
+    mixture_hours: float,
+    device: str,
+    before: dict[str, float],
+    validation: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What trained weights tell of themselves; `before`, of the weights that the run began with, is counted in."""
+    training: dict[str, Any] = {
+        "steps": steps,
+        "minutes": round(minutes, 2),
+        "mixture_hours": round(mixture_hours, 3),
+        "device": device,
+    }
+    for key, value in before.items():
+        training[key] = round(training.get(key, 0) + value, 3)
+    info = {"trained": True, "recipe": recipe.to_dict(), "training": training}
+    return {**info, "validation": validation} if validation else info
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ _NOT_NEGATIVE = ("level_db", "weight_decay", "seed", "minutes", "steps", "warm_u
 _NOT_NEGATIVE += ("muon_learning_rate", "cooldown")
 # What may change while an open-ended run goes on.
 CHANGEABLE = ("repeats", "learning_rate", "muon_learning_rate", "batch_size", "segment_seconds", "level_db")
-CHANGEABLE += ("turn_taking", "clip_norm", "ema_decay", "cooldown")
+CHANGEABLE += ("turn_taking", "filter_db", "clip_norm", "ema_decay", "cooldown")
 DIRECTORY = Path(__file__).parent / "recipes"
 
 
@@ -29,6 +29,7 @@ class Recipe:
     batch_size: int = 6  # a device
     level_db: float = 5.0  # relative levels are uniform in +-this
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
+    filter_db: float = 0.0  # each voice through a few random shelves and bells of up to +-this; 0: off
     speeds: list[float] = field(default_factory=lambda: [1.0])  # factors of the speed perturbation
     exclude: list[list[str]] = field(default_factory=list)  # pairs of speakers, or patterns, never mixed
     rirs: str = ""  # folder of impulse responses, a folder a room; the references stay dry
@@ -85,6 +86,8 @@ class Recipe:
                 raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.turn_taking <= 1:
             raise UserError(f"recipe: turn_taking must be a share from 0 to 1, not {self.turn_taking}")
+        if not 0 <= self.filter_db <= 12:
+            raise UserError(f"recipe: filter_db must be 0 to 12 dB, not {self.filter_db}")
         for name in ("ema_decay", "warm_up_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"recipe: {name} must be at least 0 and below 1, not {getattr(self, name)}")

@@ -1,5 +1,6 @@
 """How a run starts: from a recipe, from weights to fine-tune, or from its own checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
 from tisdiss_cli.training.checkpoint import CHECKPOINT, load_checkpoint
+from tisdiss_cli.training.data import Data, Example, load_data, load_examples
 from tisdiss_cli.training.export import scale_outputs
 from tisdiss_cli.training.recipe import CHANGEABLE, Recipe, read_recipe
 
@@ -87,7 +89,7 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
         UserError: an option would make it another run.
     """
     state = load_checkpoint(out / CHECKPOINT)
-    stored = state["recipe"]
+    stored = Recipe.from_dict(state["recipe"]).to_dict()  # with the keys that have come since
     if stored["open_ended"]:
         options = changed(options, stored, state["step"])
     grown = {key for key in BUDGETS if options.get(key, 0) > stored[key] > 0}
@@ -132,6 +134,51 @@ def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[
         return kept
     changes = [*recipe.changes, {"step": step, **change}]
     return {**kept, "changes": sorted(changes, key=lambda one: one["step"])}
+
+
+def make_folder(out: Path) -> None:
+    """Makes OUT; UserError says why it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run draws from and is validated on, and where that came from, for its checkpoint."""
+
+    data: Data
+    examples: list[Example]
+    origin: dict[str, Any]
+
+
+def gather(
+    start: Start,
+    root: Path,
+    valid: Path | None = None,
+    *,
+    mixture: str | None = None,
+    references: Sequence[str] | None = None,
+) -> Material:
+    """Reads what a run needs into memory, as `load_data` and `load_examples` do; a resumed run remembers `valid`.
+
+    Raises:
+        UserError: what they raise; or a resumed run would train or validate on other data than before.
+    """
+    recipe, config = start.recipe, start.recipe.config
+    if valid is None and start.origin.get("valid"):
+        valid = Path(start.origin["valid"])
+    examples = load_examples(valid, config.sample_rate, config.speakers, recipe.valid_items) if valid else []
+    data = load_data(root, recipe, mixture, references)
+    origin = {
+        "valid": str(valid.resolve()) if valid else None,
+        "data": data.checksum,
+        "examples": sum(example.mixture.shape[0] for example in examples),
+        "before": start.origin.get("before", start.before),
+    }
+    check_origin(start.origin, origin)
+    return Material(data, examples, origin)
 
 
 def check_origin(origin: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,0 +1,50 @@
+"""Lightning Fabric as `tisdiss train` sets it up: devices, ranks and precision."""
+
+import logging
+
+import torch
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import Config
+
+try:
+    from lightning_fabric import Fabric
+except ImportError:
+    raise UserError("training needs Lightning Fabric: pip install 'tisdiss[train]'") from None
+
+
+def check_devices(device: torch.device, devices: int) -> None:
+    """UserError if there are fewer CUDA devices; a CPU takes any number of processes."""
+    if device.type == "cuda" and not devices <= torch.cuda.device_count():
+        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
+
+
+def launch(device: torch.device, *, devices: int, precision: str, config: Config) -> Fabric:
+    """One process for each of `devices`, this one among them; each goes on from here with its own rank.
+
+    Args:
+        device: the kind, and which one if there is one.
+        devices: how many.
+        precision: "fp32" or "bf16".
+        config: of the network.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
+    # Applied once, the Separator reads no re-injection, whose parameters then get no gradient on any device.
+    once = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection
+    ddp = "ddp_find_unused_parameters_true" if once else "ddp"
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices if device.index is None or devices > 1 else [device.index],
+        strategy=ddp if devices > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def agree(fabric: Fabric, *values: float) -> list[float]:
+    """The largest of every value over all ranks."""
+    if fabric.world_size == 1:
+        return list(values)
+    mine = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    return fabric.all_reduce(mine, reduce_op="max").tolist()

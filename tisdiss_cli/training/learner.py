@@ -1,0 +1,90 @@
+"""A network that learns: its multi-loss, the optimisers that move it, and the moving average of its weights."""
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.training.loss import MultiLoss, prepare
+from tisdiss_cli.training.optimizers import build_optimizers, set_rates
+from tisdiss_cli.training.recipe import Recipe
+
+
+def decay_after(step: int, highest: float) -> float:
+    """How much of the moving average stays in the step after `step` others: `highest` in the end, less at first.
+
+    So the average soon forgets the initial weights, with which it begins.
+    """
+    return min(highest, (1 + step) / (10 + step))
+
+
+class Learner:
+    """Takes the steps; what it is made of is on the device, and of all ranks alike."""
+
+    def __init__(self, fabric: Fabric, network: TISDiSS, recipe: Recipe) -> None:
+        self.fabric, self.network = fabric, network
+        self.decay = 0.0  # of the moving average in this step
+        self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=self.follow)
+        prepare(network, recipe.compile, recipe.activation_checkpointing, fabric.device)
+        self.optimizers = build_optimizers(network, recipe)
+        self.model, *_ = fabric.setup(MultiLoss(network, recipe.separator_loss), *self.optimizers)
+
+    def follow(self, average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        """Moves the average, in place, towards the current weights."""
+        torch._foreach_lerp_(average, current, 1 - self.decay)
+
+    def learn(
+        self, mixture: Tensor, references: Tensor, *, repeats: int, recipe: Recipe, factor: float, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """One step on a batch; nothing waits for the device.
+
+        Args:
+            mixture: (B, L).
+            references: (B, S, L).
+            repeats: of the Reconstructor.
+            recipe: of this step.
+            factor: share of the recipe's learning rates, 0 to 1.
+            step: how many steps were taken before.
+
+        Returns:
+            The loss, negative dB, and the length of the gradient before it is clipped.
+        """
+        set_rates(self.optimizers, recipe, factor)
+        loss = self.model(mixture, references, repeats).mean()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if recipe.ema_decay:
+            self.decay = decay_after(step, recipe.ema_decay)
+            self.average.update_parameters(self.network)
+        return loss, norm
+
+    @property
+    def averaged(self) -> TISDiSS:
+        """The network of the moving average."""
+        return self.average.module
+
+    def take_latest(self) -> None:
+        """Makes the latest weights the average: for a recipe that has no moving one."""
+        self.averaged.load_state_dict(self.network.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
