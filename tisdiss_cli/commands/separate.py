@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -217,9 +217,11 @@ def _check_numbers(
             raise UserError(f"{option} {value}: it must be at least 1")
 
 
-def _parse_repeats(text: str | None) -> int | str | None:
-    if text is None or text == "auto":
-        return text
+def _parse_repeats(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         number = int(text)
     except ValueError:

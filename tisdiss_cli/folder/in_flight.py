@@ -19,7 +19,7 @@ class Reading:
     """What the reading thread owns."""
 
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
-    voices: VoiceFiles | None = None  # made here, so that a full disk is seen early; then the writing thread's
+    voices: VoiceFiles | None = None  # made when the input is opened; from then on the writing thread's
     frames: int | None = None  # of the outputs, where they are to be as long as the input
     failure: str | None = None  # why it cannot be read
 

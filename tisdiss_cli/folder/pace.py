@@ -25,7 +25,7 @@ class Limit:
 
 @dataclass
 class Pace:
-    """Chooses the deepest setting that a time limit affords, and again as the work goes on.
+    """Chooses the most repeats that a time limit affords, and again as the work goes on.
 
     The network's seconds for a second of audio are taken as fixed + each * repeats, from `measure_pace`;
     what the work really takes then scales both.

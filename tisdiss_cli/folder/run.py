@@ -130,11 +130,11 @@ class FolderRun:
         size = self.settings.batch_size
         batcher: Batcher[Any, Chunk] = Batcher(size, most_waiting=_WAITING_BATCHES * size)
         for item in self._items():
-            own = item.computing if isinstance(item, File) else item.file.computing
             if isinstance(item, File):
-                own.all_read = True
+                item.computing.all_read = True
                 self._pass_on(item)
                 continue
+            own = item.file.computing
             if own.repeats is None:
                 own.repeats = self.settings.pace.choose() if self.settings.pace else self.settings.repeats
             own.waiting += 1
@@ -158,8 +158,7 @@ class FolderRun:
     def _separate(self, batch: list[Chunk]) -> None:
         settings, began = self.settings, time.perf_counter()
         mixtures = torch.stack([chunk.mixture for chunk in batch])
-        repeats = batch[0].file.computing.repeats
-        voices, used = self.separator.run(mixtures, repeats, settings.separator_repeats)
+        voices, used = self.separator.run(mixtures, batch[0].file.computing.repeats, settings.separator_repeats)
         elapsed = time.perf_counter() - began
         advanced = 0.0
         for chunk, separated, used_here in zip(batch, voices, used, strict=True):
@@ -172,7 +171,7 @@ class FolderRun:
         if self.on_audio:
             self.on_audio(advanced)
         if settings.pace:
-            settings.pace.report(repeats, advanced, elapsed)
+            settings.pace.report(used[0], advanced, elapsed)  # all alike: a pace chooses numbers, never auto
 
     def _pass_on(self, file: File) -> None:
         """Hands a file to the writing thread once its last chunk is through."""
@@ -192,8 +191,8 @@ class FolderRun:
                     item.file.writing.failure = _sentence(item.file.job, error)
 
     def _finish(self, file: File, record: Record) -> None:
-        voices, warnings = file.reading.voices, []
-        if not file.failure:
+        voices, warnings = file.reading.voices, list[str]()
+        if voices and not file.failure:
             try:
                 warnings = voices.finish(file.reading.frames)
             except (AudioError, OSError) as error:

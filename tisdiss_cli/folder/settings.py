@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -37,7 +37,7 @@ def default_batch(device: torch.device) -> int:
 def choose_settings(
     separator: Separator,
     *,
-    repeats: int | str | None = None,
+    repeats: int | Literal["auto"] | None = None,
     max_repeats: int | None = None,
     separator_repeats: int | None = None,
     limit: Limit | None = None,
@@ -68,6 +68,7 @@ def choose_settings(
     Raises:
         UserError: "auto" with weights that have no threshold.
     """
+    chosen: int | Auto
     chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
     plan = separator.plan(chunk)
