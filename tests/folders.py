@@ -8,7 +8,8 @@ import soundfile
 
 from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.record import Record
-from tisdiss_cli.folder.run import FolderRun, Settings
+from tisdiss_cli.folder.run import FolderRun
+from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.separation.separator import Separator
 
 RATE = 8000
@@ -35,9 +36,11 @@ def separate(
 ) -> dict[str, dict]:
     """The command's work, in this process."""
     separator = options.pop("separator", None) or Separator.load(weights, "cpu", "fp32")
-    jobs = plan_jobs(folder, out, separator.sources, options.get("format", "wav"))
+    jobs = plan_jobs(folder, out, voices=separator.sources, extension=options.get("format", "wav"))
     out.mkdir(exist_ok=True)
-    FolderRun(separator, jobs, out, Settings(1, 1, separator.plan(seconds), batch_size, **options)).run(Record(out))
+    plan = separator.plan(seconds)
+    settings = Settings(repeats=1, separator_repeats=1, plan=plan, batch_size=batch_size, **options)
+    FolderRun(separator, jobs, out, settings).run(Record(out))
     return records(out)
 
 
@@ -57,3 +60,33 @@ def write_folder(tmp_path: Path) -> Path:
     ):
         soundfile.write(source / name, speech_like(seconds, index, rate, channels), rate)
     return source
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Bad files by name, with a word that the reason must have."""
+    x = np.random.default_rng(0).standard_normal((16_000, 2)).astype(np.float32) * 0.1
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("not a sound file\n" * 20)
+    soundfile.write(folder / "zero.wav", x[:0], 16_000)
+    for value, name in ((np.nan, "nan.wav"), (np.inf, "inf.wav")):
+        y = x.copy()
+        y[15_000, 1] = value
+        soundfile.write(folder / name, y, 16_000, subtype="FLOAT")
+    for name in ("cut.wav", "cut.flac", "cut.ogg", "cut.aiff", "cut.mp3"):
+        soundfile.write(folder / name, x, 16_000)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
+    return {
+        "empty.wav": "empty",
+        "text.wav": "no sound file",
+        "zero.wav": "no samples",
+        "nan.wav": "NaN",
+        "inf.wav": "infinite",
+        "cut.wav": "truncated",
+        "cut.flac": "truncated",
+        "cut.ogg": "truncated",
+        "cut.aiff": "truncated",
+        "cut.mp3": "truncated",
+        "gone.wav": "No such file",
+    }

@@ -6,6 +6,7 @@ import soundfile
 import torch
 import torchaudio
 
+from tests.folders import bad_files
 from tisdiss_cli.audio import AudioError, Resampler, Source, Writer, find, read
 
 
@@ -68,36 +69,6 @@ def test_any_format_any_rate_any_channels(tmp_path, name, options):
     assert float((y[1000:7000] - middle).square().mean().sqrt()) < 0.05
 
 
-def bad_files(folder) -> dict[str, str]:
-    """Bad files by name, with a word that the reason must have."""
-    x = np.random.default_rng(0).standard_normal((16_000, 2)).astype(np.float32) * 0.1
-    (folder / "empty.wav").touch()
-    (folder / "text.wav").write_text("not a sound file\n" * 20)
-    soundfile.write(folder / "zero.wav", x[:0], 16_000)
-    for value, name in ((np.nan, "nan.wav"), (np.inf, "inf.wav")):
-        y = x.copy()
-        y[15_000, 1] = value
-        soundfile.write(folder / name, y, 16_000, subtype="FLOAT")
-    for name in ("cut.wav", "cut.flac", "cut.ogg", "cut.aiff", "cut.mp3"):
-        soundfile.write(folder / name, x, 16_000)
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: len(content) // 2])
-    (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
-    return {
-        "empty.wav": "empty",
-        "text.wav": "no sound file",
-        "zero.wav": "no samples",
-        "nan.wav": "NaN",
-        "inf.wav": "infinite",
-        "cut.wav": "truncated",
-        "cut.flac": "truncated",
-        "cut.ogg": "truncated",
-        "cut.aiff": "truncated",
-        "cut.mp3": "truncated",
-        "gone.wav": "No such file",
-    }
-
-
 def test_bad_files_say_what_is_wrong_with_them(tmp_path):
     for name, word in bad_files(tmp_path).items():
         with pytest.raises(AudioError, match=word) as caught:
@@ -127,7 +98,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
 def test_sixteen_bit_is_within_half_a_step(tmp_path, format):
     x = (torch.rand(5000) * 2 - 1) * 0.99
     x[0], x[1] = -32767 / 32768, 32767 / 32768
-    writer = Writer(tmp_path / "part", 8000, 1.0)
+    writer = Writer(tmp_path / "part", 8000, seconds=1.0)
     writer.write(x[:3000])
     writer.write(x[3000:])
     writer.close()
@@ -140,7 +111,7 @@ def test_sixteen_bit_is_within_half_a_step(tmp_path, format):
 
 def test_what_sixteen_bit_would_clip_is_kept_as_float(tmp_path):
     x = torch.tensor([0.5, 1.7, -2.5])
-    writer = Writer(tmp_path / "part", 8000, 1.0)
+    writer = Writer(tmp_path / "part", 8000, seconds=1.0)
     writer.write(x)
     writer.close()
     assert writer.clips
@@ -148,7 +119,7 @@ def test_what_sixteen_bit_would_clip_is_kept_as_float(tmp_path):
 
 
 def test_long_outputs_get_a_container_that_holds_them(tmp_path):
-    writer = Writer(tmp_path / "part", 192_000, 7200)
+    writer = Writer(tmp_path / "part", 192_000, seconds=7200)
     writer.close()
     assert soundfile.info(tmp_path / "part").format == "RF64"
 

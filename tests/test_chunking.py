@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from tisdiss_cli.separation.chunking import Chunker, Stitcher, align
+from tisdiss_cli.separation.separator import Separator
 
 
 def cut(x: torch.Tensor, block: int, chunk: int = 1000, overlap: int = 250, longest: int = 750):
-    chunker = Chunker(chunk, overlap, longest)
+    chunker = Chunker(chunk, overlap=overlap, longest=longest)
     chunks = [piece for part in x.split(block) for piece in chunker.push(part)]
     return chunks + chunker.finish()
 
 
 def stitch(chunks, voices: torch.Tensor, orders, fade: int = 250, longest: int = 750) -> tuple[torch.Tensor, list[int]]:
-    stitcher = Stitcher(fade, longest)
+    stitcher = Stitcher(fade=fade, longest=longest)
     parts = [
         stitcher.push(start, voices[list(order), start : start + piece.shape[0]])
         for (start, piece), order in zip(chunks, orders, strict=False)
@@ -118,7 +119,7 @@ def test_silence_is_not_called_uncertain():
 
 def test_a_seam_between_unequal_estimates_is_smooth():
     a, b = torch.full((1, 1000), 1.0), torch.full((1, 1000), 2.0)
-    stitcher = Stitcher(250, 750)
+    stitcher = Stitcher(fade=250, longest=750)
     joined = torch.cat((stitcher.push(0, a), stitcher.push(750, b), stitcher.finish()), dim=1)[0]
     steps = joined.diff()
     assert joined.shape[0] == 1750
@@ -136,3 +137,19 @@ def test_align_is_the_nearest_order():
         for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
     }
     assert alignment.order == min(errors, key=errors.get) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 0.001, 0.05, 0.5])
+def test_however_short_a_chunk_is_wished_the_network_hears_whole_windows(mini_weights, monkeypatch, seconds):
+    """Each chunk but a short recording's only one is at least a window long, and the voices are as long as ever."""
+    separator = Separator.load(mini_weights, "cpu", "fp32")
+    plan = separator.plan(seconds)
+    monkeypatch.setattr(separator, "plan", lambda: plan)
+    for samples in (1, 100, 5000):
+        mixture = torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+        chunker = plan.chunker()
+        lengths = [chunk.shape[0] for _, chunk in chunker.push(mixture) + chunker.finish()]
+        assert min(lengths) >= min(samples, separator.config.n_fft)
+        voices = separator.separate(mixture, repeats=1)
+        assert voices.shape == (2, samples)
+        assert voices.isfinite().all()

@@ -1,4 +1,4 @@
-"""`--repeats auto`, `--rtf` and `--budget`: depth chosen by the signal, or by the clock."""
+"""`--repeats auto`, `--rtf` and `--budget`: repeats chosen by the signal, or by the clock."""
 
 import itertools
 import json

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
 from tests.cli import start, tisdiss
-from tests.folders import RATE, contents, records, separate, speech_like
-from tests.test_audio import bad_files
+from tests.folders import RATE, bad_files, contents, records, separate, speech_like
 from tisdiss_cli.folder.jobs import PARTS
+from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.separation.separator import Separator
 
 
@@ -124,6 +125,34 @@ def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, 
             assert soundfile.info(tmp_path / "out" / output).frames == round(
                 soundfile.info(folder / name).duration * RATE
             )
+
+
+@pytest.mark.parametrize("options", [("--repeats", 1), ("--rtf", 1)])
+def test_memory_for_no_chunk_at_all_ends_the_run_with_one_sentence(
+    folder, tmp_path, mini_weights, monkeypatch, options
+):
+    def network_separates(*arguments: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TISDiSS, "separate", network_separates)
+    command = ("separate", folder, tmp_path / "out", "--weights", mini_weights, *options, "--quiet", "--device", "cpu")
+    run = tisdiss(*command, status=1)
+    assert run.stdout == ""
+    (sentence,) = run.stderr.splitlines()
+    assert "memory" in sentence and "--device" in sentence
+    assert not list((tmp_path / "out").rglob("*.wav"))
+    monkeypatch.undo()
+    tisdiss(*command)
+    assert {line["status"] for line in records(tmp_path / "out").values()} == {"done"}
+
+
+def test_a_record_that_cannot_be_written_ends_the_run_with_one_sentence(folder, tmp_path, mini_weights):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "tisdiss.jsonl").symlink_to(tmp_path / "gone" / "tisdiss.jsonl")
+    run = tisdiss("separate", folder, out, "--weights", mini_weights, "--quiet", status=1)
+    assert len(run.stderr.splitlines()) == 1
+    assert str(out / "tisdiss.jsonl") in run.stderr
 
 
 def test_files_of_others_are_not_replaced(folder, tmp_path, mini_weights):

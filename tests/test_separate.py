@@ -121,7 +121,9 @@ def test_inputs_that_would_collide_both_get_their_extension(tmp_path):
     for name in ("a.wav", "a.flac", "b.wav", "sub/a.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    outputs = {job.input: job.outputs[0] for job in plan_jobs(tmp_path, tmp_path.parent / "out", 2, "wav")}
+    outputs = {
+        job.input: job.outputs[0] for job in plan_jobs(tmp_path, tmp_path.parent / "out", voices=2, extension="wav")
+    }
     assert outputs == {
         "a.flac": "a_flac_s1.wav",
         "a.wav": "a_wav_s1.wav",
@@ -130,7 +132,7 @@ def test_inputs_that_would_collide_both_get_their_extension(tmp_path):
     }
     (tmp_path / "a_wav.mp3").touch()
     with pytest.raises(ValueError, match="rename"):
-        plan_jobs(tmp_path, tmp_path.parent / "out", 2, "wav")
+        plan_jobs(tmp_path, tmp_path.parent / "out", voices=2, extension="wav")
 
 
 @pytest.mark.parametrize("name", ["talk [dQw4w9WgXcQ]", "one [/b] two", "a :smile: [red]", "[link=x]"])
@@ -172,6 +174,8 @@ def test_usage_errors_name_the_mend(folder, tmp_path, mini_weights):
         ((folder, out, "--format", "mp3"), "flac"),
         ((folder, out, "--batch-size", "0"), "at least 1"),
         ((folder, out, "--chunk", "0"), "seconds"),
+        ((folder, out, "--chunk", "0.49"), "seconds"),
+        ((folder, out, "--chunk", "3601"), "seconds"),
         ((folder, out, "--chunk", "nan"), "seconds"),
         ((folder, out, "--rtf", "inf"), "finite"),
         ((folder, out, "--rtf", "nan"), "finite"),

@@ -159,6 +159,14 @@ class Source:
         yield resampler.finish()
 
 
+def announced_seconds(path: Path) -> float:
+    """A file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason."""
+    try:
+        return soundfile.info(path).duration
+    except (soundfile.LibsndfileError, OSError, TypeError, ZeroDivisionError):
+        return 0.0
+
+
 def _cut_short(path: Path, log: str) -> bool:
     """Whether libsndfile's log of the header, or an Ogg file's last page, shows that data is missing."""
     for declared, found in re.findall(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", log, re.M):
@@ -185,7 +193,7 @@ class Writer:
     OSError when the disk does not take it.
     """
 
-    def __init__(self, path: Path, sample_rate: int, seconds: float) -> None:
+    def __init__(self, path: Path, sample_rate: int, *, seconds: float) -> None:
         self.path, self.sample_rate = path, sample_rate
         # A WAV file ends at 4 GiB; RF64 is the same with wider sizes.
         self.container = "RF64" if seconds * sample_rate * 4 > 4e9 else "WAV"

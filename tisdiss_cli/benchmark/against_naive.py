@@ -21,7 +21,8 @@ from tisdiss_cli.devices import now
 from tisdiss_cli.evaluation.metrics import si_snr
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.record import Record
-from tisdiss_cli.folder.run import FolderRun, Settings, default_batch
+from tisdiss_cli.folder.run import FolderRun
+from tisdiss_cli.folder.settings import choose_settings
 from tisdiss_cli.model import naive
 from tisdiss_cli.separation.separator import Separator
 
@@ -116,7 +117,7 @@ def _separate(separator: Separator, paths: Sequence[Path], out: Path, repeats: i
         Job(path, str(path), [f"{number}_s{voice}.wav" for voice in range(1, separator.sources + 1)])
         for number, path in enumerate(paths, 1)
     ]
-    settings = Settings(repeats, separator.config.separator_repeats, separator.plan(), default_batch(separator.device))
+    settings = choose_settings(separator, repeats=repeats)
     began = time.perf_counter()
     FolderRun(separator, jobs, out, settings).run(Record(out))
     return time.perf_counter() - began

@@ -25,7 +25,7 @@ class Job:
         return out / PARTS / sha256(self.input.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def plan_jobs(source: Path, out: Path, voices: int, extension: str) -> list[Job]:
+def plan_jobs(source: Path, out: Path, *, voices: int, extension: str) -> list[Job]:
     """A job for a file, or for every sound file under a folder, sorted; OUT mirrors IN's tree.
 
     `sub/call.wav` becomes `sub/call_s1.wav`, ...; inputs of one folder that differ only in their

@@ -14,9 +14,18 @@ from tisdiss_cli.separation.separator import Separator
 log = logging.getLogger("tisdiss")
 
 
+@dataclass(frozen=True)
+class Limit:
+    """The time that work may take: one of the two."""
+
+    text: str  # the option as it was given, for the record
+    rtf: float | None = None  # seconds of work for a second of audio
+    budget: float | None = None  # seconds for all of it
+
+
 @dataclass
 class Pace:
-    """Chooses the deepest setting that a time limit affords, and again as the work goes on.
+    """Chooses the most repeats that a time limit affords, and again as the work goes on.
 
     The network's seconds for a second of audio are taken as fixed + each * repeats, from `measure_pace`;
     what the work really takes then scales both.
@@ -31,7 +40,7 @@ class Pace:
     scale: float = 1.0
     chosen: int = 0
 
-    def limit(self, audio: float, rtf: float | None = None, budget: float | None = None) -> str:
+    def limit(self, audio: float, *, rtf: float | None = None, budget: float | None = None) -> str:
         """Sets the limit for `audio` seconds and makes the first choice; returns a sentence that says it."""
         self.audio_left, self.rtf, self.deadline = audio, rtf, time.perf_counter() + (budget or 0.0)
         wanted = f"--rtf {rtf:g}" if rtf is not None else f"--budget of {budget:g} s for {audio:.1f} s of audio"
@@ -65,9 +74,9 @@ class Pace:
 
 
 def measure_pace(
-    separator: Separator, plan: ChunkPlan, batch_size: int, separator_repeats: int | None, most: int
+    separator: Separator, *, plan: ChunkPlan, batch_size: int, separator_repeats: int | None, most: int
 ) -> Pace:
-    """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats."""
+    """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats; OutOfMemory."""
     length = min(plan.chunk, 4 * separator.sample_rate)
     noise = torch.randn(batch_size, length) / 10
     # Overlapping chunks compute some of the audio twice.
@@ -84,6 +93,13 @@ def measure_pace(
 def counted(repeats: int) -> str:
     """ "1 repeat", "2 repeats"."""
     return f"{repeats} repeat" + "s" * (repeats != 1)
+
+
+def parse_limit(rtf: float | None, budget: str | None) -> Limit | None:
+    """`--rtf` or `--budget` as a limit, None if neither is given; UserError as `parse_duration`."""
+    if rtf:
+        return Limit(f"--rtf {rtf:g}", rtf=rtf)
+    return Limit(f"--budget {budget}", budget=parse_duration(budget)) if budget else None
 
 
 def parse_duration(text: str) -> float:

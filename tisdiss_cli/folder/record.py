@@ -62,13 +62,16 @@ class Record:
         )
 
     def append(self, line: Line) -> None:
-        """Adds a line and hands it to the disk; OSError when that fails."""
+        """Adds a line and hands it to the disk; RecordError when that fails."""
         text = ("\n" if self._torn else "") + json.dumps(asdict(line), ensure_ascii=False) + "\n"
         self._torn = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RecordError(f"{self.path} cannot be written: {error.strerror or error}: free some space") from None
         self._torn = False
         self._take(line)
 

@@ -1,15 +1,14 @@
 """A folder in, a folder out: read ahead, run, write behind, record, resume.
 
 One thread reads and cuts, the caller's thread runs the network on batches of equally long chunks,
-from one file or several, and one thread stitches and writes. A batch is filled by rules that look
-only at the order of the inputs, never at the clock, so that a run can be repeated sample by sample.
+from one file or several, and one thread stitches and writes. Who owns what on the way is said in
+`in_flight`, which chunks make a batch in `batcher`: never the clock, so that a run can be repeated
+sample by sample.
 """
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any
@@ -19,67 +18,15 @@ from torch import Tensor
 
 from tisdiss_cli.audio import AudioError, Source
 from tisdiss_cli.files import fingerprint
+from tisdiss_cli.folder.batcher import Batcher
+from tisdiss_cli.folder.in_flight import Chunk, File, Separated
 from tisdiss_cli.folder.jobs import Job, sweep
-from tisdiss_cli.folder.pace import Pace
-from tisdiss_cli.folder.record import Line, Record, RecordError
+from tisdiss_cli.folder.record import Line, Record
+from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.folder.voices import VoiceFiles
-from tisdiss_cli.separation.chunking import ChunkPlan
-from tisdiss_cli.separation.early_exit import Auto
 from tisdiss_cli.separation.separator import Separator
 
 _WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their length
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a folder is separated with."""
-
-    repeats: int | Auto
-    separator_repeats: int
-    plan: ChunkPlan
-    batch_size: int
-    format: str = "wav"  # or "flac"
-    input_rate: bool = False  # outputs at the input's rate instead of the network's
-    overwrite: bool = False
-    pace: Pace | None = None  # chooses each input's repeats instead
-    recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
-
-
-def default_batch(device: torch.device) -> int:
-    """Chunks at a time: a CPU is busy with one."""
-    return 1 if device.type == "cpu" else 16
-
-
-@dataclass
-class Progress:
-    """What a caller may show; each is called from one thread at a time."""
-
-    audio: Callable[[float], None] = lambda seconds: None  # seconds of audio separated since the last call
-    line: Callable[[Line], None] = lambda line: None  # an input is done or has failed
-
-
-@dataclass
-class _File:
-    """An input in flight."""
-
-    job: Job
-    voices: VoiceFiles | None = None
-    frames: int | None = None  # of the outputs, where they are to be as long as the input
-    waiting: int = 0  # chunks read and not yet run
-    ended: bool = False
-    reason: str | None = None  # why it failed
-    fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
-    end: int = 0  # of the newest chunk run, in samples
-    elapsed: float = 0.0
-    repeats: int | Auto = 0
-    used: list[int] = field(default_factory=list)  # repeats of each chunk
-
-
-@dataclass
-class _Chunk:
-    file: _File
-    start: int
-    mixture: Tensor  # (n,)
 
 
 class _Stopped(Exception):
@@ -87,16 +34,32 @@ class _Stopped(Exception):
 
 
 class FolderRun:
-    """Separates jobs into OUT. Failures of single inputs become lines; others are raised by `run`."""
+    """Separates jobs into OUT. Failures of single inputs become lines; others are raised by `run`.
+
+    Args:
+        separator: the network.
+        jobs: what is to do, in this order.
+        out: the folder OUT, which must exist.
+        settings: for all of them.
+        on_audio: is told how many seconds of audio were separated since the last call, from the caller's thread.
+        on_line: is given the line of each input that is done or has failed, from the writing thread.
+    """
 
     def __init__(
-        self, separator: Separator, jobs: list[Job], out: Path, settings: Settings, progress: Progress | None = None
+        self,
+        separator: Separator,
+        jobs: list[Job],
+        out: Path,
+        settings: Settings,
+        *,
+        on_audio: Callable[[float], object] | None = None,
+        on_line: Callable[[Line], object] | None = None,
     ) -> None:
         self.separator, self.jobs, self.out, self.settings = separator, jobs, out, settings
-        self.progress = progress or Progress()
+        self.on_audio, self.on_line = on_audio, on_line
         self.stop = threading.Event()
-        self.chunks: Queue[_Chunk | _File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
-        self.results: Queue[tuple[_File, int, Tensor] | _File | None] = Queue(maxsize=4 * settings.batch_size + 2)
+        self.chunks: Queue[Chunk | File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
+        self.results: Queue[Separated | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
         self.error: BaseException | None = None  # of a thread
 
     def run(self, record: Record) -> None:
@@ -104,6 +67,7 @@ class FolderRun:
 
         Raises:
             RecordError: the record itself cannot be written.
+            OutOfMemory: memory does not suffice for the shortest chunk, so that no input could be separated.
         """
         threads = [
             threading.Thread(target=self._guarded, args=(self._read,), daemon=True),
@@ -129,122 +93,127 @@ class FolderRun:
 
     def _read(self) -> None:
         for job in self.jobs:
-            file = _File(job)
+            file = File(job)
             try:
                 self._read_file(file)
             except (AudioError, OSError) as error:
-                file.reason = _sentence(job, error)
+                file.reading.failure = _sentence(job, error)
             self._put(self.chunks, file)
         self._put(self.chunks, None)
 
-    def _read_file(self, file: _File) -> None:
-        settings, job = self.settings, file.job
-        file.fingerprint = fingerprint(job.path)
+    def _read_file(self, file: File) -> None:
+        settings, job, own = self.settings, file.job, file.reading
+        own.fingerprint = fingerprint(job.path)
         source = Source(job.path, self.separator.sample_rate)
         rate = source.input_rate if settings.input_rate else self.separator.sample_rate
-        rates = (self.separator.sample_rate, rate)
-        file.voices = VoiceFiles(job, self.out, settings.plan, rates, source.seconds, settings.format)
+        own.voices = VoiceFiles(
+            job,
+            self.out,
+            plan=settings.plan,
+            rates=(self.separator.sample_rate, rate),
+            seconds=source.seconds,
+            format=settings.format,
+        )
         chunker = settings.plan.chunker()
         for block in source.blocks():
             self._enqueue(file, chunker.push(block))
-        file.frames = source.frames if settings.input_rate else None
+        own.frames = source.frames if settings.input_rate else None
         self._enqueue(file, chunker.finish())
 
-    def _enqueue(self, file: _File, chunks: list[tuple[int, Tensor]]) -> None:
+    def _enqueue(self, file: File, chunks: list[tuple[int, Tensor]]) -> None:
         for start, mixture in chunks:
-            self._put(self.chunks, _Chunk(file, start, mixture))
+            self._put(self.chunks, Chunk(file, start, mixture))
 
     # Computing ----------------------------------------------------------------------------------
 
     def _compute(self) -> None:
-        groups: dict[Any, deque[_Chunk]] = {}  # by length and repeats, so that a batch is one tensor
-        waiting = 0
+        size = self.settings.batch_size
+        batcher: Batcher[Any, Chunk] = Batcher(size, most_waiting=_WAITING_BATCHES * size)
         for item in self._items():
-            if isinstance(item, _Chunk):
-                if not item.file.repeats:
-                    item.file.repeats = self.settings.pace.choose() if self.settings.pace else self.settings.repeats
-                item.file.waiting += 1
-                group = groups.setdefault(_kind(item), deque())
-                group.append(item)
-                waiting += 1
-                if len(group) == self.settings.batch_size or waiting == _WAITING_BATCHES * self.settings.batch_size:
-                    oldest = group if len(group) == self.settings.batch_size else next(iter(groups.values()))
-                    groups.pop(_kind(oldest[0]))
-                    waiting -= len(oldest)
-                    self._run(list(oldest))
-            else:
-                item.ended = True
+            if isinstance(item, File):
+                item.computing.all_read = True
                 self._pass_on(item)
-        for group in groups.values():
-            self._run(list(group))
+                continue
+            own = item.file.computing
+            if own.repeats is None:
+                own.repeats = self.settings.pace.choose() if self.settings.pace else self.settings.repeats
+            own.waiting += 1
+            for batch in batcher.add(item.kind, item):
+                self._run(batch)
+        for batch in batcher.finish():
+            self._run(batch)
 
-    def _items(self) -> Iterator[_Chunk | _File]:
+    def _items(self) -> Iterator[Chunk | File]:
         while (item := self._get(self.chunks)) is not None:
             yield item
 
-    def _run(self, group: list[_Chunk]) -> None:
-        wanted = [chunk for chunk in group if not chunk.file.reason]
+    def _run(self, batch: list[Chunk]) -> None:
+        wanted = [chunk for chunk in batch if not chunk.file.failure]
         if wanted:
-            settings, began = self.settings, time.perf_counter()
-            mixtures = torch.stack([chunk.mixture for chunk in wanted])
-            repeats = wanted[0].file.repeats
-            voices, used = self.separator.run(mixtures, repeats, settings.separator_repeats)
-            elapsed = time.perf_counter() - began
-            advanced = 0.0
-            for chunk, separated, depth in zip(wanted, voices, used, strict=True):
-                file, end = chunk.file, chunk.start + chunk.mixture.shape[0]
-                file.elapsed += elapsed / len(wanted)
-                file.used.append(depth)
-                self._put(self.results, (file, chunk.start, separated))
-                advanced += (end - file.end) / self.separator.sample_rate
-                file.end = end
-            self.progress.audio(advanced)
-            if settings.pace:
-                settings.pace.report(repeats, advanced, elapsed)
-        for chunk in group:
-            chunk.file.waiting -= 1
+            self._separate(wanted)
+        for chunk in batch:
+            chunk.file.computing.waiting -= 1
             self._pass_on(chunk.file)
 
-    def _pass_on(self, file: _File) -> None:
+    def _separate(self, batch: list[Chunk]) -> None:
+        settings, began = self.settings, time.perf_counter()
+        mixtures = torch.stack([chunk.mixture for chunk in batch])
+        voices, used = self.separator.run(mixtures, batch[0].file.computing.repeats, settings.separator_repeats)
+        elapsed = time.perf_counter() - began
+        advanced = 0.0
+        for chunk, separated, used_here in zip(batch, voices, used, strict=True):
+            own = chunk.file.computing
+            own.elapsed += elapsed / len(batch)
+            own.used.append(used_here)
+            self._put(self.results, Separated(chunk.file, chunk.start, separated))
+            advanced += (chunk.end - own.end) / self.separator.sample_rate
+            own.end = chunk.end
+        if self.on_audio:
+            self.on_audio(advanced)
+        if settings.pace:
+            settings.pace.report(used[0], advanced, elapsed)  # all alike: a pace chooses numbers, never auto
+
+    def _pass_on(self, file: File) -> None:
         """Hands a file to the writing thread once its last chunk is through."""
-        if file.ended and file.waiting == 0:
+        if file.computing.all_read and file.computing.waiting == 0:
             self._put(self.results, file)
 
     # Writing ------------------------------------------------------------------------------------
 
     def _write(self, record: Record) -> None:
         while (item := self._get(self.results)) is not None:
-            file = item if isinstance(item, _File) else item[0]
-            try:
-                if isinstance(item, _File):
-                    self._finish(file, record)
-                elif not file.reason:
-                    file.voices.push(item[1], item[2])
-            except (AudioError, OSError) as error:
-                file.reason = _sentence(file.job, error)
-                if isinstance(item, _File):
-                    self._finish(file, record)
+            if isinstance(item, File):
+                self._finish(item, record)
+            elif not item.file.failure:
+                try:
+                    item.file.reading.voices.push(item.start, item.voices)
+                except (AudioError, OSError) as error:
+                    item.file.writing.failure = _sentence(item.file.job, error)
 
-    def _finish(self, file: _File, record: Record) -> None:
-        job, settings = file.job, self.settings
-        line = Line(job.input, "failed", settings=settings.recorded)
-        if file.used:  # the mean over the chunks, where they differ
-            mean = sum(file.used) / len(file.used)
-            line.repeats = int(mean) if mean.is_integer() else round(mean, 3)
-        line.audio_seconds = round(file.end / self.separator.sample_rate, 6)
-        line.elapsed_seconds = round(file.elapsed, 6)
-        line.source = file.fingerprint
-        if not file.reason:
-            line.warnings = file.voices.finish(file.frames)
-            line.status, line.outputs = "done", job.outputs
-        line.reason = file.reason
-        try:
-            record.append(line)
-        except OSError as error:
-            raise RecordError(f"{record.path} cannot be written: {error.strerror or error}: free some space") from None
-        if file.voices:
-            file.voices.discard()
-        self.progress.line(line)
+    def _finish(self, file: File, record: Record) -> None:
+        voices, warnings = file.reading.voices, list[str]()
+        if voices and not file.failure:
+            try:
+                warnings = voices.finish(file.reading.frames)
+            except (AudioError, OSError) as error:
+                file.writing.failure = _sentence(file.job, error)
+        line = Line(
+            file.job.input,
+            "failed" if file.failure else "done",
+            reason=file.failure,
+            outputs=[] if file.failure else file.job.outputs,
+            repeats=file.computing.mean_repeats,
+            audio_seconds=round(file.computing.end / self.separator.sample_rate, 6),
+            elapsed_seconds=round(file.computing.elapsed, 6),
+            warnings=warnings,
+            settings=self.settings.recorded,
+            source=file.reading.fingerprint,
+        )
+        record.append(line)
+        if voices:
+            voices.discard()
+        if self.on_line:
+            self.on_line(line)
 
     # Threads ------------------------------------------------------------------------------------
 
@@ -272,10 +241,6 @@ class FolderRun:
             except Empty:
                 continue
         raise _Stopped
-
-
-def _kind(chunk: _Chunk) -> tuple[int, int | Auto]:
-    return chunk.mixture.shape[0], chunk.file.repeats
 
 
 def _sentence(job: Job, error: Exception) -> str:

@@ -30,7 +30,7 @@ class VoiceFiles:
     """
 
     def __init__(
-        self, job: Job, out: Path, plan: ChunkPlan, rates: tuple[int, int], seconds: float, format: str
+        self, job: Job, out: Path, *, plan: ChunkPlan, rates: tuple[int, int], seconds: float, format: str
     ) -> None:
         self.job, self.out, self.rates, self.seconds, self.format = job, out, rates, seconds, format
         self.stitcher = plan.stitcher()
@@ -73,6 +73,8 @@ class VoiceFiles:
             whole = [path.with_suffix(".final") for path in whole]
             for writer, path in zip(self.writers, whole, strict=True):
                 writer.convert(path, self.format)
+        # Not `files.replacing`: the parts grow for as long as the input lasts, in a folder whose being there marks the
+        # outputs as ours, and none may get its name before all are whole.
         for part, output in zip(whole, self.job.outputs, strict=True):
             target = self.out / output
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ class VoiceFiles:
                     f"{self.job.path}: its voices are not finite: are its samples near the limit of 32 bit?"
                 )
             if index == len(self.writers):
-                self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rates[1], self.seconds))
+                self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rates[1], seconds=self.seconds))
             self.writers[index].write(part)
 
     def _warnings(self) -> list[str]:

@@ -26,7 +26,7 @@ class Chunker:
     computed twice but the overlaps, and no seam is made for the sake of a short rest.
     """
 
-    def __init__(self, chunk: int, overlap: int, longest: int) -> None:
+    def __init__(self, chunk: int, *, overlap: int, longest: int) -> None:
         if not 0 < overlap <= longest < chunk:
             raise ValueError(f"0 < overlap ({overlap}) <= longest ({longest}) < chunk ({chunk}) must hold")
         self.chunk, self.overlap, self.longest = chunk, overlap, longest
@@ -92,7 +92,7 @@ class Stitcher:
         uncertain: positions, in samples, of the seams at which the speakers may be swapped.
     """
 
-    def __init__(self, fade: int, longest: int) -> None:
+    def __init__(self, *, fade: int, longest: int) -> None:
         self.fade, self.longest = fade, longest
         ramp = torch.linspace(0, torch.pi, fade + 2)[1:-1]
         self.ramp = (1 - ramp.cos()) / 2  # (fade,), rising
@@ -157,8 +157,8 @@ class ChunkPlan:
 
     def chunker(self) -> Chunker:
         """A new `Chunker` for one waveform."""
-        return Chunker(self.chunk, self.overlap, self.longest)
+        return Chunker(self.chunk, overlap=self.overlap, longest=self.longest)
 
     def stitcher(self) -> Stitcher:
         """The `Stitcher` that goes with it."""
-        return Stitcher(self.overlap, self.longest)
+        return Stitcher(fade=self.overlap, longest=self.longest)

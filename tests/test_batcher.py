@@ -1,0 +1,83 @@
+"""Batches of chunks, decided by their order alone."""
+
+import random
+from itertools import groupby
+
+import pytest
+
+from tisdiss_cli.folder.batcher import Batcher
+
+Chunk = tuple[str, int]  # its kind, and its place in the run
+
+
+def sequence(seed: int) -> list[Chunk]:
+    """Chunks as files bring them: many of one kind in a row, now and then another, at the end a few of their own."""
+    generator = random.Random(seed)
+    kinds = generator.choices("abcdefgh"[: generator.randint(1, 8)], k=generator.randint(1, 12))
+    runs = [kind * generator.randint(1, 9) for kind in kinds]
+    return [(kind, number) for number, kind in enumerate("".join(runs))]
+
+
+def batches(chunks: list[Chunk], size: int, most: int) -> tuple[list[list[Chunk]], list[int]]:
+    """Every batch, and how many chunks waited after each one came."""
+    batcher = Batcher(size, most_waiting=most)
+    due, waiting = [], []
+    for chunk in chunks:
+        due += batcher.add(chunk[0], chunk)
+        waiting.append(batcher.waiting)
+    due += batcher.finish()
+    assert batcher.waiting == 0
+    assert batcher.finish() == []
+    return due, waiting
+
+
+def naive(chunks: list[Chunk], size: int, most: int) -> list[list[Chunk]]:
+    """The rule on one plain list of all that waits, oldest first."""
+    waiting, due = [], []
+
+    def leave(kind: str) -> None:
+        due.append([chunk for chunk in waiting if chunk[0] == kind])
+        waiting[:] = [chunk for chunk in waiting if chunk[0] != kind]
+
+    for chunk in chunks:
+        waiting.append(chunk)
+        if sum(other[0] == chunk[0] for other in waiting) >= size:
+            leave(chunk[0])
+        elif len(waiting) >= most:
+            leave(waiting[0][0])
+    while waiting:
+        leave(waiting[0][0])
+    return due
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 1), (1, 4), (2, 8), (3, 3), (3, 4), (5, 20), (16, 64)])
+def test_any_sequence_comes_out_whole_and_in_order(size, most):
+    for seed in range(100):
+        chunks = sequence(seed)
+        due, waiting = batches(chunks, size, most)
+        assert sorted((chunk for batch in due for chunk in batch), key=lambda chunk: chunk[1]) == chunks
+        assert all(1 <= len(batch) <= size for batch in due)
+        assert all(len(list(groupby(batch, key=lambda chunk: chunk[0]))) == 1 for batch in due)
+        for kind in {chunk[0] for chunk in chunks}:
+            places = [place for batch in due for other, place in batch if other == kind]
+            assert places == sorted(places)
+        assert max(waiting) < most
+        assert due == naive(chunks, size, most)
+        assert due == batches(chunks, size, most)[0]
+
+
+def test_a_batch_leaves_with_the_chunk_that_fills_it():
+    batcher = Batcher(3, most_waiting=12)
+    assert [batcher.add("a", number) for number in range(4)] == [[], [], [[0, 1, 2]], []]
+
+
+def test_the_kind_that_has_waited_longest_makes_room():
+    batcher = Batcher(4, most_waiting=5)
+    assert [batcher.add(kind, place) for place, kind in enumerate("abbba")] == [[], [], [], [], [[0, 4]]]
+    assert batcher.finish() == [[1, 2, 3]]
+
+
+def test_a_batch_must_fit_among_what_may_wait():
+    for size, most in ((0, 4), (5, 4)):
+        with pytest.raises(ValueError, match="size"):
+            Batcher(size, most_waiting=most)

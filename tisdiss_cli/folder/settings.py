@@ -1,0 +1,125 @@
+"""What a folder is separated with: options as these weights, this device and the clock allow them."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from tisdiss_cli.folder.pace import Limit, Pace, measure_pace
+from tisdiss_cli.separation.chunking import ChunkPlan
+from tisdiss_cli.separation.early_exit import Auto
+from tisdiss_cli.separation.separator import Separator
+
+log = logging.getLogger("tisdiss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every input of a run is separated with."""
+
+    repeats: int | Auto
+    separator_repeats: int
+    plan: ChunkPlan
+    batch_size: int
+    format: str = "wav"  # or "flac"
+    input_rate: bool = False  # outputs at the input's rate instead of the network's
+    overwrite: bool = False
+    pace: Pace | None = None  # chooses each input's repeats instead
+    recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
+
+
+def default_batch(device: torch.device) -> int:
+    """Chunks at a time: a CPU is busy with one."""
+    return 1 if device.type == "cpu" else 16
+
+
+def choose_settings(
+    separator: Separator,
+    *,
+    repeats: int | Literal["auto"] | None = None,
+    max_repeats: int | None = None,
+    separator_repeats: int | None = None,
+    limit: Limit | None = None,
+    chunk: float | None = None,
+    batch_size: int | None = None,
+    format: str = "wav",
+    sample_rate: str = "model",
+    compiled: bool = False,
+    overwrite: bool = False,
+) -> Settings:
+    """The options of `tisdiss separate`, None where the weights or the device decide, as settings.
+
+    What the samples depend on goes into `recorded`. A `limit` is only recorded: `with_pace` makes it count.
+
+    Args:
+        separator: whose weights and device decide.
+        repeats: of the Reconstructor, or "auto".
+        max_repeats: the most that "auto" may choose.
+        separator_repeats: of the Separator.
+        limit: of time, by which the repeats will be chosen.
+        chunk: seconds.
+        batch_size: chunks at a time.
+        format: "wav" or "flac".
+        sample_rate: of the outputs, "model" or "input".
+        compiled: whether torch.compile made the network, whose rounding then differs.
+        overwrite: whether all is done again.
+
+    Raises:
+        UserError: "auto" with weights that have no threshold.
+    """
+    chosen: int | Auto
+    chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
+    separator_repeats = separator_repeats or separator.config.separator_repeats
+    plan = separator.plan(chunk)
+    recorded = {
+        "weights": separator.weights.name,
+        "weights_sha256": separator.weights.digest,
+        "repeats": limit.text if limit else _recorded(chosen),
+        "separator_repeats": separator_repeats,
+        "precision": separator.precision,
+        "chunk_seconds": plan.chunk / separator.sample_rate,
+        "format": format,
+        "sample_rate": sample_rate,
+        **({"compiled": True} if compiled else {}),
+    }
+    return Settings(
+        repeats=chosen,
+        separator_repeats=separator_repeats,
+        plan=plan,
+        batch_size=batch_size or default_batch(separator.device),
+        format=format,
+        input_rate=sample_rate == "input",
+        overwrite=overwrite,
+        recorded=recorded,
+    )
+
+
+def with_pace(
+    settings: Settings, separator: Separator, *, limit: Limit, seconds: float, most: int | None = None
+) -> Settings:
+    """The settings with a pace, measured here and now, that keeps the limit; the log has what it chose first.
+
+    Args:
+        settings: whose chunks and batches are timed.
+        separator: the network.
+        limit: the time that is allowed.
+        seconds: of audio in all.
+        most: repeats; None: as many as the network was trained with.
+
+    Raises:
+        OutOfMemory: memory does not suffice for the shortest chunk.
+    """
+    pace = measure_pace(
+        separator,
+        plan=settings.plan,
+        batch_size=settings.batch_size,
+        separator_repeats=settings.separator_repeats,
+        most=most or separator.config.reconstructor_repeats,
+    )
+    log.info(pace.limit(seconds, rtf=limit.rtf, budget=limit.budget))
+    return replace(settings, pace=pace)
+
+
+def _recorded(repeats: int | Auto) -> int | str:
+    return repeats if isinstance(repeats, int) else f"auto, {repeats.threshold_db:g} dB, at most {repeats.most}"
