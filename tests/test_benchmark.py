@@ -111,10 +111,11 @@ def test_the_plot_is_written(tmp_path, suffix):
         check_plot(tmp_path / "curve.gif")
 
 
-def test_the_command_measures_scores_and_draws(data, weights, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("option", ["--against-naive", "--against-oracle"])  # the second as it was called before
+def test_the_command_measures_scores_and_draws(data, weights, tmp_path, option):  # noqa: F811
     report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
     options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
-    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, "--against-oracle")
+    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, option)
     assert "time =" in done.stdout and "RTF" in done.stdout and plot.exists()
     content = json.loads(report.read_text())
     assert [(row["audio_seconds"], row["repeats"]) for row in content["results"]] == [

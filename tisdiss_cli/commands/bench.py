@@ -1,7 +1,6 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
 import logging
-import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.bench_tables import bench_table, cell, compared, comparison_table, duration, measured, si
-from tisdiss_cli.commands.console import log, print_table
+from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
@@ -36,8 +35,9 @@ def bench(
     batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
     compare: Annotated[str | None, typer.Option(help="Precisions side by side, as in fp32,bf16.")] = None,
     against_naive: Annotated[
-        bool, typer.Option("--against-oracle", help="Compare with a naive network, and on --data's folder of mixtures.")
+        bool, typer.Option("--against-naive", help="Compare with a naive network, and on --data's folder of mixtures.")
     ] = False,
+    against_oracle: Annotated[bool, typer.Option("--against-oracle", hidden=True)] = False,  # its name before
     data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
     mixture: Annotated[str | None, typer.Option(help="With --data: folder of the mixtures.")] = None,
     references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
@@ -54,9 +54,10 @@ def bench(
     """Measure time, memory and arithmetic of every repetition setting on this machine.
 
     Times are medians with quartiles, of the network alone. "of peak" compares the achieved operations with the
-    machine's fastest large matrix product, measured in the same run. The naive network of --against-oracle is run as
+    machine's fastest large matrix product, measured in the same run. The naive network of --against-naive is run as
     the published code runs: float32, one mixture at a time, the speaker path with all its padding.
     """
+    against_naive |= against_oracle
     depths = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
     batches = _numbers("--batch-size", batch_size, int, 1, 65536)
@@ -72,8 +73,7 @@ def bench(
 
         check_plot(plot)
 
-    from tqdm import tqdm
-
+    keep_quiet(quiet)
     # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from tisdiss_cli.benchmark.measure import describe_machine, fit_line, matmul_ceiling, measure
@@ -92,7 +92,7 @@ def bench(
     depths = depths or list(range(1, first.config.reconstructor_repeats + 1))
     machine = describe_machine(first.device)
     if not first.weights.trained:
-        log.info(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
+        log.warning(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
 
     measurements: list[Measurement] = []
     comparisons: list[Comparison] = []
@@ -100,15 +100,13 @@ def bench(
     ceilings = {separator.precision: matmul_ceiling(separator) for separator in separators}
     grid = list(product(separators, batches, lengths))
     total = len(grid) * len(depths) * (1 + against_naive)
-    bar = tqdm(total=total, unit="setting", file=sys.stderr, disable=quiet, leave=False)
+    with bar(total=total, unit="setting", leave=False) as shown:
 
-    def done(sentence: str) -> None:
-        """Says each row at once: whoever stops a long run has it."""
-        bar.update()
-        if not quiet:
-            tqdm.write(f"tisdiss: {sentence}", sys.stderr)
+        def done(sentence: str) -> None:
+            """Says each row at once: whoever stops a long run has it."""
+            shown.update()
+            log.info(sentence)
 
-    with bar:
         for separator, batch, length in grid:
             for measurement in measure(separator, depths, batch, length, ceilings[separator.precision]):
                 measurements.append(measurement)
@@ -126,7 +124,7 @@ def bench(
     scored: dict[str, list[dict[str, Any]]] = {}
     if dataset:
         for separator in separators:
-            scored[separator.precision] = _score(dataset, separator, depths, quiet)
+            scored[separator.precision] = _score(dataset, separator, depths)
 
     fits = []
     for shape in dict.fromkeys(map(cell, measurements)):
@@ -177,18 +175,15 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
     return values
 
 
-def _score(dataset: Any, separator: Any, depths: list[int], quiet: bool) -> list[dict[str, Any]]:
+def _score(dataset: Any, separator: Any, depths: list[int]) -> list[dict[str, Any]]:
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
-    from tqdm import tqdm
-
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
-    bar = tqdm(unit="file", desc=f"scoring {separator.precision}", file=sys.stderr, disable=quiet, leave=False)
-    with bar:
-        progress = Progress(bar.reset, bar.update, lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr))
+    with bar(unit="file", desc=f"scoring {separator.precision}", leave=False) as shown:
+        progress = Progress(shown.reset, shown.update)
         outcome = evaluate(dataset, separator, depths, workers=default_workers(dataset), progress=progress)
     for sentence in outcome.failed:
-        log.info(f"not scored: {sentence}")
+        log.error(f"not scored: {sentence}")
     if not outcome.results:
         raise UserError(f"--data {dataset.root}: no file could be scored")
     return outcome.results

@@ -1,13 +1,13 @@
 """`tisdiss score DATA`: what every repetition setting gives, in one pass."""
 
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import log, print_table
+from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
@@ -67,8 +67,7 @@ def score(
     for option, path in (("--csv", csv), ("--json", json)):
         check_output(option, path)
 
-    from tqdm import tqdm
-
+    keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
     from tisdiss_cli.evaluation.results import Sheet
@@ -78,41 +77,38 @@ def score(
     sheet = Sheet(csv) if csv else None
     separator = None if estimates else Separator.load(weights, device, precision)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
-    if not quiet:
-        log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
+    log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
     if separator and not separator.weights.trained:
-        log.info(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
+        log.warning(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
     workers = default_workers(dataset) if workers is None else workers
-    bar = tqdm(unit="file", file=sys.stderr, disable=quiet, leave=False)
-    progress = Progress(
-        start=bar.reset, advance=bar.update, notice=lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr)
-    )
     try:
-        with bar:
+        with bar(unit="file", leave=False) as shown:
+            progress = Progress(start=shown.reset, advance=shown.update)
             outcome = evaluate(
                 dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress
             )
     except KeyboardInterrupt:
-        log.info("stopped" + ("; the same command goes on where this one ended" if csv else ""))
+        log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))
         raise typer.Exit(130) from None
 
-    for heading, sentences in (
-        ("not scored", outcome.failed),
-        ("incomplete in the set, left out", outcome.missing),
-        ("scored with a remark", outcome.warnings),
-    ):
-        if sentences:
-            more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
-            log.info(f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
+    _list(logging.ERROR, "not scored", outcome.failed)
+    _list(logging.ERROR, "incomplete in the set, left out", outcome.missing)
+    _list(logging.WARNING, "scored with a remark", outcome.warnings)
     if json:
         extra = {"missing": outcome.missing, "failed": outcome.failed, "warnings": outcome.warnings}
         write_json(json, {"settings": outcome.settings, "versions": versions(), "results": outcome.results, **extra})
     if outcome.results:
         print_table(results_table(outcome.results))
-        if not quiet and outcome.resumed:
+        if outcome.resumed:
             log.info(f"{outcome.resumed} files were scored before ({csv})")
     if outcome.failed or not outcome.results:
         raise typer.Exit(1)
+
+
+def _list(level: int, heading: str, sentences: list[str]) -> None:
+    if sentences:
+        more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
+        log.log(level, f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
 
 
 def results_table(results: list[dict[str, Any]]) -> "Table":
