@@ -85,6 +85,23 @@ def test_ours_and_the_naive_network_agree(tmp_path):
         assert c.ratio == pytest.approx(c.naive_seconds / c.seconds)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), MemoryError()])
+def test_a_setting_without_memory_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, error):
+    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
+    batch = small.batch
+
+    def short(mixture: torch.Tensor, repeats: int) -> torch.Tensor:
+        if repeats == 2:
+            raise error
+        return batch(mixture, repeats)
+
+    monkeypatch.setattr(small, "batch", short)
+    first, second, third = measure(small, [1, 2, 3], 1, 0.1, ceiling=1e9, min_seconds=0.01)
+    assert first.median and third.median and second.repeats == 2 and second.median is None
+    first, second, third = compare(small, [1, 2, 3], 1, 0.1, pairs=1)
+    assert first.seconds and third.seconds and second.repeats == 2 and second.seconds is None
+
+
 def test_the_fit_is_the_line():
     assert fit_line([1, 2, 4, 8], [0.7, 0.9, 1.3, 2.1]) == pytest.approx((0.5, 0.2))
 
@@ -111,10 +128,11 @@ def test_the_plot_is_written(tmp_path, suffix):
         check_plot(tmp_path / "curve.gif")
 
 
-def test_the_command_measures_scores_and_draws(data, weights, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("option", ["--against-naive", "--against-oracle"])  # the second as it was called before
+def test_the_command_measures_scores_and_draws(data, weights, tmp_path, option):  # noqa: F811
     report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
     options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
-    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, "--against-oracle")
+    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, option)
     assert "time =" in done.stdout and "RTF" in done.stdout and plot.exists()
     content = json.loads(report.read_text())
     assert [(row["audio_seconds"], row["repeats"]) for row in content["results"]] == [

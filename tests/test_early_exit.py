@@ -11,7 +11,8 @@ from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from tests.cli import tisdiss
 from tests.reference_cases import reference_network
-from tisdiss_cli.evaluation.calibrate import ALLOWED_LOSS, Trace, choose_threshold
+from tisdiss_cli.data.datasets import find_dataset
+from tisdiss_cli.evaluation.calibrate import ALLOWED_LOSS, Trace, choose_threshold, trace
 from tisdiss_cli.evaluation.results import smallest_within
 from tisdiss_cli.folder.pace import Pace, parse_duration
 from tisdiss_cli.model.weights import read_info
@@ -112,6 +113,18 @@ def mixtures(tmp_path):
         for folder, signal in zip(("mix", "s1", "s2"), (sources.sum(0), *sources), strict=True):
             soundfile.write(tmp_path / "data" / folder / name, signal, 8000)
     return tmp_path / "data"
+
+
+def test_calibration_leaves_out_what_cannot_be_read(mixtures, mini_weights, said):
+    separator = Separator.load(mini_weights, "cpu", "fp32")
+    whole = trace(separator, find_dataset(mixtures), 2)
+    assert len(whole) == 2 and not said
+    (mixtures / "s2" / "b.wav").write_bytes(b"RIFF")
+    assert trace(separator, find_dataset(mixtures), 2) == whole[:1]
+    assert len(said) == 1 and "b.wav" in said[0]
+    soundfile.write(mixtures / "s2" / "b.wav", np.full(1000, 0.1), 8000)  # far shorter than its mixture
+    assert trace(separator, find_dataset(mixtures), 2) == whole[:1]
+    assert len(said) == 2 and "samples longer" in said[1]
 
 
 def test_the_commands(mixtures, tmp_path, mini_weights):

@@ -97,7 +97,7 @@ def test_low_precision_is_nearly_the_same(data, weights, separator):
         assert one.sdr == pytest.approx(other.sdr, abs=1.0) and one.sdr != other.sdr
 
 
-def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path):
+def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path, said):
     dataset = find_dataset(data)
     whole = evaluate(dataset, separator, [1, 2])
 
@@ -122,8 +122,7 @@ def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path):
     assert len(Sheet(path).rows) == 9
 
     write(data / "s1" / "b.wav", voices(9)[0])  # another reference: its rows count no more
-    said = []
-    changed = evaluate(dataset, separator, [1], sheet=Sheet(path), progress=Progress(notice=said.append))
+    changed = evaluate(dataset, separator, [1], sheet=Sheet(path))
     assert changed.resumed == 2 and "3 rows" in said[0]
     assert {(row.id, row.repeats) for row in Sheet(path).rows if row.id == "b"} == {("b", 1)}
 
@@ -169,14 +168,13 @@ def test_lengths_rates_and_gaps_of_estimates(data, tmp_path):
     assert outcome.missing == ["d: no file in s1, s2"]
 
 
-def test_other_rates_are_resampled_and_said_once(data, separator):
+def test_other_rates_are_resampled_and_said_once(data, separator, said):
     time = np.arange(16000) / 16000
     for id in "ab":
         s1, s2 = 0.1 * np.sin(2 * np.pi * 440 * time**2), 0.1 * np.sin(2 * np.pi * 3000 * np.sqrt(time))
         for folder, samples in (("mix", s1 + s2), ("s1", s1), ("s2", s2)):
             write(data / folder / f"{id}.wav", samples, 16000)
-    said = []
-    outcome = evaluate(find_dataset(data), separator, [1], progress=Progress(notice=said.append))
+    outcome = evaluate(find_dataset(data), separator, [1])
     assert len(said) == 1 and "16000 Hz" in said[0] and "8000 Hz" in said[0]
     assert not outcome.failed and [row.seconds for row in outcome.rows] == [1.0, 1.0, 0.5]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tisdiss_cli.audio import Source
 from tisdiss_cli.benchmark.measure import seeded_mixture
 from tisdiss_cli.benchmark.memory import working_memory
-from tisdiss_cli.devices import now
+from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.evaluation.metrics import si_snr
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.record import Record
@@ -32,17 +32,17 @@ ENOUGH = 60.0  # seconds, after which no further turn is begun
 
 @dataclass(frozen=True)
 class Comparison:
-    """One setting on one shape of input, ours and the naive network's."""
+    """One setting on one shape of input, ours and the naive network's; no figures where memory ran out."""
 
     precision: str  # ours; the naive network is float32
     batch_size: int
     audio_seconds: float
     repeats: int
-    seconds: float  # median of our turns
-    naive_seconds: float  # median of its turns, the mixtures of a batch one after the other
-    ratio: float  # median of the turns' ratios
-    relative_error: float  # |ours - naive| / |naive|
-    si_snr: float  # of our outputs against the naive ones, in dB, the least of all voices
+    seconds: float | None  # median of our turns
+    naive_seconds: float | None  # median of its turns, the mixtures of a batch one after the other
+    ratio: float | None  # median of the turns' ratios
+    relative_error: float | None  # |ours - naive| / |naive|
+    si_snr: float | None  # of our outputs against the naive ones, in dB, the least of all voices
     memory: int | None  # bytes above what was held before, at the peak of a run
     naive_memory: int | None
 
@@ -64,35 +64,42 @@ def compare(
     separator: Separator, repeats: Sequence[int], batch_size: int, audio_seconds: float, pairs: int = PAIRS
 ) -> Iterator[Comparison]:
     """Yields a comparison for each setting, on seeded noise as `benchmark.measure` has it."""
-    mixture = seeded_mixture(separator, batch_size, audio_seconds)
+    for setting in repeats:
+        shape = (separator.precision, batch_size, audio_seconds, setting)
+        try:
+            with memory_guard(f"{batch_size} x {audio_seconds:g} s of audio"):
+                mixture = seeded_mixture(separator, batch_size, audio_seconds)
+                found = _compare(separator, mixture, setting, pairs)
+        except OutOfMemory:
+            found = (None,) * 7
+        yield Comparison(*shape, *found)
+
+
+def _compare(separator: Separator, mixture: Tensor, repeats: int, pairs: int) -> tuple[float | int | None, ...]:
+    """A `Comparison`'s fields after the first four."""
     device = separator.device
-    for depth in repeats:
 
-        def ours(depth: int = depth) -> Tensor:
-            return separator.batch(mixture, depth)
+    def ours() -> Tensor:
+        return separator.batch(mixture, repeats)
 
-        def plain(depth: int = depth) -> Tensor:
-            padded = separator.network.pad(mixture)
-            voices = torch.cat([naive.separate(separator.network, item[None], depth) for item in padded])
-            return voices[..., : mixture.shape[1]]
+    def plain() -> Tensor:
+        padded = separator.network.pad(mixture)
+        voices = torch.cat([naive.separate(separator.network, item[None], repeats) for item in padded])
+        return voices[..., : mixture.shape[1]]
 
-        actual, expected = ours(), plain()  # the first runs warm both up
-        began, turns = now(device), []
-        while not turns or (len(turns) < pairs and now(device) - began < ENOUGH):
-            turns.append((_seconds(ours, device), _seconds(plain, device)))
-        yield Comparison(
-            separator.precision,
-            batch_size,
-            audio_seconds,
-            depth,
-            median(a for a, _ in turns),
-            median(b for _, b in turns),
-            median(b / a for a, b in turns),
-            float((actual - expected).norm() / expected.norm()),
-            float(si_snr(actual.cpu(), expected.cpu()).min()),
-            working_memory(ours, device),
-            working_memory(plain, device),
-        )
+    actual, expected = ours(), plain()  # the first runs warm both up
+    began, turns = now(device), []
+    while not turns or (len(turns) < pairs and now(device) - began < ENOUGH):
+        turns.append((_seconds(ours, device), _seconds(plain, device)))
+    return (
+        median(a for a, _ in turns),
+        median(b for _, b in turns),
+        median(b / a for a, b in turns),
+        float((actual - expected).norm() / expected.norm()),
+        float(si_snr(actual.cpu(), expected.cpu()).min()),
+        working_memory(ours, device),
+        working_memory(plain, device),
+    )
 
 
 def compare_folder(separator: Separator, paths: Sequence[Path], repeats: int) -> FolderComparison:

@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Measurement:
-    """One setting on one shape of input; all None but the first four where memory ran out."""
+    """One setting on one shape of input; all None but the first four where memory ran out.
+
+    Where it ran out for the count alone, `macs`, `flops` and `of_ceiling` are None.
+    """
 
     precision: str  # "fp32" or "bf16"
     batch_size: int
@@ -40,13 +44,18 @@ class Measurement:
     flops: float | None  # achieved, 1/s; a multiply-accumulate is two operations
     of_ceiling: float | None  # that, as a fraction of the largest matrix product's
 
+    @property
+    def cell(self) -> tuple[str, int, float]:
+        """Precision, batch size and length: what the settings of a group of rows share."""
+        return self.precision, self.batch_size, self.audio_seconds
+
 
 def measure(
     separator: Separator,
     repeats: Sequence[int],
     batch_size: int,
     audio_seconds: float,
-    ceiling: float,
+    ceiling: float | None,
     min_seconds: float = _MIN_SECONDS,
 ) -> Iterator[Measurement]:
     """Yields a measurement for each setting, on seeded noise of the given shape.
@@ -56,31 +65,34 @@ def measure(
         repeats: ascending.
         batch_size: mixtures at a time.
         audio_seconds: length of each.
-        ceiling: operations per second, from `matmul_ceiling`.
+        ceiling: operations per second, from `matmul_ceiling`; None: not known.
         min_seconds: each setting is run for at least so long, and at least three times.
     """
-    mixture = seeded_mixture(separator, batch_size, audio_seconds)
-    samples = mixture.shape[1]
-    macs = count_macs(separator, samples, repeats)
-    for depth in repeats:
-        shape = (separator.precision, batch_size, audio_seconds, depth)
-
-        def run(depth: int = depth) -> Tensor:
-            return separator.batch(mixture, depth)
-
+    samples = max(round(audio_seconds * separator.sample_rate), 1)
+    what = f"{batch_size} x {audio_seconds:g} s of audio"
+    macs: dict[int, int] = {}
+    with suppress(OutOfMemory), memory_guard(what):  # attention written out takes more than a run does
+        macs = count_macs(separator, samples, repeats)
+    for setting in repeats:
+        shape = (separator.precision, batch_size, audio_seconds, setting)
         try:
-            with memory_guard(f"{batch_size} x {audio_seconds:g} s of audio"):
+            with memory_guard(what):
+                mixture = seeded_mixture(separator, batch_size, audio_seconds)
+
+                def run(mixture: Tensor = mixture, setting: int = setting) -> Tensor:
+                    return separator.batch(mixture, setting)
+
                 memory = peak_memory(run, separator.device)
                 times = time_runs(run, separator.device, min_seconds)
         except OutOfMemory:
             yield Measurement(*shape, *[None] * 9)
             continue
         lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
-        flops = 2 * batch_size * macs[depth] / median
+        counted = batch_size * macs[setting] if macs else None
+        flops = 2 * counted / median if counted else None
         rtf = median / (batch_size * samples / separator.sample_rate)
-        yield Measurement(
-            *shape, median, lower, upper, len(times), rtf, memory, batch_size * macs[depth], flops, flops / ceiling
-        )
+        share = flops / ceiling if flops and ceiling else None
+        yield Measurement(*shape, median, lower, upper, len(times), rtf, memory, counted, flops, share)
 
 
 def seeded_mixture(separator: Separator, batch_size: int, audio_seconds: float) -> Tensor:
@@ -124,16 +136,19 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
     return found
 
 
-def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float:
-    """Operations per second of the fastest large matrix product at the separator's precision on its device."""
+def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | None:
+    """Operations per second of the fastest large matrix product at the separator's precision on its device; None
+    where there is memory for none.
+    """
     dtype = torch.bfloat16 if separator.precision == "bf16" else torch.float32
     sizes = (1024, 2048) if separator.device.type == "cpu" else (4096, 8192)
     best = 0.0
     for size in sizes:
-        a, b = torch.randn(2, size, size, device=separator.device).to(dtype)
-        times = time_runs(lambda a=a, b=b: a @ b, separator.device, min_seconds)
-        best = max(best, 2 * size**3 / float(np.median(times)))
-    return best
+        with suppress(OutOfMemory), memory_guard(f"a matrix product of {size} x {size}"):
+            a, b = torch.randn(2, size, size, device=separator.device).to(dtype)
+            times = time_runs(lambda a=a, b=b: a @ b, separator.device, min_seconds)
+            best = max(best, 2 * size**3 / float(np.median(times)))
+    return best or None
 
 
 def fit_line(repeats: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:

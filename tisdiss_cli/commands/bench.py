@@ -1,7 +1,6 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
 import logging
-import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.bench_tables import bench_table, cell, compared, comparison_table, duration, measured, si
-from tisdiss_cli.commands.console import log, print_table
+from tisdiss_cli.commands.bench_tables import bench_table, compared, comparison_table, duration, measured, si
+from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
@@ -25,6 +24,7 @@ from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
     from tisdiss_cli.benchmark.against_naive import Comparison, FolderComparison
+    from tisdiss_cli.benchmark.grid import Fit
     from tisdiss_cli.benchmark.measure import Measurement
     from tisdiss_cli.benchmark.plots import Curve
 
@@ -36,8 +36,9 @@ def bench(
     batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
     compare: Annotated[str | None, typer.Option(help="Precisions side by side, as in fp32,bf16.")] = None,
     against_naive: Annotated[
-        bool, typer.Option("--against-oracle", help="Compare with a naive network, and on --data's folder of mixtures.")
+        bool, typer.Option("--against-naive", help="Compare with a naive network, and on --data's folder of mixtures.")
     ] = False,
+    against_oracle: Annotated[bool, typer.Option("--against-oracle", hidden=True)] = False,  # its name before
     data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
     mixture: Annotated[str | None, typer.Option(help="With --data: folder of the mixtures.")] = None,
     references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
@@ -54,10 +55,11 @@ def bench(
     """Measure time, memory and arithmetic of every repetition setting on this machine.
 
     Times are medians with quartiles, of the network alone. "of peak" compares the achieved operations with the
-    machine's fastest large matrix product, measured in the same run. The naive network of --against-oracle is run as
+    machine's fastest large matrix product, measured in the same run. The naive network of --against-naive is run as
     the published code runs: float32, one mixture at a time, the speaker path with all its padding.
     """
-    depths = parse_repeats(repeats) if repeats is not None else None
+    against_naive |= against_oracle
+    wanted = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
     batches = _numbers("--batch-size", batch_size, int, 1, 65536)
     precisions = [name.strip() for name in compare.split(",")] if compare else [precision]
@@ -72,11 +74,11 @@ def bench(
 
         check_plot(plot)
 
-    from tqdm import tqdm
-
+    keep_quiet(quiet)
     # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from tisdiss_cli.benchmark.measure import describe_machine, fit_line, matmul_ceiling, measure
+    from tisdiss_cli.benchmark.grid import curve, fits
+    from tisdiss_cli.benchmark.measure import describe_machine, matmul_ceiling, measure
     from tisdiss_cli.data.datasets import find_dataset
     from tisdiss_cli.separation.separator import Separator
 
@@ -89,53 +91,49 @@ def bench(
             separator.compile()
     if len({separator.precision for separator in separators}) < len(separators):
         raise UserError(f"--compare {compare}: name each precision once")
-    depths = depths or list(range(1, first.config.reconstructor_repeats + 1))
+    wanted = wanted or list(range(1, first.config.reconstructor_repeats + 1))
     machine = describe_machine(first.device)
     if not first.weights.trained:
-        log.info(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
+        log.warning(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
 
     measurements: list[Measurement] = []
     comparisons: list[Comparison] = []
     folders: list[FolderComparison] = []
     ceilings = {separator.precision: matmul_ceiling(separator) for separator in separators}
     grid = list(product(separators, batches, lengths))
-    total = len(grid) * len(depths) * (1 + against_naive)
-    bar = tqdm(total=total, unit="setting", file=sys.stderr, disable=quiet, leave=False)
+    total = len(grid) * len(wanted) * (1 + against_naive)
+    with bar(total=total, unit="setting", leave=False) as shown:
 
-    def done(sentence: str) -> None:
-        """Says each row at once: whoever stops a long run has it."""
-        bar.update()
-        if not quiet:
-            tqdm.write(f"tisdiss: {sentence}", sys.stderr)
+        def done(sentence: str) -> None:
+            """Says each row at once: whoever stops a long run has it."""
+            shown.update()
+            log.info(sentence)
 
-    with bar:
         for separator, batch, length in grid:
-            for measurement in measure(separator, depths, batch, length, ceilings[separator.precision]):
+            for measurement in measure(separator, wanted, batch, length, ceilings[separator.precision]):
                 measurements.append(measurement)
                 done(measured(measurement))
         if against_naive:
-            from tisdiss_cli.benchmark.against_naive import compare as compare_with_oracle
+            from tisdiss_cli.benchmark.against_naive import compare as compare_with_naive
             from tisdiss_cli.benchmark.against_naive import compare_folder
 
             for separator, batch, length in grid:
-                for comparison in compare_with_oracle(separator, depths, batch, length):
+                for comparison in compare_with_naive(separator, wanted, batch, length):
                     comparisons.append(comparison)
                     done(compared(comparison))
             for separator in separators if dataset else ():
-                folders.append(compare_folder(separator, [item.mixture for item in dataset.items], max(depths)))
+                folders.append(compare_folder(separator, [item.mixture for item in dataset.items], max(wanted)))
     scored: dict[str, list[dict[str, Any]]] = {}
     if dataset:
         for separator in separators:
-            scored[separator.precision] = _score(dataset, separator, depths, quiet)
+            scored[separator.precision] = _score(dataset, separator, wanted)
 
-    fits = []
-    for shape in dict.fromkeys(map(cell, measurements)):
-        timed = [m for m in measurements if cell(m) == shape and m.median is not None]
-        if len(timed) > 1:
-            a, b = fit_line([m.repeats for m in timed], [m.median for m in timed])
-            fits.append({**dict(zip(("precision", "batch_size", "audio_seconds"), shape, strict=True)), "a": a, "b": b})
-    curves = _curves(measurements, scored)
-    _report(measurements, fits, scored, curves, machine, ceilings, first.weights.name)
+    lines = fits(measurements)
+    quality = {
+        name: {entry["repeats"]: entry["si_snri"]["mean"] for entry in entries} for name, entries in scored.items()
+    }
+    curves = [drawn for name, values in quality.items() if (drawn := curve(measurements, name, values))]
+    _report(measurements, lines, scored, curves, machine, ceilings, first.weights.name)
     if against_naive:
         print()
         print_table(comparison_table(comparisons, folders))
@@ -151,7 +149,7 @@ def bench(
             "versions": versions(),
             "ceilings": ceilings,
             "results": [asdict(measurement) for measurement in measurements],
-            "fits": fits,
+            "fits": [asdict(line) for line in lines],
             "against_naive": [asdict(comparison) for comparison in comparisons],
             "folders_against_naive": [asdict(comparison) for comparison in folders],
             "scores": scored,
@@ -177,59 +175,41 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
     return values
 
 
-def _score(dataset: Any, separator: Any, depths: list[int], quiet: bool) -> list[dict[str, Any]]:
+def _score(dataset: Any, separator: Any, wanted: list[int]) -> list[dict[str, Any]]:
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
-    from tqdm import tqdm
-
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
-    bar = tqdm(unit="file", desc=f"scoring {separator.precision}", file=sys.stderr, disable=quiet, leave=False)
-    with bar:
-        progress = Progress(bar.reset, bar.update, lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr))
-        outcome = evaluate(dataset, separator, depths, workers=default_workers(dataset), progress=progress)
+    with bar(unit="file", desc=f"scoring {separator.precision}", leave=False) as shown:
+        progress = Progress(shown.reset, shown.update)
+        outcome = evaluate(dataset, separator, wanted, workers=default_workers(dataset), progress=progress)
     for sentence in outcome.failed:
-        log.info(f"not scored: {sentence}")
+        log.error(f"not scored: {sentence}")
     if not outcome.results:
         raise UserError(f"--data {dataset.root}: no file could be scored")
     return outcome.results
 
 
-def _curves(measurements: "list[Measurement]", scored: dict[str, list[dict[str, Any]]]) -> "list[Curve]":
-    """Quality against time for each precision, timed on the first batch size and length of the grid."""
-    from tisdiss_cli.benchmark.plots import Curve
-    from tisdiss_cli.evaluation.results import smallest_within
-
-    curves = []
-    for precision, results in scored.items():
-        quality = {entry["repeats"]: entry["si_snri"]["mean"] for entry in results}
-        shape = next((cell(m) for m in measurements if m.precision == precision), None)
-        timed = [m for m in measurements if cell(m) == shape and m.rtf is not None]
-        if timed:
-            values = [quality[m.repeats] for m in timed]
-            depths, marked = [m.repeats for m in timed], smallest_within({m.repeats: quality[m.repeats] for m in timed})
-            curves.append(Curve(precision, depths, [m.rtf for m in timed], values, marked))
-    return curves
-
-
 def _report(
     measurements: "list[Measurement]",
-    fits: list[dict[str, Any]],
+    lines: "list[Fit]",
     scored: dict[str, list[dict[str, Any]]],
     curves: "list[Curve]",
     machine: dict[str, Any],
-    ceilings: dict[str, float],
+    ceilings: dict[str, float | None],
     weights: str,
 ) -> None:
     from tisdiss_cli.benchmark.plots import draw_text
 
-    peaks = ", ".join(f"{si(value)}FLOP/s in {name}" for name, value in ceilings.items())
+    peaks = ", ".join(
+        f"{si(value) + 'FLOP/s' if value else 'no memory for it'} in {name}" for name, value in ceilings.items()
+    )
     name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     print(f"{weights} on {name}; its largest matrix product: {peaks}\n")
     print_table(bench_table(measurements, scored))
     print()
-    for fit in fits:
-        shape = f"{fit['precision']}, batch {fit['batch_size']}, {fit['audio_seconds']:g} s"
-        print(f"time = {duration(fit['a'])} + {duration(fit['b'])} x repeats   ({shape})")
+    for line in lines:
+        shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
+        print(f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})")
     for curve in curves:
         print(f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best")
         print(draw_text(curve))

@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from tisdiss_cli.benchmark.measure import Measurement
 
 
-def cell(measurement: "Measurement") -> tuple[str, int, float]:
-    """What the settings of a group of rows share."""
-    return measurement.precision, measurement.batch_size, measurement.audio_seconds
-
-
 def measured(row: "Measurement") -> str:
     """A setting in words, as soon as it is measured."""
     return f"{_setting(row)}: {'out of memory' if row.median is None else duration(row.median)}"
@@ -21,6 +16,8 @@ def measured(row: "Measurement") -> str:
 
 def compared(row: "Comparison") -> str:
     """The same for a comparison."""
+    if row.seconds is None:
+        return f"{_setting(row)}: out of memory"
     return f"{_setting(row)}: {duration(row.seconds)}, the naive network {duration(row.naive_seconds)}"
 
 
@@ -55,12 +52,13 @@ def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[s
                 f"{m.rtf:.4f}",
                 f"{1 / m.rtf:.1f}",
             ]
-            cells += [memory, si(m.macs), si(m.flops), f"{m.of_ceiling:.0%}"]
+            cells += [memory, *("" if value is None else si(value) for value in (m.macs, m.flops))]
+            cells.append("" if m.of_ceiling is None else f"{m.of_ceiling:.0%}")
         if scored:
             entry = next((e for e in scored[m.precision] if e["repeats"] == m.repeats), None)
             cells.append(f"{entry['si_snri']['mean']:.2f} dB" if entry else "")
         table.add_row(*cells)
-        if row + 1 < len(measurements) and cell(m) != cell(measurements[row + 1]):
+        if row + 1 < len(measurements) and m.cell != measurements[row + 1].cell:
             table.add_section()
     return table
 
@@ -75,6 +73,9 @@ def comparison_table(compared: "list[Comparison]", folders: "list[FolderComparis
         table.add_column(heading, justify="right", no_wrap=True)
     for c in compared:
         audio = f"{c.audio_seconds:g} s" if c.batch_size == 1 else f"{c.batch_size} x {c.audio_seconds:g} s"
+        if c.seconds is None:
+            table.add_row(c.precision, audio, str(c.repeats), "out of memory")
+            continue
         memory = [f"{value / 2**20:,.0f} MiB" if value else "" for value in (c.memory, c.naive_memory)]
         agreement = [f"{c.relative_error:.1e}", f"{c.si_snr:.1f} dB"]
         times = [duration(c.seconds), duration(c.naive_seconds), f"{c.ratio:.2f} x"]

@@ -1,13 +1,13 @@
 """`tisdiss score DATA`: what every repetition setting gives, in one pass."""
 
-import sys
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import log, print_table
+from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
@@ -17,12 +17,9 @@ from tisdiss_cli.commands.options import (
     versions,
     write_json,
 )
+from tisdiss_cli.commands.score_tables import results_table
 from tisdiss_cli.errors import UserError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_NAMES = {"si_snri": "SI-SNRi", "sdri": "SDRi", "si_snr": "SI-SNR", "sdr": "SDR", "stoi": "STOI", "pesq": "PESQ"}
 _LISTED = 20  # sentences of a kind
 
 
@@ -67,8 +64,7 @@ def score(
     for option, path in (("--csv", csv), ("--json", json)):
         check_output(option, path)
 
-    from tqdm import tqdm
-
+    keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
     from tisdiss_cli.evaluation.results import Sheet
@@ -78,73 +74,35 @@ def score(
     sheet = Sheet(csv) if csv else None
     separator = None if estimates else Separator.load(weights, device, precision)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
-    if not quiet:
-        log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
+    log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
     if separator and not separator.weights.trained:
-        log.info(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
+        log.warning(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
     workers = default_workers(dataset) if workers is None else workers
-    bar = tqdm(unit="file", file=sys.stderr, disable=quiet, leave=False)
-    progress = Progress(
-        start=bar.reset, advance=bar.update, notice=lambda sentence: tqdm.write(f"tisdiss: {sentence}", sys.stderr)
-    )
     try:
-        with bar:
+        with bar(unit="file", leave=False) as shown:
+            progress = Progress(start=shown.reset, advance=shown.update)
             outcome = evaluate(
                 dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress
             )
     except KeyboardInterrupt:
-        log.info("stopped" + ("; the same command goes on where this one ended" if csv else ""))
+        log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))
         raise typer.Exit(130) from None
 
-    for heading, sentences in (
-        ("not scored", outcome.failed),
-        ("incomplete in the set, left out", outcome.missing),
-        ("scored with a remark", outcome.warnings),
-    ):
-        if sentences:
-            more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
-            log.info(f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
+    _list(logging.ERROR, "not scored", outcome.failed)
+    _list(logging.ERROR, "incomplete in the set, left out", outcome.missing)
+    _list(logging.WARNING, "scored with a remark", outcome.warnings)
     if json:
         extra = {"missing": outcome.missing, "failed": outcome.failed, "warnings": outcome.warnings}
         write_json(json, {"settings": outcome.settings, "versions": versions(), "results": outcome.results, **extra})
     if outcome.results:
         print_table(results_table(outcome.results))
-        if not quiet and outcome.resumed:
+        if outcome.resumed:
             log.info(f"{outcome.resumed} files were scored before ({csv})")
     if outcome.failed or not outcome.results:
         raise typer.Exit(1)
 
 
-def results_table(results: list[dict[str, Any]]) -> "Table":
-    """A row for each setting: means in dB with their intervals, what the setting gains over the one before, cost."""
-    from rich.table import Table
-    from rich.text import Text
-
-    metrics = [metric for metric in _NAMES if any(metric in entry for entry in results)]
-    several, timed = len(results) > 1, any(entry["rtf"] is not None for entry in results)
-    table = Table(box=None, pad_edge=False)
-    headings = ["repeats"] if results[0]["repeats"] is not None else []
-    for metric in metrics:
-        headings.append(_NAMES[metric])
-        headings += ["gain"] if several and metric in ("si_snri", "sdri") else []
-    for heading in (*headings, *(["RTF"] if timed else []), "files"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    before: dict[str, Any] | None = None
-    for entry in results:
-        cells: list[str | Text] = [str(entry["repeats"])] if entry["repeats"] is not None else []
-        for metric in metrics:
-            cells.append(_cell(entry.get(metric), 3 if metric == "stoi" else 2, metric in ("si_snri", "sdri")))
-            if several and metric in ("si_snri", "sdri"):
-                gain = f"{entry[metric]['mean'] - before[metric]['mean']:+.2f}" if before else ""
-                cells.append(Text(gain, style="dim"))
-        cells += [f"{entry['rtf']:.3f}" if entry["rtf"] is not None else ""] if timed else []
-        table.add_row(*cells, str(entry["files"]))
-        before = entry
-    return table
-
-
-def _cell(value: "dict[str, float | None] | None", digits: int, interval: bool) -> str:
-    if value is None:
-        return ""
-    half = f" ± {value['ci95']:.{digits}f}" if interval and value["ci95"] is not None else ""
-    return f"{value['mean']:.{digits}f}{half}"
+def _list(level: int, heading: str, sentences: list[str]) -> None:
+    if sentences:
+        more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
+        log.log(level, f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)

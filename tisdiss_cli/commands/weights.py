@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import plain_console
+from tisdiss_cli.commands.console import bar, plain_console
 from tisdiss_cli.commands.options import DeviceOption, check_weights_output
 from tisdiss_cli.errors import UserError
 
@@ -143,7 +143,9 @@ def calibrate(
     from tisdiss_cli.separation.separator import Separator
 
     separator = Separator.load(name, device, "fp32")
-    traces = trace(separator, find_dataset(data), max_repeats)
+    dataset = find_dataset(data)
+    with bar(total=len(dataset.items), unit="file", leave=False) as shown:
+        traces = trace(separator, dataset, max_repeats, shown.update)
     choice = choose_threshold(traces)
     path = out or separator.weights.path
     default = smallest_within(dict(enumerate(choice.fixed, 1)))

@@ -1,17 +1,21 @@
 """The threshold of `--repeats auto`, from validation data."""
 
-import sys
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from tisdiss_cli.audio import read
 from tisdiss_cli.data.datasets import Dataset
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.evaluation.loading import read_ahead
 from tisdiss_cli.evaluation.metrics import best_permutation, is_silent, si_snr
 from tisdiss_cli.separation.early_exit import similarity
 from tisdiss_cli.separation.separator import Separator
+
+log = logging.getLogger("tisdiss")
 
 ALLOWED_LOSS = 0.05  # dB of mean SI-SNRi below the best fixed setting; half of what auto promises elsewhere
 
@@ -35,32 +39,44 @@ class Choice:
 
 
 @torch.inference_mode()
-def trace(separator: Separator, dataset: Dataset, most: int) -> list[Trace]:
-    """Runs the network once on each mixture of the set, `most` repeats deep."""
+def trace(separator: Separator, dataset: Dataset, most: int, advance: Callable[[], None] = lambda: None) -> list[Trace]:
+    """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is told of each.
+
+    A file that cannot be read, or whose lengths differ too much, is said and left out; one with a silent reference
+    is left out.
+
+    Raises:
+        UserError: the set does not fit the weights, or no mixture is left.
+    """
     if dataset.speakers != separator.sources:
         raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
     traces = []
-    for item in tqdm(dataset.items, unit="file", file=sys.stderr, leave=False):
-        mixture = read(item.mixture, separator.sample_rate)
-        references = torch.stack([read(path, separator.sample_rate) for path in item.references])
-        length = min(mixture.shape[0], references.shape[1])
-        mixture, references = mixture[:length], references[:, :length]
-        if is_silent(references).any():
-            continue
-        before = si_snr(mixture.expand_as(references), references).mean()
-        values, near, older = [], [], None
-        for estimate in separator.estimates(mixture[None], most):
-            voices = estimate.waveforms()[0]
-            if older is not None:
-                pairs = si_snr(voices[None].cpu(), references[:, None])
-                order = best_permutation(pairs)
-                values.append(float(pairs[range(len(order)), order].mean() - before))
-                near.append(float(similarity(voices[None], older[None])))
-            older = voices
-        traces.append(Trace(values, near))
+    nothing: dict[str, tuple[Path, ...]] = {item.id: () for item in dataset.items}
+    for item, loaded in read_ahead(dataset.items, nothing, False, separator.sample_rate):
+        if isinstance(loaded, str):
+            log.warning(f"left out: {item.id}: {loaded}")
+        elif not is_silent(loaded.references).any():
+            traces.append(_trace(separator, loaded.mixture, loaded.references, most))
+        advance()
     if not traces:
-        raise UserError(f"{dataset.root}: every mixture has a silent reference, nothing can be calibrated")
+        raise UserError(
+            f"{dataset.root}: no mixture can be read and has a voice in every reference, nothing can be calibrated"
+        )
     return traces
+
+
+def _trace(separator: Separator, mixture: Tensor, references: Tensor, most: int) -> Trace:
+    before = si_snr(mixture.expand_as(references), references).mean()
+    values, near, older = [], [], None
+    for estimate in separator.estimates(mixture[None], most):
+        voices = estimate.waveforms()[0]
+        if older is not None:
+            pairs = si_snr(voices[None].cpu(), references[:, None])
+            order = best_permutation(pairs)
+            values.append(float(pairs[range(len(order)), order].mean() - before))
+            near.append(float(similarity(voices[None], older[None])))
+        older = voices
+    return Trace(values, near)
 
 
 def choose_threshold(traces: list[Trace]) -> Choice:

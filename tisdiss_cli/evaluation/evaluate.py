@@ -4,18 +4,15 @@ One thread reads ahead, the caller's thread runs the network, and worker process
 processor time that the device must not wait for.
 """
 
-import multiprocessing
+import logging
 import os
-import signal
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -24,9 +21,12 @@ from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.loading import Signals, find_estimates, read_ahead
-from tisdiss_cli.evaluation.metrics import Score, score
+from tisdiss_cli.evaluation.metrics import Score
 from tisdiss_cli.evaluation.results import Row, Sheet, row_key, summarize
+from tisdiss_cli.evaluation.workers import Scorers
 from tisdiss_cli.separation.separator import Separator
+
+log = logging.getLogger("tisdiss")
 
 
 @dataclass
@@ -48,7 +48,6 @@ class Progress:
 
     start: Callable[[int], None] = lambda files: None  # so many are to be scored
     advance: Callable[[], None] = lambda: None  # one more is
-    notice: Callable[[str], None] = lambda sentence: None
 
 
 def evaluate(
@@ -73,8 +72,8 @@ def evaluate(
         estimates: a folder with `<id>_s1`, `<id>_s2` or `s1/<id>`, `s2/<id>`, in any sound format.
         stoi, pesq: also compute these (packages pystoi, pesq).
         sheet: rows to go on from; new ones are appended.
-        workers: processes that score, 0: this one does. They are spawned, so a script that asks for
-            some must have its `if __name__ == "__main__"`.
+        workers: processes that score, 0: this one does; as `workers.Scorers`.
+        progress: what is told how far it is.
 
     Raises:
         UserError: the settings do not fit the set. Whatever is wrong with single files becomes an
@@ -94,65 +93,93 @@ def evaluate(
     keyed = {name: value for name, value in settings.items() if name not in ("data", "estimates", "layout")}
     keys = {item.id: row_key(keyed, (item.mixture, *item.references, *files[item.id])) for item in dataset.items}
     if sheet and (dropped := sheet.keep(keys)):
-        progress.notice(f"{sheet.path}: {dropped} rows were of other settings or files and are dropped")
+        log.info(f"{sheet.path}: {dropped} rows were of other settings or files and are dropped")
     known = sheet.rows if sheet else []
     present = {(row.id, row.repeats) for row in known}
-    todo = [item for item in dataset.items if any((item.id, depth) not in present for depth in wanted)]
+    todo = [item for item in dataset.items if any((item.id, setting) not in present for setting in wanted)]
 
     outcome = Evaluation(settings, missing=list(dataset.missing), resumed=len(dataset.items) - len(todo))
     outcome.rows = [row for row in known if row.repeats in wanted]
     if separator and separator.device.type != "cpu":
         separator.run(torch.randn(1, rate), repeats=1)  # the first run of a device is slow, and no measurement
     progress.start(len(todo))
-    with ExitStack() as stack:
-        submit = stack.enter_context(_Scorers(workers)).submit
-        waiting: deque[tuple[Item, Signals, list[float | None], Future]] = deque()
-
-        def collect() -> None:
-            item, loaded, seconds, future = waiting.popleft()
+    with Scorers(workers, rate=rate, stoi=stoi, pesq=pesq) as scorers:
+        rows_to_come = _Pending(outcome, wanted, keys, present, sheet, progress)
+        signals = _said_if_resampled(read_ahead(todo, files, estimates is not None, rate), rate, separator is not None)
+        for item, loaded in signals:
             try:
-                scores: list[Score] = future.result()
-            except UserError as error:
-                outcome.failed.append(f"{item.id}: {error}")
-            else:
-                length = loaded.mixture.shape[0] / rate
-                rows = [
-                    _row(item.id, depth, keys[item.id], result, length, spent, loaded.warnings)
-                    for depth, result, spent in zip(wanted, scores, seconds, strict=True)
-                ]
-                rows = [row for row in rows if (row.id, row.repeats) not in present]
-                outcome.rows += rows
-                if sheet:
-                    sheet.append(rows)
-            progress.advance()
-
-        resampled = False
-        for item, loaded in read_ahead(todo, files, estimates is not None, rate):
-            if isinstance(loaded, str):
-                outcome.failed.append(f"{item.id}: {loaded}")
-                progress.advance()
-                continue
-            if loaded.rates - {rate} and not resampled:
-                resampled = True
-                others = ", ".join(str(other) for other in sorted(loaded.rates - {rate}))
-                whose = "the network's" if separator else "the estimates'"
-                progress.notice(f"mixtures and references at {others} Hz are resampled to {whose} {rate} Hz")
-            try:
+                if isinstance(loaded, str):
+                    raise UserError(loaded)
                 outputs, seconds = _outputs(separator, loaded, wanted, separator_repeats)
             except UserError as error:
-                outcome.failed.append(f"{item.id}: {error}")
-                progress.advance()
+                rows_to_come.fail(item, error)
                 continue
-            arrays = (loaded.mixture.numpy(), loaded.references.numpy(), [output.numpy() for output in outputs])
-            waiting.append((item, loaded, seconds, submit(_score, *arrays, rate, stoi, pesq)))
-            while waiting and (waiting[0][3].done() or len(waiting) > 2 * workers + 2):
-                collect()
-        while waiting:
-            collect()
+            rows_to_come.add(item, loaded, seconds, scorers.submit(loaded.mixture, loaded.references, outputs))
+            rows_to_come.collect(2 * workers + 2)
+        rows_to_come.collect(0)
     outcome.rows.sort(key=lambda row: (row.id, row.repeats or 0))
     outcome.warnings = sorted({f"{row.id}: {row.warnings}" for row in outcome.rows if row.warnings})
     outcome.results = summarize(outcome.rows)
     return outcome
+
+
+class _Pending:
+    """Files whose scores are being computed; those that are there become rows of the outcome, file by file."""
+
+    def __init__(
+        self,
+        outcome: Evaluation,
+        wanted: Sequence[int | None],
+        keys: dict[str, str],
+        present: set[tuple[str, int | None]],
+        sheet: Sheet | None,
+        progress: Progress,
+    ) -> None:
+        self.outcome, self.wanted, self.keys, self.present = outcome, wanted, keys, present
+        self.sheet, self.progress = sheet, progress
+        self.rate: int = outcome.settings["sample_rate"]
+        self.waiting: deque[tuple[Item, Signals, list[float | None], Future[list[Score]]]] = deque()
+
+    def add(self, item: Item, loaded: Signals, seconds: list[float | None], future: "Future[list[Score]]") -> None:
+        self.waiting.append((item, loaded, seconds, future))
+
+    def fail(self, item: Item, error: UserError) -> None:
+        self.outcome.failed.append(f"{item.id}: {error}")
+        self.progress.advance()
+
+    def collect(self, most: int) -> None:
+        """Takes what is done, in order, and waits until at most so many files are left."""
+        while self.waiting and (self.waiting[0][3].done() or len(self.waiting) > most):
+            item, loaded, seconds, future = self.waiting.popleft()
+            try:
+                scores = future.result()
+            except UserError as error:
+                self.fail(item, error)
+                continue
+            length = loaded.mixture.shape[0] / self.rate
+            rows = [
+                _row(item.id, repeats, self.keys[item.id], result, length, spent, loaded.warnings)
+                for repeats, result, spent in zip(self.wanted, scores, seconds, strict=True)
+                if (item.id, repeats) not in self.present
+            ]
+            self.outcome.rows += rows
+            if self.sheet:
+                self.sheet.append(rows)
+            self.progress.advance()
+
+
+def _said_if_resampled(
+    signals: Iterator[tuple[Item, Signals | str]], rate: int, networks: bool
+) -> Iterator[tuple[Item, Signals | str]]:
+    """The same again; the first that is not at `rate` on disk is told of, whoever's rate that is."""
+    told = False
+    for item, loaded in signals:
+        if not told and isinstance(loaded, Signals) and loaded.rates - {rate}:
+            told = True
+            others = ", ".join(str(other) for other in sorted(loaded.rates - {rate}))
+            whose = "the network's" if networks else "the estimates'"
+            log.info(f"mixtures and references at {others} Hz are resampled to {whose} {rate} Hz")
+        yield item, loaded
 
 
 def every_setting(
@@ -240,19 +267,6 @@ def _check_extras(stoi: bool, pesq: bool) -> None:
                 raise UserError(f"{option} needs the package {package}: pip install 'tisdiss[metrics]'") from None
 
 
-def _score(
-    mixture: np.ndarray,
-    references: np.ndarray,
-    estimates: list[np.ndarray],
-    rate: int,
-    stoi: bool,
-    pesq: bool,
-) -> list[Score]:
-    """`scoring.score` on arrays, which cross to a worker without shared memory."""
-    tensors = [torch.from_numpy(estimate) for estimate in estimates]
-    return score(torch.from_numpy(mixture), torch.from_numpy(references), tensors, rate, stoi, pesq)
-
-
 def _row(
     id: str, repeats: int | None, key: str, result: Score, length: float, spent: float | None, said: list[str]
 ) -> Row:
@@ -272,34 +286,3 @@ def _row(
         warnings="; ".join([*said, *result.warnings]),
         key=key,
     )
-
-
-class _Scorers:
-    """Processes that score, or none: then `submit` does the work itself."""
-
-    def __init__(self, workers: int) -> None:
-        # Spawned: a forked child of a process that uses CUDA, or that runs threads, is not safe.
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(workers, context, initializer=_start_worker) if workers else None
-
-    def __enter__(self) -> "_Scorers":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if self.pool:
-            self.pool.shutdown(wait=kind is None, cancel_futures=True)
-
-    def submit(self, work: Callable, *args: Any) -> Future:
-        if self.pool:
-            return self.pool.submit(work, *args)
-        future: Future = Future()
-        try:
-            future.set_result(work(*args))
-        except UserError as error:
-            future.set_exception(error)
-        return future
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
