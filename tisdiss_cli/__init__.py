@@ -2,16 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
 __all__ = ["Separator", "__version__", "load_weights"]
 
 if TYPE_CHECKING:
     from tisdiss_cli.model.weights import load_weights
     from tisdiss_cli.separation.separator import Separator
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
-    """Imports torch only when the API is used, so that `tisdiss --help` is instant."""
+    """Imports torch only when the API is used, so that `tisdiss --help` is instant; the version is pyproject's."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("tisdiss")
+        except PackageNotFoundError:
+            return "unknown"  # a checkout on the path that was never installed
     if name == "Separator":
         from tisdiss_cli.separation.separator import Separator
 

@@ -1,0 +1,135 @@
+"""`tisdiss info`: program, machine, device, precision and weights, as a bug report needs them."""
+
+import json as json_format
+import logging
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.commands.console import print_table
+from tisdiss_cli.commands.options import versions
+from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hub")
+
+
+@app.command()
+def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Print versions, device, precision and bundled weights: what one pastes into a bug report."""
+    # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    import soundfile
+
+    from tisdiss_cli.benchmark.measure import describe_machine
+    from tisdiss_cli.devices import choose_device, choose_precision, choose_training_precision
+
+    device = choose_device("auto")
+    separating, training = choose_precision("auto", device), choose_training_precision("auto", device)
+    facts = {
+        "versions": {**versions(), "soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__},
+        "machine": describe_machine(device),
+        "cuda": _cuda(),
+        "precision": {
+            "separate": {"precision": separating, "why": why_precision(separating, device)},
+            "train": {"precision": training, "why": why_precision(training, device)},
+        },
+        "weights": _weights(),
+        "optional": {name: _installed(name) for name in _OPTIONAL},
+    }
+    if json:
+        print(json_format.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(facts)
+
+
+def why_precision(chosen: str, device: "torch.device") -> str:
+    """Why `--precision auto` took this one on the device."""
+    from tisdiss_cli.devices import computes_in_bf16
+
+    name = {"cuda": "this card", "mps": "this device", "cpu": "this CPU"}[device.type]
+    if not computes_in_bf16(device):
+        return f"{name} has no units for bf16" if device.type != "mps" else "bf16 is only for CUDA and CPUs"
+    if chosen == "fp32":
+        return f"{name} has units for bf16, but voices keep fp32's digits unless --precision bf16 is given"
+    return f"{name} has units for bf16"
+
+
+def _cuda() -> dict[str, Any]:
+    """Whether torch can use CUDA, for which version it was built, its cards, and those that the driver sees."""
+    import torch
+
+    cards = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = torch.cuda.get_device_properties(index)
+        cards.append({"name": card.name, "memory": card.total_memory, "capability": f"{card.major}.{card.minor}"})
+    return {
+        "available": torch.cuda.is_available(),
+        "built_for": torch.version.cuda,
+        "cards": cards,
+        "driver": _driver_cards(),
+    }
+
+
+def _driver_cards() -> list[str] | None:
+    """A line for each card that NVIDIA's driver sees, whatever torch can use; None where it cannot be asked."""
+    if not (program := shutil.which("nvidia-smi")):
+        return None
+    try:
+        command = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.splitlines()
+
+
+def _weights() -> list[dict[str, Any]]:
+    """The bundled weight files, the default first; one that cannot be read has an error instead of facts."""
+    from tisdiss_cli.model.weights import bundled, read_info
+
+    found: list[dict[str, Any]] = []
+    for index, path in enumerate(bundled()):
+        row: dict[str, Any] = {"name": path.stem, "default": index == 0}
+        try:
+            file = read_info(path)
+            row |= {"trained": file.trained, "digest": file.digest}
+        except UserError as error:
+            row |= {"error": str(error)}
+        found.append(row)
+    return found
+
+
+def _installed(package: str) -> str | None:
+    """The package's version, without importing it; None if it is not there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    cuda, rows = facts["cuda"], {**facts["versions"], **facts["machine"]}
+    built = f"torch built for CUDA {cuda['built_for']}" if cuda["built_for"] else "torch built without CUDA"
+    rows["cuda"] = f"{'available' if cuda['available'] else 'not available'}, {built}"
+    for index, card in enumerate(cuda["cards"]):
+        rows[f"cuda:{index}"] = f"{card['name']}, {card['memory'] / 2**30:.1f} GiB, capability {card['capability']}"
+    rows["driver"] = "; ".join(cuda["driver"] or []) or "no NVIDIA driver answers"
+    for command, choice in facts["precision"].items():
+        rows[f"precision, {command}"] = f"{choice['precision']}: {choice['why']}"
+    for file in facts["weights"]:
+        told = file.get("error") or f"sha256 {file['digest']}…{'' if file['trained'] else ', untrained'}"
+        rows[f"weights {file['name']}"] = told + (", the default" if file["default"] else "")
+    rows |= {package: version or "not installed" for package, version in facts["optional"].items()}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in rows.items():
+        table.add_row(key, str(value))
+    print_table(table)
