@@ -6,9 +6,11 @@ Both run in one process and take turns, so that a machine whose speed drifts is 
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import soundfile
 import torch
@@ -65,17 +67,14 @@ def compare(
 ) -> Iterator[Comparison]:
     """Yields a comparison for each setting, on seeded noise as `benchmark.measure` has it."""
     for setting in repeats:
-        shape = (separator.precision, batch_size, audio_seconds, setting)
-        try:
-            with memory_guard(f"{batch_size} x {audio_seconds:g} s of audio"):
-                mixture = seeded_mixture(separator, batch_size, audio_seconds)
-                found = _compare(separator, mixture, setting, pairs)
-        except OutOfMemory:
-            found = (None,) * 7
-        yield Comparison(*shape, *found)
+        comparison = Comparison(separator.precision, batch_size, audio_seconds, setting, *[None] * 7)
+        with suppress(OutOfMemory), memory_guard(f"{batch_size} x {audio_seconds:g} s of audio"):
+            mixture = seeded_mixture(separator, batch_size, audio_seconds)
+            comparison = replace(comparison, **_compare(separator, mixture, setting, pairs))
+        yield comparison
 
 
-def _compare(separator: Separator, mixture: Tensor, repeats: int, pairs: int) -> tuple[float | int | None, ...]:
+def _compare(separator: Separator, mixture: Tensor, repeats: int, pairs: int) -> dict[str, Any]:
     """A `Comparison`'s fields after the first four."""
     device = separator.device
 
@@ -88,18 +87,19 @@ def _compare(separator: Separator, mixture: Tensor, repeats: int, pairs: int) ->
         return voices[..., : mixture.shape[1]]
 
     actual, expected = ours(), plain()  # the first runs warm both up
-    began, turns = now(device), []
+    began = now(device)
+    turns: list[tuple[float, float]] = []
     while not turns or (len(turns) < pairs and now(device) - began < ENOUGH):
         turns.append((_seconds(ours, device), _seconds(plain, device)))
-    return (
-        median(a for a, _ in turns),
-        median(b for _, b in turns),
-        median(b / a for a, b in turns),
-        float((actual - expected).norm() / expected.norm()),
-        float(si_snr(actual.cpu(), expected.cpu()).min()),
-        working_memory(ours, device),
-        working_memory(plain, device),
-    )
+    return {
+        "seconds": median(a for a, _ in turns),
+        "naive_seconds": median(b for _, b in turns),
+        "ratio": median(b / a for a, b in turns),
+        "relative_error": float((actual - expected).norm() / expected.norm()),
+        "si_snr": float(si_snr(actual.cpu(), expected.cpu()).min()),
+        "memory": working_memory(ours, device),
+        "naive_memory": working_memory(plain, device),
+    }
 
 
 def compare_folder(separator: Separator, paths: Sequence[Path], repeats: int) -> FolderComparison:

@@ -23,17 +23,17 @@ def fits(measurements: Sequence[Measurement]) -> list[Fit]:
     """A line for each shape of input that was measured at two settings or more."""
     found = []
     for cell in dict.fromkeys(one.cell for one in measurements):
-        timed = [one for one in measurements if one.cell == cell and one.median is not None]
+        timed = {one.repeats: one.median for one in measurements if one.cell == cell and one.median is not None}
         if len(timed) > 1:
-            found.append(Fit(*cell, *fit_line([one.repeats for one in timed], [one.median for one in timed])))
+            found.append(Fit(*cell, *fit_line(list(timed), list(timed.values()))))
     return found
 
 
 def curve(measurements: Sequence[Measurement], precision: str, quality: dict[int, float]) -> Curve | None:
     """Quality, in dB for each repeats, against time on the precision's first shape of input; None if none was timed."""
     cell = next((one.cell for one in measurements if one.precision == precision), None)
-    timed = [one for one in measurements if one.cell == cell and one.rtf is not None]
-    if not timed:
+    rtf = {one.repeats: one.rtf for one in measurements if one.cell == cell and one.rtf is not None}
+    if not rtf:
         return None
-    reached = {one.repeats: quality[one.repeats] for one in timed}
-    return Curve(precision, list(reached), [one.rtf for one in timed], list(reached.values()), smallest_within(reached))
+    reached = {repeats: quality[repeats] for repeats in rtf}
+    return Curve(precision, list(rtf), list(rtf.values()), list(reached.values()), smallest_within(reached))

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
     for size in sizes:
         with suppress(OutOfMemory), memory_guard(f"a matrix product of {size} x {size}"):
             a, b = torch.randn(2, size, size, device=separator.device).to(dtype)
-            times = time_runs(lambda a=a, b=b: a @ b, separator.device, min_seconds)
+            times = time_runs(partial(torch.matmul, a, b), separator.device, min_seconds)
             best = max(best, 2 * size**3 / float(np.median(times)))
     return best or None
 

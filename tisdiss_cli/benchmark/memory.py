@@ -47,7 +47,8 @@ def working_memory(run: Callable[[], object], device: torch.device) -> int | Non
         held = _status("VmRSS")
     else:
         return None
-    return peak_memory(run, device) - held
+    peak = peak_memory(run, device)
+    return None if peak is None else peak - held
 
 
 def _status(key: str) -> int:

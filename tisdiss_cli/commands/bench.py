@@ -121,8 +121,9 @@ def bench(
                 for comparison in compare_with_naive(separator, wanted, batch, length):
                     comparisons.append(comparison)
                     done(compared(comparison))
-            for separator in separators if dataset else ():
-                folders.append(compare_folder(separator, [item.mixture for item in dataset.items], max(wanted)))
+            mixtures = [item.mixture for item in dataset.items] if dataset else []
+            for separator in separators if mixtures else ():
+                folders.append(compare_folder(separator, mixtures, max(wanted)))
     scored: dict[str, list[dict[str, Any]]] = {}
     if dataset:
         for separator in separators:
@@ -156,7 +157,7 @@ def bench(
             "curves": [asdict(curve) for curve in curves],
         }
         write_json(json, content)
-    if plot and curves:
+    if plot and curves and dataset:
         from tisdiss_cli.benchmark.plots import draw
 
         draw(

@@ -42,7 +42,7 @@ def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[s
         table.add_column(heading, justify="right", no_wrap=True)
     for row, m in enumerate(measurements):
         cells = [column[row] for column in grid.values()] + [str(m.repeats)]
-        if m.median is None:
+        if m.median is None or m.rtf is None:
             cells += ["out of memory", *[""] * 7]
         else:
             memory = f"{m.memory / 2**20:,.0f} MiB" if m.memory else ""
@@ -80,16 +80,18 @@ def comparison_table(compared: "list[Comparison]", folders: "list[FolderComparis
         agreement = [f"{c.relative_error:.1e}", f"{c.si_snr:.1f} dB"]
         times = [duration(c.seconds), duration(c.naive_seconds), f"{c.ratio:.2f} x"]
         table.add_row(c.precision, audio, str(c.repeats), *times, *agreement, *memory)
-    for c in folders:
-        audio = f"{c.files} files, {c.audio_seconds:.0f} s"
+    for f in folders:
+        audio = f"{f.files} files, {f.audio_seconds:.0f} s"
         table.add_row(
-            c.precision, audio, str(c.repeats), duration(c.seconds), duration(c.naive_seconds), f"{c.ratio:.2f} x"
+            f.precision, audio, str(f.repeats), duration(f.seconds), duration(f.naive_seconds), f"{f.ratio:.2f} x"
         )
     return table
 
 
-def duration(seconds: float) -> str:
-    """ "1.07 s" or "70.1 ms"."""
+def duration(seconds: float | None) -> str:
+    """ "1.07 s" or "70.1 ms"; nothing where nothing was measured."""
+    if seconds is None:
+        return ""
     return f"{seconds:.2f} s" if abs(seconds) >= 1 else f"{seconds * 1e3:.1f} ms"
 
 

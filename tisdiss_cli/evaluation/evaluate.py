@@ -214,7 +214,7 @@ def _plan(
     repeats: Sequence[int] | None,
     estimates: Path | None,
     separator_repeats: int | None,
-) -> tuple[dict[str, Any], list[int] | list[None], dict[str, tuple[Path, ...]]]:
+) -> tuple[dict[str, Any], Sequence[int | None], dict[str, tuple[Path, ...]]]:
     """All that the scores depend on, the repeats to score, and each item's estimates made elsewhere."""
     settings: dict[str, Any] = {
         "data": str(dataset.root),
@@ -237,6 +237,7 @@ def _plan(
         }
         wanted = sorted(set(repeats or range(1, separator.config.reconstructor_repeats + 1)))
         return settings | {"sample_rate": separator.sample_rate}, wanted, {item.id: () for item in dataset.items}
+    assert estimates is not None  # checked by the caller
     files = find_estimates(estimates, dataset)
     first = next((paths[0] for paths in files.values() if paths), None)
     if first is None:
@@ -245,14 +246,16 @@ def _plan(
 
 
 def _outputs(
-    separator: Separator | None, signals: Signals, repeats: Sequence[int], separator_repeats: int | None
+    separator: Separator | None, signals: Signals, repeats: Sequence[int | None], separator_repeats: int | None
 ) -> tuple[list[Tensor], list[float | None]]:
     """The estimates (S, L) of every setting and the network's seconds; those of a file made elsewhere have none."""
     if separator is None:
+        assert signals.estimates is not None  # those made elsewhere, read with the mixture
         return [signals.estimates], [None]
+    settings = [setting for setting in repeats if setting is not None]
     try:
         with memory_guard(f"{signals.mixture.shape[0] / separator.sample_rate:.1f} s of audio"):
-            timed = every_setting(separator, signals.mixture, repeats, separator_repeats)
+            timed = every_setting(separator, signals.mixture, settings, separator_repeats)
     except OutOfMemory as error:
         raise UserError(str(error)) from None
     return [voices for voices, _ in timed], [seconds for _, seconds in timed]

@@ -96,7 +96,8 @@ def _parse(values: dict[str, str]) -> Row:
     if any(numbers[name] is None for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")) or not values["key"]:
         raise ValueError("a cell is empty")
     repeats = int(values["repeats"]) if values["repeats"] else None
-    return Row(**{**values, **numbers, "repeats": repeats})
+    cells: dict[str, Any] = {**values, **numbers, "repeats": repeats}
+    return Row(**cells)
 
 
 def summarize(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -38,10 +38,10 @@ def plot_curve(out: Path) -> None:
     left.plot(steps, values, color="0.8" if many else "C0", linewidth=0.8 if many else 1.5, label="training")
     if many:
         left.plot(*_smoothed(steps, values), color="C0", label="training, smoothed")
-    steps = [int(row["step"]) for row in checks]
+    checked = [int(row["step"]) for row in checks]
     if checks:
         left.plot(
-            steps, [float(row["valid_loss"]) for row in checks], "o-", color="C1", markersize=3, label="validation"
+            checked, [float(row["valid_loss"]) for row in checks], "o-", color="C1", markersize=3, label="validation"
         )
     left.set(xlabel="step", ylabel="multi-loss: negative SI-SNR (dB)", title="Loss")
     left.legend(frameon=False)
@@ -50,7 +50,7 @@ def plot_curve(out: Path) -> None:
     for index, name in enumerate(names):
         repeat = int(name.removeprefix("si_snri_"))
         label = "Splitter" if repeat == 0 else f"{repeat} repeat{'s' if repeat > 1 else ''}"
-        known = [(step, float(row[name])) for step, row in zip(steps, checks, strict=True) if row[name]]
+        known = [(step, float(row[name])) for step, row in zip(checked, checks, strict=True) if row[name]]
         colour = colours(0.9 * index / max(1, len(names) - 1))
         right.plot(*zip(*known, strict=True), "o-", markersize=3, color=colour, label=label)
     right.set(xlabel="step", ylabel="SI-SNRi (dB)", title="Validation by repeats of the Reconstructor")

@@ -54,8 +54,8 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
             if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture, references)
-        data = load_fixed(dataset, config.sample_rate)
-        minutes = int(data.lengths.sum()) / config.sample_rate / 60
+        data: Data = (fixed := load_fixed(dataset, config.sample_rate))
+        minutes = int(fixed.lengths.sum()) / config.sample_rate / 60
         words = f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}, {minutes:.1f} min"
         if recipe.speeds != [1.0]:
             words += "; speeds are for mixing clean speech and have no effect here"

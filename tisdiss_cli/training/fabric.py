@@ -47,4 +47,4 @@ def agree(fabric: Fabric, *values: float) -> list[float]:
     if fabric.world_size == 1:
         return list(values)
     mine = torch.tensor(values, dtype=torch.float64, device=fabric.device)
-    return fabric.all_reduce(mine, reduce_op="max").tolist()
+    return torch.as_tensor(fabric.all_reduce(mine, reduce_op="max")).tolist()

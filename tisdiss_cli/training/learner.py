@@ -1,6 +1,6 @@
 """A network that learns: its multi-loss, the optimisers that move it, and the moving average of its weights."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +21,9 @@ def decay_after(step: int, highest: float) -> float:
     return min(highest, (1 + step) / (10 + step))
 
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
 class Learner:
     """Takes the steps; what it is made of is on the device, and of all ranks alike."""
 
@@ -32,7 +35,7 @@ class Learner:
         self.optimizers = build_optimizers(network, recipe)
         self.model, *_ = fabric.setup(MultiLoss(network, recipe.separator_loss), *self.optimizers)
 
-    def follow(self, average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def follow(self, average: Tensors, current: Tensors, count: Tensor | int) -> None:
         """Moves the average, in place, towards the current weights."""
         torch._foreach_lerp_(average, current, 1 - self.decay)
 
@@ -68,7 +71,7 @@ class Learner:
     @property
     def averaged(self) -> TISDiSS:
         """The network of the moving average."""
-        return self.average.module
+        return cast(TISDiSS, self.average.module)
 
     def take_latest(self) -> None:
         """Makes the latest weights the average: for a recipe that has no moving one."""

@@ -23,7 +23,7 @@ class Ledger:
             return None
         steps = torch.stack(self.pending)
         if self.fabric.world_size > 1:
-            steps = self.fabric.all_reduce(steps, reduce_op="mean")
+            steps = torch.as_tensor(self.fabric.all_reduce(steps, reduce_op="mean"))
             self.pending = list(steps)
         bad = (~steps.isfinite()).any(dim=1).nonzero().flatten().tolist()
         return len(steps) - bad[0] if bad else None

@@ -74,7 +74,8 @@ def prepare(network: TISDiSS, compile: bool, activation_checkpointing: bool, dev
     for module in network.modules():
         if isinstance(module, SpectralPath | SpeakerPath):
             if activation_checkpointing:
-                module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+                again = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+                module.forward = again  # type: ignore[method-assign]
             # On a CPU torch 2.11 corrupts memory in the compiled backward pass of the speaker path.
             if compile and (isinstance(module, SpectralPath) or device.type != "cpu"):
                 module.compile(dynamic=False)

@@ -23,7 +23,7 @@ class Muon(Optimizer):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step along the orthogonalised gradients, with Nesterov's momentum."""
         loss = closure() if closure else None
         for group in self.param_groups:

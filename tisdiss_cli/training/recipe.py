@@ -4,18 +4,24 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, cast, get_origin
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 
-_POSITIVE = ("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs")
-_POSITIVE += ("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after", "average_best")
-_NOT_NEGATIVE = ("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items")
-_NOT_NEGATIVE += ("muon_learning_rate", "cooldown")
+_POSITIVE: tuple[str, ...] = (
+    *("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs"),
+    *("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after", "average_best"),
+)
+_NOT_NEGATIVE: tuple[str, ...] = (
+    *("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items"),
+    *("muon_learning_rate", "cooldown"),
+)
 # What may change while an open-ended run goes on.
-CHANGEABLE = ("repeats", "learning_rate", "muon_learning_rate", "batch_size", "segment_seconds", "level_db")
-CHANGEABLE += ("turn_taking", "filter_db", "clip_norm", "ema_decay", "cooldown")
+CHANGEABLE: tuple[str, ...] = (
+    *("repeats", "learning_rate", "muon_learning_rate", "batch_size", "segment_seconds", "level_db"),
+    *("turn_taking", "filter_db", "clip_norm", "ema_decay", "cooldown"),
+)
 DIRECTORY = Path(__file__).parent / "recipes"
 
 
@@ -69,7 +75,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, kind = getattr(self, f.name), get_origin(f.type) or f.type
+            value, kind = getattr(self, f.name), cast(type, get_origin(f.type) or f.type)
             if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
             elif kind is str and type(value) is int:
