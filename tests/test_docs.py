@@ -162,7 +162,7 @@ def test_every_command_runs(command, scratch):
     run(command)
 
 
-@pytest.mark.parametrize("command", filter(only_parsed, commands("tisdiss")))
+@pytest.mark.parametrize("command", list(filter(only_parsed, commands("tisdiss"))))
 def test_every_command_is_understood(command):
     parse(command)
 
