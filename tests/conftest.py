@@ -130,3 +130,27 @@ def train(monkeypatch, capfd):
         return exit.value.code, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three mixtures with references to score."""
+    from tests.mixtures import write_set
+
+    return write_set(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A seeded network as trained with three repeats."""
+    import torch
+
+    from tisdiss_cli.model.config import Config
+    from tisdiss_cli.model.network import TISDiSS
+    from tisdiss_cli.model.weights import save_weights
+
+    config = Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2, reconstructor_repeats=3)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
+    return path

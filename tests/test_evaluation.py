@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,49 +9,16 @@ import soundfile
 import torch
 
 from tests.cli import start, tisdiss
+from tests.mixtures import RATE, voices, write
 from tisdiss_cli.commands.options import parse_repeats
 from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.evaluate import Progress, evaluate
 from tisdiss_cli.evaluation.metrics import LIMIT, score
 from tisdiss_cli.evaluation.results import Row, Sheet, mean_interval, student_t, summarize
-from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.separation.separator import Separator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RATE = 8000
-
-
-def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
-
-
-def voices(seed: int, length: int = 4000) -> np.ndarray:
-    """Two bursts of noise (2, length)."""
-    generator = np.random.default_rng(seed)
-    return 0.1 * generator.standard_normal((2, length)) * np.hanning(length) ** [[0.5], [2.0]]
-
-
-@pytest.fixture
-def data(tmp_path):
-    root = tmp_path / "data"
-    for seed, name in enumerate("abc"):
-        s1, s2 = voices(seed)
-        for folder, samples in (("mix", s1 + s2), ("s1", s1), ("s2", s2)):
-            write(root / folder / f"{name}.wav", samples)
-    return root
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    config = Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2, reconstructor_repeats=3)
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
-    return path
 
 
 @pytest.fixture
