@@ -1,15 +1,15 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.bench_tables import bench_table, compared, comparison_table, duration, measured, si
+from tisdiss_cli.commands.bench_tables import bench_table, comparison_table, duration, in_words, si
 from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
 from tisdiss_cli.commands.options import (
     DeviceOption,
@@ -23,8 +23,8 @@ from tisdiss_cli.commands.options import (
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from tisdiss_cli.benchmark.against_naive import Comparison, FolderComparison
-    from tisdiss_cli.benchmark.grid import Fit
+    from tisdiss_cli.benchmark.against_naive import Comparison
+    from tisdiss_cli.benchmark.grid import Findings, Fit
     from tisdiss_cli.benchmark.measure import Measurement
     from tisdiss_cli.benchmark.plots import Curve
 
@@ -77,8 +77,8 @@ def bench(
     keep_quiet(quiet)
     # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from tisdiss_cli.benchmark.grid import curve, fits
-    from tisdiss_cli.benchmark.measure import describe_machine, matmul_ceiling, measure
+    from tisdiss_cli.benchmark.grid import Grid, curve, fits, run_grid
+    from tisdiss_cli.benchmark.measure import describe_machine
     from tisdiss_cli.data.datasets import find_dataset
     from tisdiss_cli.separation.separator import Separator
 
@@ -91,72 +91,38 @@ def bench(
             separator.compile()
     if len({separator.precision for separator in separators}) < len(separators):
         raise UserError(f"--compare {compare}: name each precision once")
-    wanted = wanted or list(range(1, first.config.reconstructor_repeats + 1))
     machine = describe_machine(first.device)
     if not first.weights.trained:
         log.warning(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
 
-    measurements: list[Measurement] = []
-    comparisons: list[Comparison] = []
-    folders: list[FolderComparison] = []
-    ceilings = {separator.precision: matmul_ceiling(separator) for separator in separators}
-    grid = list(product(separators, batches, lengths))
-    total = len(grid) * len(wanted) * (1 + against_naive)
-    with bar(total=total, unit="setting", leave=False) as shown:
+    grid = Grid(
+        separators,
+        wanted or list(range(1, first.config.reconstructor_repeats + 1)),
+        batches,
+        lengths,
+        against_naive,
+        [item.mixture for item in dataset.items] if dataset else [],
+    )
+    with bar(total=grid.rows, unit="setting", leave=False) as shown:
 
-        def done(sentence: str) -> None:
+        def done(row: "Measurement | Comparison") -> None:
             """Says each row at once: whoever stops a long run has it."""
             shown.update()
-            log.info(sentence)
+            log.info(in_words(row))
 
-        for separator, batch, length in grid:
-            for measurement in measure(separator, wanted, batch, length, ceilings[separator.precision]):
-                measurements.append(measurement)
-                done(measured(measurement))
-        if against_naive:
-            from tisdiss_cli.benchmark.against_naive import compare as compare_with_naive
-            from tisdiss_cli.benchmark.against_naive import compare_folder
-
-            for separator, batch, length in grid:
-                for comparison in compare_with_naive(separator, wanted, batch, length):
-                    comparisons.append(comparison)
-                    done(compared(comparison))
-            mixtures = [item.mixture for item in dataset.items] if dataset else []
-            for separator in separators if mixtures else ():
-                folders.append(compare_folder(separator, mixtures, max(wanted)))
-    scored: dict[str, list[dict[str, Any]]] = {}
-    if dataset:
-        for separator in separators:
-            scored[separator.precision] = _score(dataset, separator, wanted)
-
-    lines = fits(measurements)
-    quality = {
-        name: {entry["repeats"]: entry["si_snri"]["mean"] for entry in entries} for name, entries in scored.items()
-    }
-    curves = [drawn for name, values in quality.items() if (drawn := curve(measurements, name, values))]
-    _report(measurements, lines, scored, curves, machine, ceilings, first.weights.name)
-    if against_naive:
-        print()
-        print_table(comparison_table(comparisons, folders))
+        found = run_grid(grid, done)
+    scored = {one.precision: _score(dataset, one, grid.repeats) for one in separators} if dataset else {}
+    lines = fits(found.measurements)
+    curves = [drawn for name in scored if (drawn := curve(found.measurements, name, _quality(scored[name])))]
+    _report(found, lines, scored, curves, machine, first.weights.name)
     if json:
-        content = {
-            "settings": {
-                "weights": first.weights.name,
-                "weights_sha256": first.weights.digest,
-                "data": data and str(data),
-                "compiled": compile,
-            },
-            "machine": machine,
-            "versions": versions(),
-            "ceilings": ceilings,
-            "results": [asdict(measurement) for measurement in measurements],
-            "fits": [asdict(line) for line in lines],
-            "against_naive": [asdict(comparison) for comparison in comparisons],
-            "folders_against_naive": [asdict(comparison) for comparison in folders],
-            "scores": scored,
-            "curves": [asdict(curve) for curve in curves],
+        settings = {
+            "weights": first.weights.name,
+            "weights_sha256": first.weights.digest,
+            "data": data and str(data),
+            "compiled": compile,
         }
-        write_json(json, content)
+        write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
     if plot and curves and dataset:
         from tisdiss_cli.benchmark.plots import draw
 
@@ -176,7 +142,28 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
     return values
 
 
-def _score(dataset: Any, separator: Any, wanted: list[int]) -> list[dict[str, Any]]:
+def _content(
+    found: "Findings", lines: "list[Fit]", scored: dict[str, list[dict[str, Any]]], curves: "list[Curve]"
+) -> dict[str, Any]:
+    """What --json holds of the numbers."""
+    return {
+        "versions": versions(),
+        "ceilings": found.ceilings,
+        "results": [asdict(measurement) for measurement in found.measurements],
+        "fits": [asdict(line) for line in lines],
+        "against_naive": [asdict(comparison) for comparison in found.comparisons],
+        "folders_against_naive": [asdict(comparison) for comparison in found.folders],
+        "scores": scored,
+        "curves": [asdict(curve) for curve in curves],
+    }
+
+
+def _quality(results: list[dict[str, Any]]) -> dict[int, float]:
+    """SI-SNRi in dB by repeats."""
+    return {entry["repeats"]: entry["si_snri"]["mean"] for entry in results}
+
+
+def _score(dataset: Any, separator: Any, wanted: Sequence[int]) -> list[dict[str, Any]]:
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
@@ -191,22 +178,21 @@ def _score(dataset: Any, separator: Any, wanted: list[int]) -> list[dict[str, An
 
 
 def _report(
-    measurements: "list[Measurement]",
+    found: "Findings",
     lines: "list[Fit]",
     scored: dict[str, list[dict[str, Any]]],
     curves: "list[Curve]",
     machine: dict[str, Any],
-    ceilings: dict[str, float | None],
     weights: str,
 ) -> None:
     from tisdiss_cli.benchmark.plots import draw_text
 
     peaks = ", ".join(
-        f"{si(value) + 'FLOP/s' if value else 'no memory for it'} in {name}" for name, value in ceilings.items()
+        f"{si(value) + 'FLOP/s' if value else 'no memory for it'} in {name}" for name, value in found.ceilings.items()
     )
     name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     print(f"{weights} on {name}; its largest matrix product: {peaks}\n")
-    print_table(bench_table(measurements, scored))
+    print_table(bench_table(found.measurements, scored))
     print()
     for line in lines:
         shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
@@ -214,3 +200,6 @@ def _report(
     for curve in curves:
         print(f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best")
         print(draw_text(curve))
+    if found.comparisons:
+        print()
+        print_table(comparison_table(found.comparisons, found.folders))

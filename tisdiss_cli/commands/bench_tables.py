@@ -9,21 +9,15 @@ if TYPE_CHECKING:
     from tisdiss_cli.benchmark.measure import Measurement
 
 
-def measured(row: "Measurement") -> str:
-    """A setting in words, as soon as it is measured."""
-    return f"{_setting(row)}: {'out of memory' if row.median is None else duration(row.median)}"
-
-
-def compared(row: "Comparison") -> str:
-    """The same for a comparison."""
-    if row.seconds is None:
-        return f"{_setting(row)}: out of memory"
-    return f"{_setting(row)}: {duration(row.seconds)}, the naive network {duration(row.naive_seconds)}"
-
-
-def _setting(row: "Measurement | Comparison") -> str:
+def in_words(row: "Measurement | Comparison") -> str:
+    """A setting and what it took, or the two networks took, as soon as that is known."""
     batch = f"{row.batch_size} x " if row.batch_size > 1 else ""
-    return f"{row.precision}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}"
+    setting = f"{row.precision}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}"
+    seconds = getattr(row, "median", None) or getattr(row, "seconds", None)
+    if seconds is None:
+        return f"{setting}: out of memory"
+    naive = f", the naive network {duration(row.naive_seconds)}" if hasattr(row, "naive_seconds") else ""
+    return f"{setting}: {duration(seconds)}{naive}"
 
 
 def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[str, Any]]]) -> "Table":
