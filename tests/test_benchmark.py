@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.cli import tisdiss
+from tisdiss_cli.benchmark import grid
 from tisdiss_cli.benchmark.against_naive import compare
 from tisdiss_cli.benchmark.measure import count_macs, fit_line, measure, time_runs
 from tisdiss_cli.benchmark.memory import peak_memory, working_memory
@@ -121,6 +122,19 @@ def test_a_setting_without_memory_is_left_out_and_the_others_go_on(tmp_path, mon
     assert first.median and third.median and second.repeats == 2 and second.median is None
     first, second, third = compare(small, [1, 2, 3], 1, 0.1, pairs=1)
     assert first.seconds and third.seconds and second.repeats == 2 and second.seconds is None
+
+
+def test_a_folder_without_memory_is_said_and_the_settings_stand(tmp_path, monkeypatch, said):
+    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
+
+    def full(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(grid, "compare_folder", full)
+    wanted = grid.Grid([small], [1], [1], [0.1], against_naive=True, mixtures=[tmp_path / "a.wav"])
+    found = grid.run_grid(wanted, lambda row: None)
+    assert found.folders == [] and found.comparisons[0].seconds and found.measurements[0].median
+    assert [sentence for sentence in said if "memory" in sentence and "folder" in sentence]
 
 
 def test_the_fit_is_the_line():

@@ -1,6 +1,5 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.bench_tables import bench_table, comparison_table, duration, in_words, si
-from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
+from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn_if_untrained
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
@@ -75,8 +74,6 @@ def bench(
         check_plot(plot)
 
     keep_quiet(quiet)
-    # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from tisdiss_cli.benchmark.grid import Grid, curve, fits, run_grid
     from tisdiss_cli.benchmark.measure import describe_machine
     from tisdiss_cli.data.datasets import find_dataset
@@ -92,8 +89,7 @@ def bench(
     if len({separator.precision for separator in separators}) < len(separators):
         raise UserError(f"--compare {compare}: name each precision once")
     machine = describe_machine(first.device)
-    if not first.weights.trained:
-        log.warning(f"warning: the weights {first.weights.name!r} are untrained: they do not separate")
+    warn_if_untrained(first.weights)
 
     grid = Grid(
         separators,

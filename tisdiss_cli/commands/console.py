@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from tqdm import tqdm
 
+    from tisdiss_cli.model.weights import WeightFile
+
 log = logging.getLogger("tisdiss")
 
 
@@ -29,6 +31,12 @@ def keep_quiet(quiet: bool) -> None:
     """With `--quiet`, errors only."""
     if quiet:
         log.setLevel(logging.ERROR)
+
+
+def warn_if_untrained(weights: "WeightFile") -> None:
+    """Says so of weights that do not separate."""
+    if not weights.trained:
+        log.warning(f"warning: the weights {weights.name!r} are untrained: they do not separate")
 
 
 def bar(**options: Any) -> "AbstractContextManager[tqdm]":

@@ -1,7 +1,6 @@
 """`tisdiss info`: program, machine, device, precision and weights, as a bug report needs them."""
 
 import json as json_format
-import logging
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +21,6 @@ _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hu
 @app.command()
 def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Print versions, device, precision and bundled weights: what one pastes into a bug report."""
-    # torch.utils.benchmark imports it, and it warns of a CUDA toolkit on a machine without a card.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import soundfile
 
     from tisdiss_cli.benchmark.measure import describe_machine

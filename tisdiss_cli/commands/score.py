@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table
+from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn_if_untrained
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
@@ -75,8 +75,8 @@ def score(
     separator = None if estimates else Separator.load(weights, device, precision)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
     log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
-    if separator and not separator.weights.trained:
-        log.warning(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
+    if separator:
+        warn_if_untrained(separator.weights)
     workers = default_workers(dataset) if workers is None else workers
     try:
         with bar(unit="file", leave=False) as shown:

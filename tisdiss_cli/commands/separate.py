@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import bar, keep_quiet, log
+from tisdiss_cli.commands.console import bar, keep_quiet, log, warn_if_untrained
 from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption
 from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
@@ -110,8 +110,7 @@ def separate(  # the options make it long
         _print_plan(found)
         return
     _make_folder(out)
-    if not separator.weights.trained:
-        log.info(f"warning: the weights {separator.weights.name!r} are untrained: they do not separate")
+    warn_if_untrained(separator.weights)
     lines, elapsed = _run(separator, found, settings, record, limit=limit, max_repeats=max_repeats)
     if not quiet:
         print_report(lines, skipped=found.done, elapsed=elapsed)
