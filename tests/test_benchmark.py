@@ -45,12 +45,12 @@ def test_macs_do_not_depend_on_what_else_is_decoded(tmp_path):
 
 
 def test_a_measurement_of_a_network_that_takes_as_long_as_it_says(tmp_path, monkeypatch):
-    """Two mixtures of a quarter of a second, and a network that sleeps a tenth of a second a repeat."""
+    """Two mixtures of a quarter of a second, and a network that sleeps a twentieth of a second a repeat."""
     small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
-    monkeypatch.setattr(small, "batch", lambda mixtures, repeats: time.sleep(repeats / 10))
+    monkeypatch.setattr(small, "batch", lambda mixtures, repeats: time.sleep(repeats / 20))
     (alone,) = measure(small, [2], 1, 0.25, ceiling=1e9, min_seconds=0.01)
     once, twice = measure(small, [1, 2], 2, 0.25, ceiling=1e9, min_seconds=0.01)
-    for m, seconds in ((alone, 0.2), (once, 0.1), (twice, 0.2)):
+    for m, seconds in ((alone, 0.1), (once, 0.05), (twice, 0.1)):
         assert m.lower <= m.median <= m.upper and m.runs >= 3
         # A sleep is never too short; a busy machine may make it longer, hence the wide bound above.
         assert seconds <= m.median < 3 * seconds
@@ -58,7 +58,7 @@ def test_a_measurement_of_a_network_that_takes_as_long_as_it_says(tmp_path, monk
     assert twice.macs == 2 * alone.macs > once.macs  # of the whole batch
     # Twice the mixtures in the same time is twice the rate, but for what the machine adds to a sleep.
     assert twice.flops / alone.flops == pytest.approx(2, rel=0.5)
-    assert twice.of_ceiling / alone.of_ceiling == pytest.approx(2, rel=0.5) and 2 * twice.macs / 0.6 < twice.flops
+    assert twice.of_ceiling / alone.of_ceiling == pytest.approx(2, rel=0.5) and 2 * twice.macs / 0.3 < twice.flops
 
 
 def test_timing_runs_again_and_again():
@@ -95,16 +95,16 @@ def test_ours_and_the_naive_network_agree(tmp_path):
 
 
 def test_the_naive_network_takes_the_mixtures_one_at_a_time(tmp_path, monkeypatch):
-    """So where a run of either sleeps half a second, three mixtures cost ours one sleep and the naive one three."""
+    """So where a run of either sleeps a fifth of a second, three mixtures cost ours one sleep and the naive one three."""
     small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
 
     def slower(run):
-        return lambda *arguments: time.sleep(0.5) or run(*arguments)
+        return lambda *arguments: time.sleep(0.2) or run(*arguments)
 
     monkeypatch.setattr(small, "batch", slower(small.batch))
     monkeypatch.setattr(naive, "separate", slower(naive.separate))
     (c,) = compare(small, [1], 3, 0.1, pairs=1)
-    assert 0.5 <= c.seconds < 1.5 <= c.naive_seconds and 1.5 < c.ratio < 4
+    assert 0.2 <= c.seconds < 0.6 <= c.naive_seconds and 1.5 < c.ratio < 4
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), MemoryError()])
@@ -163,11 +163,10 @@ def test_the_plot_is_written(tmp_path, suffix):
         check_plot(tmp_path / "curve.gif")
 
 
-@pytest.mark.parametrize("option", ["--against-naive", "--against-oracle"])  # the second as it was called before
-def test_the_command_measures_scores_and_draws(data, weights, tmp_path, option):
+def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
     report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
     options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
-    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, option)
+    done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot, "--against-naive")
     assert "time =" in done.stdout and "RTF" in done.stdout and plot.exists()
     content = json.loads(report.read_text())
     assert [(row["audio_seconds"], row["repeats"]) for row in content["results"]] == [
@@ -181,8 +180,15 @@ def test_the_command_measures_scores_and_draws(data, weights, tmp_path, option):
     assert [row["relative_error"] < 1e-4 for row in content["against_naive"]] == [True] * 4
     (folder,) = content["folders_against_naive"]
     assert folder["files"] == 3 and folder["ratio"] > 0
-    assert "--against-naive" in tisdiss("bench", "--help").stdout
-    assert "--against-oracle" not in tisdiss("bench", "--help").stdout
+
+
+def test_the_option_answers_to_its_old_name_which_help_no_longer_has(weights, tmp_path):
+    report = tmp_path / "bench.json"
+    options = ["--weights", weights, "--device", "cpu", "--repeats", 1, "--seconds", 0.05, "--json", report]
+    tisdiss("bench", *options, "--against-oracle")
+    assert len(json.loads(report.read_text())["against_naive"]) == 1
+    said = tisdiss("bench", "--help").stdout
+    assert "--against-naive" in said and "--against-oracle" not in said
 
 
 @pytest.mark.parametrize(
