@@ -95,7 +95,7 @@ def test_ours_and_the_naive_network_agree(tmp_path):
 
 
 def test_the_naive_network_takes_the_mixtures_one_at_a_time(tmp_path, monkeypatch):
-    """So where a run of either sleeps a fifth of a second, three mixtures cost ours one sleep and the naive one three."""
+    """So where a run of either sleeps 0.2 s, three mixtures cost ours one sleep and the naive one three."""
     small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
 
     def slower(run):
