@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from tisdiss_cli import Separator
-from tisdiss_cli.audio import read
+from tisdiss_cli.audio.read import read
 from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.evaluation.metrics import best_permutation, si_snr
 

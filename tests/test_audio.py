@@ -7,7 +7,10 @@ import torch
 import torchaudio
 
 from tests.folders import bad_files
-from tisdiss_cli.audio import AudioError, Resampler, Source, Writer, find, read
+from tisdiss_cli.audio.find import find
+from tisdiss_cli.audio.read import AudioError, Source, read
+from tisdiss_cli.audio.resample import Resampler
+from tisdiss_cli.audio.write import Writer
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:

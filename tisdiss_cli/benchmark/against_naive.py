@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio import Source
+from tisdiss_cli.audio.read import Source
 from tisdiss_cli.benchmark.measure import seeded_mixture
 from tisdiss_cli.benchmark.memory import working_memory
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now

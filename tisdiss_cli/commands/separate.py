@@ -131,7 +131,7 @@ def _run(
     max_repeats: int | None,
 ) -> "tuple[list[Line], float]":
     """Does what is to do under a bar of the seconds of audio; returns each input's line and the seconds it took."""
-    from tisdiss_cli.audio import announced_seconds
+    from tisdiss_cli.audio.read import announced_seconds
     from tisdiss_cli.folder.run import FolderRun
     from tisdiss_cli.folder.settings import with_pace
 

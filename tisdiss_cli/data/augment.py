@@ -8,7 +8,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from tisdiss_cli import audio
+from tisdiss_cli.audio.find import find
 from tisdiss_cli.data.clips import read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
 
@@ -42,7 +42,7 @@ def find_noises(root: Path) -> list[Path]:
 def _files(root: Path, what: str) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: pass one that holds sound files of {what}")
-    paths = audio.find(root)
+    paths = find(root)
     if not paths:
         raise UserError(f"{root} has no sound files: pass a folder of {what}")
     return paths

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli import audio
+from tisdiss_cli.audio.read import Source
 from tisdiss_cli.errors import UserError
 
 FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
@@ -32,7 +32,7 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
     rates: set[int] = set()
 
     def read(path: Path) -> Tensor:
-        source = audio.Source(path, sample_rate)
+        source = Source(path, sample_rate)
         rates.add(source.input_rate)
         waveform = torch.cat(list(source.blocks()))
         if not waveform.any():

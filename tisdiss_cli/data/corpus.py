@@ -8,7 +8,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from tisdiss_cli import audio
+from tisdiss_cli.audio.find import find
 from tisdiss_cli.data.clips import active_frames, padded, read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
 
@@ -36,7 +36,7 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
     """The sound files of `root`/<speaker>/**, by speaker; UserError if fewer than `speakers` have any."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
-    folders = {path.name: audio.find(path) for path in sorted(root.iterdir()) if path.is_dir()}
+    folders = {path.name: find(path) for path in sorted(root.iterdir()) if path.is_dir()}
     folders = {name: files for name, files in folders.items() if files and not name.startswith(".")}
     if len(folders) < speakers:
         raise UserError(

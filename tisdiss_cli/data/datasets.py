@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tisdiss_cli.audio import find
+from tisdiss_cli.audio.find import find
 from tisdiss_cli.errors import UserError
 
 

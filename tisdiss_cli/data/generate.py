@@ -17,7 +17,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli import audio
+from tisdiss_cli.audio.read import Source, read
 from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
 from tisdiss_cli.data.clips import read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
@@ -91,7 +91,7 @@ class MixtureSet:
     def sample_rate(self) -> int:
         """The commonest rate of the speech, Hz; of equals the lowest. UserError for a file that cannot be read."""
         paths = (path for paths in self.folders.values() for path in paths)
-        rates = Counter(audio.Source(path, 8000).input_rate for path in paths)
+        rates = Counter(Source(path, 8000).input_rate for path in paths)
         return max(sorted(rates), key=lambda rate: rates[rate])
 
     def plan(self, index: int, attempt: int = 0) -> Ingredients:
@@ -150,7 +150,7 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
 
     Mixtures are exactly the sums of the other files. None when an utterance is silent in that length.
     """
-    clips = [audio.read(path, sample_rate) for path in plan.utterances]
+    clips = [read(path, sample_rate) for path in plan.utterances]
     length = min(clip.shape[0] for clip in clips)
     dry = torch.stack([clip[:length] for clip in clips])  # (S, L)
     level = active_level(dry)
@@ -159,11 +159,11 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     dry = dry / level * 10 ** (torch.tensor(plan.levels)[:, None] / 20)
     parts = {"anechoic" if plan.responses else "": dry}
     if plan.responses:
-        responses = [direct_first(audio.read(path, sample_rate)) for path in plan.responses]
+        responses = [direct_first(read(path, sample_rate)) for path in plan.responses]
         parts["reverb"] = torch.stack([reverberate(x, h) for x, h in zip(dry, responses, strict=True)])
     noise = None
     if plan.noise:
-        noise = audio.read(plan.noise, sample_rate)
+        noise = read(plan.noise, sample_rate)
         begin = int(plan.noise_start * noise.shape[0])
         noise = noise[(begin + torch.arange(length)) % noise.shape[0]]
         loudest = active_level(dry).max()

@@ -10,7 +10,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio import find, read
+from tisdiss_cli.audio.find import find
+from tisdiss_cli.audio.read import read
 from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from tisdiss_cli.audio import find
+from tisdiss_cli.audio.find import find
 from tisdiss_cli.errors import UserError
 
 PARTS = ".tisdiss-part"  # folder in OUT for what is being written

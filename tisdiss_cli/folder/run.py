@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio import AudioError, Source
+from tisdiss_cli.audio.read import AudioError, Source
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.batcher import Batcher
 from tisdiss_cli.folder.in_flight import Chunk, File, Separated

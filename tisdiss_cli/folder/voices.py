@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio import AudioError, Resampler, Writer
+from tisdiss_cli.audio.read import AudioError
+from tisdiss_cli.audio.resample import Resampler
+from tisdiss_cli.audio.write import Writer
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.separation.chunking import ChunkPlan
 

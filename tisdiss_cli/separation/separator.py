@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio import Resampler
+from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config

@@ -1,0 +1,1 @@
+"""Sound files: find them, stream them in at the network's rate, stream voices out without clipping."""
