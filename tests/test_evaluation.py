@@ -15,7 +15,7 @@ from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.evaluate import Progress, evaluate
 from tisdiss_cli.evaluation.metrics import LIMIT, score
-from tisdiss_cli.evaluation.results import Row, Sheet, mean_interval, student_t, summarize
+from tisdiss_cli.evaluation.results import Mean, Row, Sheet, mean_interval, student_t, summarize
 from tisdiss_cli.separation.separator import Separator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,10 +49,11 @@ def test_one_pass_gives_what_a_pass_for_each_setting_gives(data, separator, monk
             voices = separator.network(whole[None], row.repeats)[0, :, : len(signals[0])]
         (alone,) = score(signals[0].float(), torch.stack(signals[1:]), [voices], RATE)
         assert (row.si_snri, row.sdri) == pytest.approx((alone.si_snri, alone.sdri), abs=1e-3)
-    assert [entry["repeats"] for entry in outcome.results] == [1, 2, 4]
-    entry = outcome.results[1]
-    assert entry["files"] == 3 and entry["rtf"] > 0
-    assert entry["si_snri"]["mean"] == pytest.approx(np.mean([row.si_snri for row in outcome.rows if row.repeats == 2]))
+    assert [summary.repeats for summary in outcome.results] == [1, 2, 4]
+    summary = outcome.results[1]
+    assert summary.files == 3 and summary.rtf > 0
+    mean = np.mean([row.si_snri for row in outcome.rows if row.repeats == 2])
+    assert summary.means["si_snri"].mean == pytest.approx(mean)
 
 
 def test_low_precision_is_nearly_the_same(data, weights, separator):
@@ -84,7 +85,7 @@ def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path, said):
         assert numbers[:4] == pytest.approx(values(whole.rows)[key][:4], abs=1e-5)
 
     deeper = evaluate(dataset, separator, [2, 3], sheet=Sheet(path))  # 1 and 2 are there, 3 is new
-    assert {entry["repeats"] for entry in deeper.results} == {2, 3} and deeper.resumed == 0
+    assert {summary.repeats for summary in deeper.results} == {2, 3} and deeper.resumed == 0
     assert len(Sheet(path).rows) == 9
 
     write(data / "s1" / "b.wav", voices(9)[0])  # another reference: its rows count no more
@@ -110,11 +111,11 @@ def test_estimates_made_elsewhere(data, tmp_path, pattern):
             write(out / pattern.format(id=id, n=n), 0.5 * samples)
     outcome = evaluate(find_dataset(data), estimates=out)
     assert not outcome.failed and [row.permutation for row in outcome.rows] == ["2 1"] * 3
-    (entry,) = outcome.results
-    assert entry["repeats"] is None and entry["rtf"] is None and entry["files"] == 3
-    assert entry["si_snr"]["mean"] > 60  # 16-bit FLAC, the others are perfect
+    (summary,) = outcome.results
+    assert summary.repeats is None and summary.rtf is None and summary.files == 3
+    assert summary.means["si_snr"].mean > 60  # 16-bit FLAC, the others are perfect
     if pattern.endswith("wav"):
-        assert entry["sdr"] == {"mean": LIMIT, "ci95": 0.0}
+        assert summary.means["sdr"] == Mean(LIMIT, 0.0)
 
 
 def test_lengths_rates_and_gaps_of_estimates(data, tmp_path):
@@ -150,7 +151,7 @@ def test_bad_files_do_not_stop_the_run(data, separator):
     write(data / "s1" / "b.wav", np.zeros(4000))
     write(data / "s2" / "b.wav", np.zeros(4000))
     outcome = evaluate(find_dataset(data), separator, [1])
-    assert [row.id for row in outcome.rows] == ["c"] and outcome.results[0]["files"] == 1
+    assert [row.id for row in outcome.rows] == ["c"] and outcome.results[0].files == 1
     assert "s2/a.wav" in outcome.failed[0] and "b: every reference is silent" in outcome.failed[1]
 
 
@@ -187,6 +188,24 @@ def test_worker_processes_score_the_same(data, weights, tmp_path):
         assert {"mean", "ci95"} == set(entry["si_snri"]) and entry["files"] == 3
 
 
+def test_a_mixture_without_memory_is_not_scored_and_the_others_are(data, separator, monkeypatch):
+    write(data / "mix" / "b.wav", np.tile(soundfile.read(data / "mix" / "b.wav")[0], 3)[:10000])
+    for source in ("s1", "s2"):
+        write(data / source / "b.wav", np.resize(soundfile.read(data / source / "b.wav")[0], 10000))
+    enough = separator.network.padded_estimates
+
+    def little_memory(mixture, *args, **kwargs):
+        if mixture.shape[-1] > 8000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return enough(mixture, *args, **kwargs)
+
+    monkeypatch.setattr(separator.network, "padded_estimates", little_memory)
+    outcome = evaluate(find_dataset(data), separator, [1])
+    assert [row.id for row in outcome.rows] == ["a", "c"]
+    (sentence,) = outcome.failed
+    assert sentence.startswith("b: memory ran out")
+
+
 def test_intervals_are_student_t():
     scipy_stats = pytest.importorskip("scipy.stats")
     for freedom in (1, 2, 3, 4, 5, 9, 10, 199, 3000):
@@ -202,9 +221,9 @@ def test_summary_means_over_files():
         return Row(id, repeats, value, value, value, value, None, None, "1 2", seconds, spent, "", "k")
 
     first, second = summarize([row("a", 2, 1.0, 2.0, 1.0), row("a", 10, 5.0, 2.0, 4.0), row("b", 2, 3.0, 8.0, 1.5)])
-    assert (first["repeats"], second["repeats"]) == (2, 10)
-    assert first["sdr"]["mean"] == 2.0 and first["files"] == 2 and first["rtf"] == 0.25
-    assert second["si_snri"] == {"mean": 5.0, "ci95": None} and "stoi" not in first
+    assert (first.repeats, second.repeats) == (2, 10)
+    assert first.means["sdr"].mean == 2.0 and first.files == 2 and first.rtf == 0.25
+    assert second.means["si_snri"] == Mean(5.0, None) and "stoi" not in first.means
 
 
 def test_repeats_are_numbers_ranges_and_lists():

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from tisdiss_cli.benchmark.grid import Findings, Fit
     from tisdiss_cli.benchmark.measure import Measurement
     from tisdiss_cli.benchmark.plots import Curve
+    from tisdiss_cli.data.datasets import Dataset
+    from tisdiss_cli.evaluation.results import Summary
+    from tisdiss_cli.separation.separator import Separator
 
 
 @app.command()
@@ -77,17 +80,11 @@ def bench(
     from tisdiss_cli.benchmark.grid import Grid, curve, fits, run_grid
     from tisdiss_cli.benchmark.measure import describe_machine
     from tisdiss_cli.data.datasets import find_dataset
-    from tisdiss_cli.separation.separator import Separator
 
     names = [name.strip() for name in references.split(",")] if references else None
     dataset = find_dataset(data, mixture, names) if data else None
-    separators = [Separator.load(weights, device, name) for name in precisions]
+    separators = _load(weights, device, precisions, compile)
     first = separators[0]
-    if compile:
-        for separator in separators:
-            separator.compile()
-    if len({separator.precision for separator in separators}) < len(separators):
-        raise UserError(f"--compare {compare}: name each precision once")
     machine = describe_machine(first.device)
     warn_if_untrained(first.weights)
 
@@ -120,12 +117,20 @@ def bench(
         }
         write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
     if plot and curves and dataset:
-        from tisdiss_cli.benchmark.plots import draw
+        where = machine.get("gpu", machine["cpu"])
+        _draw(curves, plot, f"{first.weights.name} on {where}, {len(dataset.items)} mixtures")
 
-        draw(
-            curves, plot, f"{first.weights.name} on {machine.get('gpu', machine['cpu'])}, {len(dataset.items)} mixtures"
-        )
-        log.info(f"drew {plot}")
+
+def _load(weights: str | None, device: str, precisions: list[str], compile: bool) -> "list[Separator]":
+    """The network in every precision; UserError where two names mean one."""
+    from tisdiss_cli.separation.separator import Separator
+
+    separators = [Separator.load(weights, device, name) for name in precisions]
+    if len({separator.precision for separator in separators}) < len(separators):
+        raise UserError(f"--compare {','.join(precisions)}: name each precision once")
+    for separator in separators if compile else ():
+        separator.compile()
+    return separators
 
 
 def _numbers(option: str, text: str, kind: type, low: float, high: float) -> list:
@@ -139,7 +144,7 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
 
 
 def _content(
-    found: "Findings", lines: "list[Fit]", scored: dict[str, list[dict[str, Any]]], curves: "list[Curve]"
+    found: "Findings", lines: "list[Fit]", scored: "dict[str, list[Summary]]", curves: "list[Curve]"
 ) -> dict[str, Any]:
     """What --json holds of the numbers."""
     return {
@@ -149,17 +154,17 @@ def _content(
         "fits": [asdict(line) for line in lines],
         "against_naive": [asdict(comparison) for comparison in found.comparisons],
         "folders_against_naive": [asdict(comparison) for comparison in found.folders],
-        "scores": scored,
+        "scores": {precision: [one.as_dict() for one in summaries] for precision, summaries in scored.items()},
         "curves": [asdict(curve) for curve in curves],
     }
 
 
-def _quality(results: list[dict[str, Any]]) -> dict[int, float]:
+def _quality(summaries: "list[Summary]") -> dict[int, float]:
     """SI-SNRi in dB by repeats."""
-    return {entry["repeats"]: entry["si_snri"]["mean"] for entry in results}
+    return {one.repeats: one.means["si_snri"].mean for one in summaries if one.repeats is not None}
 
 
-def _score(dataset: Any, separator: Any, wanted: Sequence[int]) -> list[dict[str, Any]]:
+def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) -> "list[Summary]":
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
@@ -173,10 +178,17 @@ def _score(dataset: Any, separator: Any, wanted: Sequence[int]) -> list[dict[str
     return outcome.results
 
 
+def _draw(curves: "list[Curve]", plot: Path, title: str) -> None:
+    from tisdiss_cli.benchmark.plots import draw
+
+    draw(curves, plot, title)
+    log.info(f"drew {plot}")
+
+
 def _report(
     found: "Findings",
     lines: "list[Fit]",
-    scored: dict[str, list[dict[str, Any]]],
+    scored: "dict[str, list[Summary]]",
     curves: "list[Curve]",
     machine: dict[str, Any],
     weights: str,

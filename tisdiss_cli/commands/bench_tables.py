@@ -1,12 +1,13 @@
 """What `tisdiss bench` prints: its tables, and its rows as sentences while it runs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tisdiss_cli.benchmark.against_naive import Comparison, FolderComparison
     from tisdiss_cli.benchmark.measure import Measurement
+    from tisdiss_cli.evaluation.results import Summary
 
 
 def in_words(row: "Measurement | Comparison") -> str:
@@ -20,7 +21,7 @@ def in_words(row: "Measurement | Comparison") -> str:
     return f"{setting}: {duration(seconds)}{naive}"
 
 
-def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[str, Any]]]) -> "Table":
+def bench_table(measurements: "list[Measurement]", scored: "dict[str, list[Summary]]") -> "Table":
     """A row for each setting; columns that say the same everywhere are left out."""
     from rich.table import Table
 
@@ -49,8 +50,8 @@ def bench_table(measurements: "list[Measurement]", scored: dict[str, list[dict[s
             cells += [memory, *("" if value is None else si(value) for value in (m.macs, m.flops))]
             cells.append("" if m.of_ceiling is None else f"{m.of_ceiling:.0%}")
         if scored:
-            entry = next((e for e in scored[m.precision] if e["repeats"] == m.repeats), None)
-            cells.append(f"{entry['si_snri']['mean']:.2f} dB" if entry else "")
+            summary = next((one for one in scored[m.precision] if one.repeats == m.repeats), None)
+            cells.append(f"{summary.means['si_snri'].mean:.2f} dB" if summary else "")
         table.add_row(*cells)
         if row + 1 < len(measurements) and m.cell != measurements[row + 1].cell:
             table.add_section()

@@ -93,7 +93,8 @@ def score(
     _list(logging.WARNING, "scored with a remark", outcome.warnings)
     if json:
         extra = {"missing": outcome.missing, "failed": outcome.failed, "warnings": outcome.warnings}
-        write_json(json, {"settings": outcome.settings, "versions": versions(), "results": outcome.results, **extra})
+        results = [summary.as_dict() for summary in outcome.results]
+        write_json(json, {"settings": outcome.settings, "versions": versions(), "results": results, **extra})
     if outcome.results:
         print_table(results_table(outcome.results))
         if outcome.resumed:

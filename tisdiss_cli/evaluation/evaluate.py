@@ -22,7 +22,7 @@ from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.loading import Signals, find_estimates, read_ahead
 from tisdiss_cli.evaluation.metrics import Score
-from tisdiss_cli.evaluation.results import Row, Sheet, row_key, summarize
+from tisdiss_cli.evaluation.results import Row, Sheet, Summary, row_key, summarize
 from tisdiss_cli.evaluation.workers import Scorers
 from tisdiss_cli.separation.separator import Separator
 
@@ -34,7 +34,7 @@ class Evaluation:
     """What became of a set."""
 
     settings: dict[str, Any]
-    results: list[dict[str, Any]] = field(default_factory=list)  # as `results.summarize`
+    results: list[Summary] = field(default_factory=list)  # by repeats
     rows: list[Row] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # what the set lacks
     failed: list[str] = field(default_factory=list)  # one sentence a file

@@ -100,26 +100,40 @@ def _parse(values: dict[str, str]) -> Row:
     return Row(**cells)
 
 
-def summarize(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One entry for each setting, by repeats: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`.
+@dataclass(frozen=True)
+class Mean:
+    """A mean over files."""
 
-    `ci95` is the half width of the mean's 95 % interval over the files (Student's t), None for one
-    file; `rtf` is network seconds for a second of audio.
-    """
+    mean: float
+    ci95: float | None  # half width of its 95 % confidence interval (Student's t); None for one file
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one setting gave, over all files."""
+
+    repeats: int | None  # None: estimates that were made elsewhere
+    means: dict[str, Mean]  # of those of METRICS that were measured, by name
+    files: int
+    rtf: float | None  # network seconds for a second of audio; None where no network ran
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
+        means = {metric: asdict(mean) for metric, mean in self.means.items()}
+        return {"repeats": self.repeats, **means, "files": self.files, "rtf": self.rtf}
+
+
+def summarize(rows: Sequence[Row]) -> list[Summary]:
+    """One summary for each setting, by repeats."""
     results = []
     for repeats in sorted({row.repeats for row in rows}, key=lambda value: value or 0):
         group = [row for row in rows if row.repeats == repeats]
-        entry: dict[str, Any] = {"repeats": repeats}
-        for metric in METRICS:
-            values = [value for row in group if (value := getattr(row, metric)) is not None]
-            if values:
-                mean, half = mean_interval(values)
-                entry[metric] = {"mean": mean, "ci95": half}
+        values = {metric: [v for row in group if (v := getattr(row, metric)) is not None] for metric in METRICS}
+        means = {metric: Mean(*mean_interval(found)) for metric, found in values.items() if found}
         timed = [row for row in group if row.network_seconds is not None]
         seconds = sum(row.seconds for row in timed)
-        entry["files"] = len(group)
-        entry["rtf"] = sum(row.network_seconds or 0.0 for row in timed) / seconds if seconds else None
-        results.append(entry)
+        rtf = sum(row.network_seconds or 0.0 for row in timed) / seconds if seconds else None
+        results.append(Summary(repeats, means, len(group), rtf))
     return results
 
 
