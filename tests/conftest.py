@@ -4,6 +4,14 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process has its share of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _CORES // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in a process for each of up to four cores, files that are named in this one."""
+    return min(4, _CORES) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.fixture(autouse=True)
