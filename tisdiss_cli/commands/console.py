@@ -104,7 +104,8 @@ def plain_console(width: int | None = None, soft_wrap: bool = False) -> "Console
 
     class Plain(Console):
         def render_str(self, text: str, **options: Any) -> Text:  # of a table's cell, or of a line
-            return super().render_str(shown(text), **options)
+            told = shown(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
+            return super().render_str(told, **options)
 
     return Plain(width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 

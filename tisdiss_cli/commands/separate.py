@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, isfinite
 from pathlib import Path
@@ -79,6 +79,7 @@ def separate(  # the options make it long
         raise UserError("--repeats, --rtf and --budget each choose the repeats: give one of them")
     source, out = (Path(os.path.expanduser(path)) for path in (source, out))
 
+    from tisdiss_cli.audio.find import left_out
     from tisdiss_cli.folder.jobs import check_ends, plan_jobs
 
     check_ends(source, out)
@@ -106,6 +107,7 @@ def separate(  # the options make it long
         compiled=compile,
         overwrite=overwrite,
     )
+    _name_left_out(left_out(source) if source.is_dir() else {})
     record = Record(out)
     found = triage(jobs, record, settings)
     if dry_run:
@@ -186,6 +188,12 @@ def _print_plan(found: "Triage") -> None:
         log.warning(line.reason)
     refused = f", {len(found.refused)} refused" if found.refused else ""
     print(f"{len(found.todo)} to separate, {found.done} done already{refused}", file=sys.stderr)
+
+
+def _name_left_out(kinds: Mapping[str, int]) -> None:
+    """Files that sound by their names, and that nothing here reads."""
+    if kinds:
+        log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
 
 
 def _make_folder(out: Path) -> None:

@@ -43,8 +43,9 @@ def lost_output() -> str | None:
         sys.stdout.flush()
     except OSError as error:  # a terminal's
         return error.strerror if error.errno not in _UNHEARD else None
-    lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
-    return lost.strerror if lost else None
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw.lost.strerror if isinstance(raw, _Patient) and raw.lost else None
 
 
 def _mended(stream: TextIO | None, original: TextIO | None, number: int) -> TextIO:
@@ -55,9 +56,11 @@ def _mended(stream: TextIO | None, original: TextIO | None, number: int) -> Text
     if stream is not original or stream.isatty() or not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
+    raw = _Patient(number, "w", closefd=False)
     return io.TextIOWrapper(
-        io.BufferedWriter(_Patient(number, "w", closefd=False)),
+        raw if stream.write_through else io.BufferedWriter(raw),  # as Python's own, with -u
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
+        line_buffering=number == 2,
+        write_through=stream.write_through,
     )

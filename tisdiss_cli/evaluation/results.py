@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import appending, fingerprint, replacing
+from tisdiss_cli.files import fingerprint, replacing
 
 WITHIN = 0.1  # dB; a setting this close to the best is as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
@@ -80,7 +80,7 @@ class Sheet:
     def append(self, rows: Sequence[Row]) -> None:
         """Adds the rows of one file."""
         self.rows += rows
-        with appending(self.path) as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, [field.name for field in fields(Row)]).writerows(map(_text, rows))
 
 

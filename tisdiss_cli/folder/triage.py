@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from tisdiss_cli.files import fingerprint
@@ -52,6 +53,8 @@ def _obstacle(job: Job, out: Path) -> str | None:
     for name in job.outputs:
         target = out / name
         try:
+            if any(len(os.fsencode(part)) > _longest(out) for part in target.parts):
+                return f"{job.path} cannot become {target}: the name is too long: shorten the input's"
             if stat.S_ISDIR(os.lstat(target).st_mode):
                 return f"{job.path} cannot become {target}, which is a folder: move it away"
         except FileNotFoundError:
@@ -61,6 +64,16 @@ def _obstacle(job: Job, out: Path) -> str | None:
         except OSError as error:
             return f"{job.path} cannot become {target}: {error.strerror}"
     return None
+
+
+@cache
+def _longest(out: Path) -> int:
+    """Bytes of a name on OUT's disk."""
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    try:
+        return os.pathconf(place, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has none
+        return 255
 
 
 def _other_maker(job: Job, source: list[int], record: Record) -> Line | None:
