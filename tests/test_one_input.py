@@ -70,7 +70,7 @@ def test_recordings_of_no_length_each_get_their_line(tmp_path, run):
 @pytest.mark.parametrize("announced", [0.0, 0.1, 1.7, float("nan"), float("inf")])
 def test_more_or_less_audio_than_was_announced(tmp_path, run, call, monkeypatch, announced):
     soundfile.write(call, speech_like(2.0, 0), RATE)
-    monkeypatch.setattr("tisdiss_cli.audio.read.announced_seconds", lambda path: announced)
+    monkeypatch.setattr("tisdiss_cli.audio.read.announced_seconds", lambda *arguments: announced)
     done = run(call, tmp_path / "out", "--chunk", 0.5)
     assert "2.0 s of audio" in done.stdout
     assert records(tmp_path / "out")["call.wav"]["audio_seconds"] == 2.0
