@@ -28,7 +28,7 @@ def records(out: Path) -> dict[str, dict]:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.wav")}
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.wav") if path.is_file()}
 
 
 def separate(

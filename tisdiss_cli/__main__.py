@@ -6,6 +6,7 @@ import sys
 # Importing a command registers it.
 from tisdiss_cli.commands import app, bench, info, mix, score, separate, train, weights  # noqa: F401
 from tisdiss_cli.commands.console import log, start_logging
+from tisdiss_cli.commands.streams import lost_output, mend_streams
 from tisdiss_cli.errors import UserError
 
 
@@ -13,8 +14,21 @@ def main() -> None:
     """Runs the command line; a user's mistake is one sentence on stderr and exit status 2."""
     # Read by torch when it first allocates: huge pages spare a CPU hundreds of thousands of page faults a second.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    mend_streams()
     start_logging()
     try:
+        _run()
+    except SystemExit as end:
+        if (reason := lost_output()) and not end.code:
+            log.error(f"the results could not be printed: {reason}")
+            sys.exit(1)
+        raise
+
+
+def _run() -> None:
+    try:
+        if "" in sys.argv[1:]:  # a path, it would be the folder one stands in
+            raise UserError("an argument is empty: was a variable of the shell never set?")
         app(prog_name="tisdiss")
     except UserError as error:
         log.error(error)

@@ -1,33 +1,127 @@
-"""Files as such: whether one is what it was, and replacing one whole or not at all."""
+"""Files as such: whether one is what it was, text of any names, and writing one whole or not at all."""
 
+import errno
+import json
 import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import Any, TextIO
+
+# Bytes of a name that are no UTF-8, which Python holds as lone surrogates, and what some readers end a line at.
+_UNSPEAKABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
 
 
 def fingerprint(path: Path) -> list[int]:
     """Size in bytes and time of change in nanoseconds; [] if the file is not there."""
     try:
-        stat = path.stat()
-    except OSError:
+        found = path.stat()
+    except (OSError, ValueError):
         return []
-    return [stat.st_size, stat.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns]
+
+
+def dump_json(content: Any, indent: int | None = None) -> str:
+    """JSON that every disk, terminal and reader takes, and that gives the same names back.
+
+    Text stands in it as it is; only where a name is no UTF-8, or holds what some readers end a line at, all of it is
+    written in ASCII, with escapes. ValueError if a number is not finite.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(content, indent=indent, allow_nan=False) if _UNSPEAKABLE.search(text) else text
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Gives the path of a part file beside `path`, which takes its place in one step when the block ends.
+    """Gives the path of a part file, whose content takes `path`'s place in one step when the block ends.
 
-    When the block fails, or the part is not written, `path` stays as it was and the part is removed. `durable`: the
-    new content is on the disk before the old one is gone. OSError when the disk does not take it.
+    When the block fails, or the part is not written, `path` stays as it was and the part is removed. A link is written
+    through: what it points to is replaced, or made. A device, a pipe or an open stream (/dev/stdout) cannot be
+    replaced: it is given the part's content. `durable`: the new content is on the disk before the old one is gone.
+    OSError when the disk does not take it.
     """
-    part = path.with_name(f".{path.name}.part")
+    if (stream := _stream(path)) is not None or _is_special(path):
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            yield part
+            _pour(part, path if stream is None else stream)
+        return
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.part")
+    if len(os.fsencode(part.name)) > 255:
+        part = target.with_name(f".{sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
     try:
         yield part
         if durable:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def appending(path: Path) -> TextIO:
+    """Opens a text file, a link's target, a device or an open stream to add lines that may hold names; OSError."""
+    stream = _stream(path)
+    into, own = (path, True) if stream is None else (stream, False)
+    return open(into, "a", newline="", encoding="utf-8", errors="surrogateescape", closefd=own)
+
+
+def why_unwritable(path: Path) -> str | None:
+    """What stands in the way of `replacing(path)`, as the end of a sentence; None if nothing is seen."""
+    if _stream(path) is not None:
+        return None
+    try:
+        target = Path(os.path.realpath(path))
+        if path.is_dir() or not (_is_special(path) or target.parent.is_dir()):
+            return "name a file in a folder that exists"
+        if _is_special(path):
+            return None if os.access(path, os.W_OK) else "it cannot be written to"
+        if not os.access(target.parent, os.W_OK):
+            return f"the folder {target.parent} cannot be written to"
+        target.exists()  # fails for a name that is too long
+    except (OSError, ValueError) as error:
+        return f"it cannot be written: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def _stream(path: Path) -> int | None:
+    """The number of this process's open file that the path stands for, as /dev/stdout is 1; None for others."""
+    name = os.path.abspath(path)
+    for _ in range(40):
+        if found := re.fullmatch(rf"(?:/dev/fd|/proc/(?:self|thread-self|{os.getpid()})/fd)/(\d+)", name):
+            return int(found[1])
+        if name in ("/dev/stdin", "/dev/stdout", "/dev/stderr"):
+            return ("stdin", "stdout", "stderr").index(name.removeprefix("/dev/"))
+        if not os.path.islink(name):
+            return None
+        name = os.path.abspath(os.path.join(os.path.dirname(name), os.readlink(name)))
+    return None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and neither a regular file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _pour(part: Path, into: Path | int) -> None:
+    """Writes a file's content into a device or an open stream, after what was printed there before."""
+    for printed in (sys.stdout, sys.stderr):
+        if printed is not None:
+            printed.flush()
+    try:
+        with part.open("rb") as content, open(into, "wb", closefd=not isinstance(into, int)) as out:
+            shutil.copyfileobj(content, out)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EBADF):  # whoever has closed it wants no more
+            raise

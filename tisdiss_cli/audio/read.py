@@ -3,6 +3,7 @@
 Everything streams: no file, however long, is ever held whole, except by `read`.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ class Source:
         if size == 0:
             raise AudioError(f"{path} is empty (0 bytes)")
         try:
-            self.file = soundfile.SoundFile(path)
+            self.file = soundfile.SoundFile(os.fsencode(path))
         except (soundfile.LibsndfileError, TypeError) as error:
             reason = _reason(error)
             raise AudioError(f"{path} is no sound file that libsndfile can read: {reason}") from None
@@ -93,7 +94,7 @@ class Source:
 def announced_seconds(path: Path) -> float:
     """A file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason."""
     try:
-        return soundfile.info(path).duration
+        return soundfile.info(os.fsencode(path)).duration
     except (soundfile.LibsndfileError, OSError, TypeError, ZeroDivisionError):
         return 0.0
 

@@ -1,5 +1,6 @@
 """One voice on its way to disk, by soundfile (libsndfile)."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ class Writer:
         # A WAV file ends at 4 GiB; RF64 is the same with wider sizes.
         self.container = "RF64" if seconds * sample_rate * 4 > 4e9 else "WAV"
         self.peak, self.frames = 0.0, 0
-        self.file = _checked(soundfile.SoundFile, path, "w", sample_rate, 1, "FLOAT", format=self.container)
+        self.file = _checked(soundfile.SoundFile, _name(path), "w", sample_rate, 1, "FLOAT", format=self.container)
 
     def write(self, x: Tensor) -> None:
         """Appends samples (n,), float32."""
@@ -41,11 +42,18 @@ class Writer:
     def convert(self, path: Path, format: str) -> None:
         """Writes the closed file again, as 16 bit "wav" or "flac"."""
         with (
-            soundfile.SoundFile(self.path) as voice,
-            _checked(soundfile.SoundFile, path, "w", self.sample_rate, 1, "PCM_16", format=format.upper()) as out,
+            soundfile.SoundFile(_name(self.path)) as voice,
+            _checked(
+                soundfile.SoundFile, _name(path), "w", self.sample_rate, 1, "PCM_16", format=format.upper()
+            ) as out,
         ):
             for block in voice.blocks(_BLOCK, dtype="float32"):
                 _checked(out.write, np.rint(block * 32768.0).astype(np.int16))
+
+
+def _name(path: Path) -> str | bytes:
+    """As soundfile takes it: bytes, for a name need not be UTF-8, except on Windows."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 def _checked(call, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202  as the wrapped call

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import replacing
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def draw(curves: list[Curve], path: Path, title: str) -> None:
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150, format=path.suffix[1:])
 
 
 def draw_text(curve: Curve, width: int = 64, height: int = 14) -> str:

@@ -3,10 +3,13 @@
 The library logs to the logger "tisdiss"; the one handler here writes its sentences, and `--quiet` is a level.
 """
 
+import copy
 import logging
 import os
 import sys
+import unicodedata
 from contextlib import AbstractContextManager
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,11 +21,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tisdiss")
 
+_JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji are spelt with them
+
+
+def shown(text: str) -> str:
+    """Text as a line of a terminal shows it: what would move the cursor, colour, or end the line stands escaped."""
+    if text.isprintable():
+        return text
+    return "".join(map(_character, text))
+
+
+def _character(letter: str) -> str:
+    if letter in _JOINERS or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return letter
+    return repr(letter)[1:-1]
+
+
+class _Sentence(logging.Formatter):
+    """One message, one line, whatever is in the names that it holds; a format's own line ends stand."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or the lines of a format that has arguments."""
+        told = copy.copy(record)
+        if isinstance(record.args, tuple) and record.args:
+            told.args = tuple(shown(value) if isinstance(value, str) else value for value in record.args)
+        else:
+            told.msg, told.args = shown(record.getMessage()), None
+        return super().format(told)
+
 
 def start_logging() -> None:
     """Sentences of the library on stderr, each after "tisdiss: "; of several ranks the first alone speaks."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("tisdiss: %(message)s"))
+    handler.setFormatter(_Sentence("tisdiss: %(message)s"))
+    logging.raiseExceptions = False  # a sentence that cannot be written is no reason for a traceback among the others
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
 
@@ -47,11 +79,35 @@ def bar(**options: Any) -> "AbstractContextManager[tqdm]":
     return tqdm_logging_redirect(loggers=[log], **{"file": sys.stderr, "disable": hidden, **options})
 
 
-def plain_console(width: int | None = None, soft_wrap: bool = False) -> "Console":
-    """A console on stdout that takes no text for markup: file names, with brackets or colons too, stand as they are."""
-    from rich.console import Console
+def audio_bar(seconds: float) -> "AbstractContextManager[tqdm]":
+    """A `bar` of seconds of audio; the total may be unknown (0, or not finite), or turn out wrong: see `advance`."""
+    known = isfinite(seconds) and seconds > 0
+    counter = "{n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}{postfix}]"
+    form = "{l_bar}{bar}| " + counter if known else "{n:.1f} s of audio [{elapsed}{postfix}]"
+    return bar(total=seconds if known else None, unit="s", bar_format=form)
 
-    return Console(width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+def advance(shown_bar: "tqdm", seconds: float, note: str = "") -> None:
+    """Moves an `audio_bar`; where there is more audio than was announced, the total grows."""
+    if not isfinite(seconds):
+        return
+    if shown_bar.total is not None:
+        shown_bar.total = max(shown_bar.total, shown_bar.n + seconds)
+    shown_bar.set_postfix_str(note, refresh=False)
+    shown_bar.update(seconds)
+
+
+def plain_console(width: int | None = None, soft_wrap: bool = False) -> "Console":
+    """A console on stdout that takes no text for markup, and shows what is in a file's name instead of doing it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:  # of a table's cell, or of a line
+            told = shown(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
+            return super().render_str(told, **options)
+
+    return Plain(width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
 
 def print_table(table: "Table") -> None:

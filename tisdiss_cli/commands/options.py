@@ -1,7 +1,5 @@
 """What several commands parse or report in the same way."""
 
-import json
-import os
 import platform
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import dump_json, replacing, why_unwritable
+from tisdiss_cli.model.config import MOST_REPEATS
 
 WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
@@ -23,21 +22,28 @@ def parse_repeats(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f"--repeats {text}: write a number, a range or a list, as in 4, 1-8 or 1,2,4")
-        low, high = int(first), int(last or first)
-        if not 1 <= low <= high <= 1000:
-            raise UserError(f"--repeats {text}: each must be 1 to 1000, the lower end of a range first")
+        low, high = (check_repeats("--repeats", end) for end in (first, last or first))
+        if low > high:
+            raise UserError(f"--repeats {text}: write the lower end of a range first")
         found.update(range(low, high + 1))
     return sorted(found)
+
+
+def check_repeats(option: str, value: int | str, least: int = 1) -> int:
+    """The whole number that an option gives; UserError unless it is `least` to `MOST_REPEATS`."""
+    digits = str(value).strip()
+    number = int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
+    if not least <= number <= MOST_REPEATS:
+        raise UserError(f"{option} {value}: it must be a whole number, at least {least} and at most {MOST_REPEATS}")
+    return number
 
 
 def check_output(option: str, path: Path | None) -> None:
     """UserError now, and not after the work, if the file cannot be written there."""
     if path is None:
         return
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{option} {path}: name a file in a folder that exists")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{option} {path}: the folder {path.parent} cannot be written to")
+    if reason := why_unwritable(path):
+        raise UserError(f"{option} {path}: {reason}")
 
 
 def check_weights_output(option: str, path: Path) -> None:
@@ -58,6 +64,9 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Writes the file whole or not at all; UserError when it cannot be."""
+    try:
+        with replacing(path) as part:
+            part.write_text(dump_json(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None

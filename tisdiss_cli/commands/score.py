@@ -13,6 +13,7 @@ from tisdiss_cli.commands.options import (
     PrecisionOption,
     WeightsOption,
     check_output,
+    check_repeats,
     parse_repeats,
     versions,
     write_json,
@@ -57,8 +58,8 @@ def score(
     wanted = parse_repeats(repeats) if repeats is not None else None
     if estimates is not None and wanted is not None:
         raise UserError("--repeats has no meaning with --estimates: leave one of them out")
-    if separator_repeats is not None and separator_repeats < 1:
-        raise UserError(f"--separator-repeats {separator_repeats}: it must be at least 1")
+    if separator_repeats is not None:
+        check_repeats("--separator-repeats", separator_repeats)
     if workers is not None and workers < 0:
         raise UserError(f"--workers {workers}: it must be 0 (score in this process) or more")
     for option, path in (("--csv", csv), ("--json", json)):
@@ -105,5 +106,6 @@ def score(
 
 def _list(level: int, heading: str, sentences: list[str]) -> None:
     if sentences:
+        listed = sentences[:_LISTED]
         more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
-        log.log(level, f"{heading}: {len(sentences)}\n  " + "\n  ".join(sentences[:_LISTED]) + more)
+        log.log(level, "%s: %d" + "\n  %s" * len(listed) + more, heading, len(sentences), *listed)

@@ -1,18 +1,19 @@
 """`tisdiss separate IN OUT`: each voice of every recording in its own file."""
 
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import bar, keep_quiet, log, warn_if_untrained
-from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption
+from tisdiss_cli.commands.console import advance, audio_bar, keep_quiet, log, shown, warn_if_untrained
+from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, check_repeats
 from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
 
@@ -76,10 +77,12 @@ def separate(  # the options make it long
     wanted = _parse_repeats(repeats)
     if sum(option is not None for option in (repeats, rtf, budget)) > 1:
         raise UserError("--repeats, --rtf and --budget each choose the repeats: give one of them")
-    if not source.exists():
-        raise UserError(f"IN {source} does not exist: name a sound file or a folder of them")
+    source, out = (Path(os.path.expanduser(path)) for path in (source, out))
 
-    from tisdiss_cli.folder.jobs import plan_jobs
+    from tisdiss_cli.audio.find import left_out
+    from tisdiss_cli.folder.jobs import check_ends, plan_jobs
+
+    check_ends(source, out)
     from tisdiss_cli.folder.pace import parse_limit
     from tisdiss_cli.folder.record import Record
     from tisdiss_cli.folder.settings import choose_settings
@@ -104,6 +107,7 @@ def separate(  # the options make it long
         compiled=compile,
         overwrite=overwrite,
     )
+    _name_left_out(left_out(source) if source.is_dir() else {})
     record = Record(out)
     found = triage(jobs, record, settings)
     if dry_run:
@@ -135,25 +139,25 @@ def _run(
     from tisdiss_cli.folder.run import FolderRun
     from tisdiss_cli.folder.settings import with_pace
 
-    audio = sum(announced_seconds(job.path) for job in found.todo)
+    audio = sum(seconds for job in found.todo if isfinite(seconds := announced_seconds(job.path)))
     lines: list[Line] = []
     with _one_last_sentence():
+        if found.todo or found.refused:
+            record.prepare()
         if found.todo and limit:
             settings = with_pace(settings, separator, limit=limit, seconds=audio, most=max_repeats)
         began = time.perf_counter()
-        for line in found.foreign:
+        for line in found.refused:
             record.append(line)
             lines.append(line)
         if found.todo:
-            form = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}{postfix}]"
-            with bar(total=round(audio, 3) or None, unit="s", bar_format=form) as shown:
+            with audio_bar(audio) as moving:
 
-                def advance(seconds: float) -> None:
-                    shown.update(seconds)
-                    factor = (time.perf_counter() - began) / max(shown.n, 1e-9)
-                    shown.set_postfix_str(f"real-time factor {factor:.3f}", refresh=False)
+                def tell(seconds: float) -> None:
+                    factor = (time.perf_counter() - began) / max(moving.n + seconds, 1e-9)
+                    advance(moving, seconds, f"real-time factor {factor:.3f}")
 
-                run = FolderRun(separator, found.todo, record.out, settings, on_audio=advance, on_line=lines.append)
+                run = FolderRun(separator, found.todo, record.out, settings, on_audio=tell, on_line=lines.append)
                 run.run(record)
     return lines, time.perf_counter() - began
 
@@ -179,8 +183,17 @@ def _one_last_sentence() -> Iterator[None]:
 
 def _print_plan(found: "Triage") -> None:
     for job in found.todo:
-        print(f"{job.input} -> {', '.join(job.outputs)}")
-    print(f"{len(found.todo)} to separate, {found.done} done already", file=sys.stderr)
+        print(shown(f"{job.input} -> {', '.join(job.outputs)}"))
+    for line in found.refused:
+        log.warning(line.reason)
+    refused = f", {len(found.refused)} refused" if found.refused else ""
+    print(f"{len(found.todo)} to separate, {found.done} done already{refused}", file=sys.stderr)
+
+
+def _name_left_out(kinds: Mapping[str, int]) -> None:
+    """Files that sound by their names, and that nothing here reads."""
+    if kinds:
+        log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
 
 
 def _make_folder(out: Path) -> None:
@@ -207,13 +220,11 @@ def _check_numbers(
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     if rtf is not None and not 0 < rtf < inf:
         raise UserError(f"--rtf {rtf:g}: it must be a finite number above 0")
-    for option, value in (
-        ("--batch-size", batch_size),
-        ("--max-repeats", max_repeats),
-        ("--separator-repeats", separator_repeats),
-    ):
-        if value is not None and value < 1:
-            raise UserError(f"{option} {value}: it must be at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
+    for option, value in (("--max-repeats", max_repeats), ("--separator-repeats", separator_repeats)):
+        if value is not None:
+            check_repeats(option, value)
 
 
 def _parse_repeats(text: str | None) -> int | Literal["auto"] | None:
@@ -221,10 +232,4 @@ def _parse_repeats(text: str | None) -> int | Literal["auto"] | None:
         return None
     if text == "auto":
         return "auto"
-    try:
-        number = int(text)
-    except ValueError:
-        raise UserError(f"--repeats {text}: it must be a number or auto") from None
-    if number < 1:
-        raise UserError(f"--repeats {text}: it must be at least 1")
-    return number
+    return check_repeats("--repeats", text)

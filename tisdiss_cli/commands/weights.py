@@ -7,7 +7,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import bar, plain_console
-from tisdiss_cli.commands.options import DeviceOption, check_weights_output
+from tisdiss_cli.commands.options import DeviceOption, check_repeats, check_weights_output
 from tisdiss_cli.errors import UserError
 
 weights = typer.Typer(help="List, describe, import, fetch, average and calibrate weights.", no_args_is_help=True)
@@ -127,8 +127,7 @@ def calibrate(
 
     The default is the smallest setting within 0.1 dB of the best.
     """
-    if max_repeats < 2:
-        raise UserError(f"--max-repeats {max_repeats}: it must be at least 2")
+    check_repeats("--max-repeats", max_repeats, least=2)
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     if out is not None:

@@ -1,15 +1,21 @@
 """Which files of IN become which files of OUT."""
 
+import os
 import shutil
-from collections import Counter
+import stat
+from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.folder.collisions import find_collisions, loose
 
 PARTS = ".tisdiss-part"  # folder in OUT for what is being written
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 @dataclass
@@ -19,47 +25,90 @@ class Job:
     path: Path
     input: str  # relative to IN
     outputs: list[str] = field(default_factory=list)  # relative to OUT
+    refused: str | None = None  # one sentence: why it cannot have these outputs
+
+    @cached_property
+    def resolved(self) -> str:
+        """The input's own place on the disk, absolute and without links: tells it from others of its name."""
+        return os.path.realpath(self.path)
 
     def parts(self, out: Path) -> Path:
         """The folder of this input's unfinished outputs; that it exists marks them as ours."""
         return out / PARTS / sha256(self.input.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def check_ends(source: Path, out: Path) -> None:
+    """UserError unless IN is a file or a folder that can be read and OUT a folder, or nothing yet, outside it."""
+    try:
+        mode = source.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(source).close()
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            raise UserError(f"IN {source} is {kind}: write the recording to a file first, and name that")
+    except FileNotFoundError:
+        raise UserError(f"IN {source} does not exist: name a sound file or a folder of them") from None
+    except OSError as error:
+        raise UserError(
+            f"IN {source} cannot be read: {error.strerror}: name a sound file or a folder of them"
+        ) from None
+    try:
+        if not stat.S_ISDIR(out.stat().st_mode):
+            raise UserError(f"OUT {out} is a file: name a folder")
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # is made, or that fails with its own sentence
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be used: {error.strerror}: name another folder") from None
+    if stat.S_ISDIR(mode) and out.resolve().is_relative_to(source.resolve()):
+        raise _inside(out, source)
+
+
 def plan_jobs(source: Path, out: Path, *, voices: int, extension: str) -> list[Job]:
     """A job for a file, or for every sound file under a folder, sorted; OUT mirrors IN's tree.
 
     `sub/call.wav` becomes `sub/call_s1.wav`, ...; inputs of one folder that differ only in their
-    extension get it into the name, all of them: `call_wav_s1.wav`, `call_flac_s1.wav`.
+    extension get it into the name, all of them: `call_wav_s1.wav`, `call_flac_s1.wav`. Inputs that
+    would overwrite each other's voices all the same are refused: `collisions`.
 
     Raises:
-        UserError: IN does not exist or has no sound files, OUT is a file or lies inside IN.
+        UserError: IN has no sound files, or as `check_ends`.
     """
-    if not source.exists():
-        raise UserError(f"IN {source} does not exist: name a sound file or a folder of them")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"OUT {out} is a file: name a folder")
+    check_ends(source, out)
     if source.is_dir():
-        if out.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"OUT {out} lies inside IN {source}: name a folder outside it, or its voices become inputs")
         paths, root = find(source), source
         if not paths:
             raise UserError(f"IN {source} has no sound files (wav, flac, ogg, opus, mp3, aiff, ...): check the folder")
+        _check_linked(paths, source, out)
     else:
         paths, root = [source], source.parent
 
     jobs = [Job(path, path.relative_to(root).as_posix()) for path in paths]
-    stems = Counter(_stem(job).lower() for job in jobs)
+    extensions = defaultdict(set)
+    for job in jobs:
+        extensions[loose(_stem(job))].add(Path(job.input).suffix)
     for job in jobs:
         stem = _stem(job)
-        if stems[stem.lower()] > 1:
+        if len(extensions[loose(stem)]) > 1:
             stem += "_" + Path(job.input).suffix[1:]
         job.outputs = [f"{stem}_s{number}.{extension}" for number in range(1, voices + 1)]
-    taken: dict[str, Job] = {}
-    for job in jobs:
-        other = taken.setdefault(job.outputs[0].lower(), job)
-        if other is not job:
-            raise UserError(f"{other.input} and {job.input} would both become {job.outputs[0]}: rename one of them")
+    for index, reason in find_collisions([job.path for job in jobs], [job.outputs for job in jobs], out).items():
+        jobs[index].refused = reason
     return jobs
+
+
+def _check_linked(paths: list[Path], source: Path, out: Path) -> None:
+    """UserError if OUT lies in a folder that a link within IN leads to."""
+    inside, place = (
+        {parent for path in paths for parent in path.parents if parent.is_relative_to(source)},
+        out.resolve(),
+    )
+    for folder in inside:
+        if place.is_relative_to(os.path.realpath(folder)):
+            raise _inside(out, folder)
+
+
+def _inside(out: Path, source: Path) -> UserError:
+    return UserError(f"OUT {out} lies inside IN {source}: name a folder outside it, or its voices become inputs")
 
 
 def _stem(job: Job) -> str:

@@ -1,12 +1,22 @@
-"""`tisdiss.jsonl`: one line an input, the newest counts; what makes a stopped run resume."""
+"""`tisdiss.jsonl`: one line an input, and whose voices each output holds; what makes a stopped run resume."""
 
 import json
+import logging
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import dump_json
+
+log = logging.getLogger("tisdiss")
+
 RECORD = "tisdiss.jsonl"
+_LONGEST = 1 << 24  # bytes of a line; one that is longer is not ours
 
 
 @dataclass
@@ -23,6 +33,7 @@ class Line:
     warnings: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)  # all that the samples depend on
     source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
+    path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
 
 
 class RecordError(Exception):
@@ -30,40 +41,50 @@ class RecordError(Exception):
 
 
 class Record:
-    """The file in OUT, read when opened, appended to line by line."""
+    """The file in OUT, read when opened, appended to line by line.
+
+    UserError when there is something of its name that is no file, or that cannot be read.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out, self.path = out, out / RECORD
-        self.lines: dict[str, Line] = {}
-        self.made: set[str] = set()  # every output that a line, not only the newest, lists
+        self.makers: dict[str, Line] = {}  # of each output: the newest line that lists it, whose voices it holds
+        self._outputs: dict[tuple[str, str], set[str]] = {}  # by input and path
+        self._unsure: set[str] = set()  # outputs whose input has failed since: an attempt may have replaced some
         self._torn = False
-        if not self.path.exists():
-            return
-        known = set(Line.__dataclass_fields__)
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        self._torn = bool(text) and not text.endswith("\n")
-        for row in text.splitlines():
+        rows = lines = 0
+        for row in self._rows():
+            rows, self._torn = rows + 1, not row.endswith(b"\n")
             try:
-                values = json.loads(row)
-                self._take(Line(**{key: values[key] for key in known & set(values)}))
-            except (ValueError, KeyError, TypeError):
+                self._take(_parse(row))
+                lines += 1
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # torn by a kill while it was written: that input is simply done again
+        if rows and not lines:
+            log.warning(f"warning: {self.path} holds no line of a record: nothing counts as done")
 
-    def done(self, input: str, settings: dict[str, Any], source: list[int]) -> bool:
-        """Whether the input was separated under the same settings and its outputs are still there."""
-        line = self.lines.get(input)
+    def done(self, outputs: list[str], settings: dict[str, Any], source: list[int]) -> bool:
+        """Whether all the outputs are there, from one input that was this then, under the same settings."""
+        line = self.makers.get(outputs[0])
         return (
             line is not None
-            and line.status == "done"
             and line.settings == settings
             and line.source == source
-            and bool(line.outputs)
-            and all((self.out / output).is_file() for output in line.outputs)
+            and all(self.makers.get(output) is line and output not in self._unsure for output in outputs)
+            and all((self.out / output).is_file() for output in outputs)
         )
+
+    def prepare(self) -> None:
+        """RecordError now, and not after the first input's work, if nothing can be added."""
+        try:
+            with self.path.open("ab"):
+                pass
+        except OSError as error:
+            raise self._error(error) from None
 
     def append(self, line: Line) -> None:
         """Adds a line and hands it to the disk; RecordError when that fails."""
-        text = ("\n" if self._torn else "") + json.dumps(asdict(line), ensure_ascii=False) + "\n"
+        text = ("\n" if self._torn else "") + dump_json(asdict(line)) + "\n"
         self._torn = True
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -71,10 +92,42 @@ class Record:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RecordError(f"{self.path} cannot be written: {error.strerror or error}: free some space") from None
+            raise self._error(error) from None
         self._torn = False
         self._take(line)
 
+    def _rows(self) -> Iterator[bytes]:
+        try:
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise UserError(f"{self.path} is where the record of OUT must be: move it away, or name another OUT")
+            with self.path.open("rb") as file:
+                while row := file.readline(_LONGEST):
+                    yield row
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            advice = "make it readable, or name another OUT"
+            raise UserError(f"{self.path} cannot be read: {error.strerror or error}: {advice}") from None
+
     def _take(self, line: Line) -> None:
-        self.lines[line.input] = line
-        self.made.update(line.outputs)
+        for output in line.outputs:
+            self.makers[output] = line
+        self._unsure.difference_update(line.outputs)
+        self._outputs.setdefault((line.input, line.path), set()).update(line.outputs)
+        if line.status != "done":
+            for key in ((line.input, line.path), (line.input, "")):
+                self._unsure |= self._outputs.get(key, set())
+
+    def _error(self, error: OSError) -> RecordError:
+        advice = "free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "name an OUT that can be written to"
+        return RecordError(f"{self.path} cannot be written: {error.strerror or error}: {advice}")
+
+
+def _parse(row: bytes) -> Line:
+    """The line in a row; ValueError, KeyError or TypeError if there is none."""
+    values = json.loads(row)
+    line = Line(**{key: values[key] for key in set(Line.__dataclass_fields__) & set(values)})
+    texts = [line.input, line.status, line.path, *line.outputs]
+    if not isinstance(line.outputs, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a line of another kind")
+    return line

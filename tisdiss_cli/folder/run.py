@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import AudioError, Source
+from tisdiss_cli.audio.read import Source
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.batcher import Batcher
 from tisdiss_cli.folder.in_flight import Chunk, File, Separated
@@ -96,7 +97,9 @@ class FolderRun:
             file = File(job)
             try:
                 self._read_file(file)
-            except (AudioError, OSError) as error:
+            except _Stopped:
+                raise
+            except Exception as error:  # whatever is wrong with one input, the others are still to do
                 file.reading.failure = _sentence(job, error)
             self._put(self.chunks, file)
         self._put(self.chunks, None)
@@ -187,7 +190,7 @@ class FolderRun:
             elif not item.file.failure:
                 try:
                     item.file.reading.voices.push(item.start, item.voices)
-                except (AudioError, OSError) as error:
+                except Exception as error:
                     item.file.writing.failure = _sentence(item.file.job, error)
 
     def _finish(self, file: File, record: Record) -> None:
@@ -195,7 +198,7 @@ class FolderRun:
         if voices and not file.failure:
             try:
                 warnings = voices.finish(file.reading.frames)
-            except (AudioError, OSError) as error:
+            except Exception as error:
                 file.writing.failure = _sentence(file.job, error)
         line = Line(
             file.job.input,
@@ -208,6 +211,7 @@ class FolderRun:
             warnings=warnings,
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
+            path=file.job.resolved,
         )
         record.append(line)
         if voices:
@@ -244,7 +248,8 @@ class FolderRun:
 
 
 def _sentence(job: Job, error: Exception) -> str:
-    if isinstance(error, AudioError):
+    if isinstance(error, UserError):
         return str(error)
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"the voices of {job.path} cannot be written: {reason}"
+    if isinstance(error, OSError):
+        return f"the voices of {job.path} cannot be written: {error.strerror or error}"
+    return f"{job.path} cannot be separated: {type(error).__name__}: {error}"

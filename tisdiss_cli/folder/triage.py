@@ -1,7 +1,12 @@
-"""Which inputs are to do, which are done, and which would replace a file that is not ours."""
+"""Which inputs are to do, which are done, and which would replace what is not theirs."""
 
+import filecmp
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
@@ -15,30 +20,95 @@ class Triage:
 
     todo: list[Job] = field(default_factory=list)
     done: int = 0  # separated before under the same settings
-    foreign: list[Line] = field(default_factory=list)  # refused: failures to be recorded
+    refused: list[Line] = field(default_factory=list)  # failures to be recorded
 
 
 def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
-    """Sorts jobs by what the record of OUT and the files there say; with `overwrite` all are to do."""
+    """Sorts jobs by what the record of OUT and the files there say; with `overwrite` all that can be are to do."""
     found = Triage()
     for job in jobs:
         source = fingerprint(job.path)
-        if settings.overwrite:
-            found.todo.append(job)
-        elif record.done(job.input, settings.recorded, source):
-            found.done += 1
-        elif stranger := _stranger(job, record):
-            reason = (
-                f"{record.out / stranger} exists and is not from this folder's runs: pass --overwrite to replace it"
-            )
-            found.foreign.append(Line(job.input, "failed", reason, settings=settings.recorded, source=source))
+        reason = job.refused or _obstacle(job, record.out)
+        maker = None if reason or settings.overwrite else _other_maker(job, source, record)
+        if maker:
+            holds = f"{record.out / job.outputs[0]} holds the voices of {maker.path or maker.input}"
+            reason = f"{holds}, not of {job.resolved}: name another OUT, or pass --overwrite to replace them"
+        elif not (reason or settings.overwrite):
+            if record.done(job.outputs, settings.recorded, source):
+                found.done += 1
+                continue
+            if stranger := _stranger(job, record):
+                whose = f"{record.out / stranger} exists and is not from this folder's runs"
+                reason = f"{whose}: pass --overwrite to replace it"
+        if reason:
+            line = Line(job.input, "failed", reason, settings=settings.recorded, source=source, path=job.resolved)
+            found.refused.append(line)
         else:
             found.todo.append(job)
     return found
+
+
+def _obstacle(job: Job, out: Path) -> str | None:
+    """What keeps an output from being written, whoever may replace files: a folder of its name, a name too long."""
+    for name in job.outputs:
+        target = out / name
+        try:
+            if any(len(os.fsencode(part)) > _longest(out) for part in target.parts):
+                return f"{job.path} cannot become {target}: the name is too long: shorten the input's"
+            if stat.S_ISDIR(os.lstat(target).st_mode):
+                return f"{job.path} cannot become {target}, which is a folder: move it away"
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            return f"{job.path} cannot become {target}: a folder of that path is a file: move it away"
+        except OSError as error:
+            return f"{job.path} cannot become {target}: {error.strerror}"
+    return None
+
+
+@cache
+def _longest(out: Path) -> int:
+    """Bytes of a name on OUT's disk."""
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    try:
+        return os.pathconf(place, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has none
+        return 255
+
+
+def _other_maker(job: Job, source: list[int], record: Record) -> Line | None:
+    """The line of another input whose voices an output of the job holds; None if nothing would be lost."""
+    for name in job.outputs:
+        maker = record.makers.get(name)
+        if maker and not _same_input(maker, job, source) and os.path.lexists(record.out / name):
+            return maker
+    return None
+
+
+def _same_input(line: Line, job: Job, source: list[int]) -> bool:
+    """Whether a line is of the job's input: by its place, or, where that has moved, by size, time and content."""
+    if not line.path:
+        return line.input == job.input
+    if line.path == job.resolved:
+        return True
+    if not source or line.source != source:
+        return False
+    before = Path(line.path)
+    # Gone or changed since, it was moved here. If both are there, a copy is as good, and alike in size and time is not.
+    return fingerprint(before) != source or _alike(before, job.path)
+
+
+def _alike(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _stranger(job: Job, record: Record) -> str | None:
     """An output of the job that is there and that no run of this folder made."""
     if job.parts(record.out).exists():  # an interrupted run has just named them
         return None
-    return next((name for name in job.outputs if name not in record.made and (record.out / name).exists()), None)
+    return next(
+        (name for name in job.outputs if name not in record.makers and os.path.lexists(record.out / name)), None
+    )

@@ -9,6 +9,8 @@ from typing import Any
 
 from tisdiss_cli.errors import UserError
 
+MOST_REPEATS = 1000  # of Separator or Reconstructor that a command takes: beyond it a slip of the finger is likelier
+
 
 @dataclass(frozen=True)
 class Config:

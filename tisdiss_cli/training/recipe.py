@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast, get_origin
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.config import MOST_REPEATS, Config
 
 _POSITIVE: tuple[str, ...] = (
     *("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs"),
@@ -165,8 +165,11 @@ class Recipe:
             low_high = int(low), int(high or low)
         except ValueError:
             low_high = 0, 0
-        if not 1 <= low_high[0] <= low_high[1]:
-            raise UserError(f"recipe: repeats must be a number from 1, or a range like 1-6, not {self.repeats!r}")
+        if not 1 <= low_high[0] <= low_high[1] <= MOST_REPEATS:
+            raise UserError(
+                f"recipe: repeats must be a number, at least 1 and at most {MOST_REPEATS}, or a range like 1-6, "
+                f"not {self.repeats!r}"
+            )
         return low_high
 
     def to_dict(self) -> dict[str, Any]:
