@@ -1,36 +1,50 @@
-"""To another rate, block by block, by torchaudio."""
+"""To another rate, block by block: by torchaudio, or by a table of its kernel where the rates have no small ratio."""
 
 from fractions import Fraction
+from math import ceil
 
 import torch
 import torchaudio
 from torch import Tensor
 
+_WIDTH, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
+_MOST_ENTRIES = 1 << 18  # of a kernel table
+_PHASES = 1024  # of the kernel for each input sample, at least; linear between: 1e-6 of full scale
+_AT_A_TIME = 1 << 20  # products of a sample and an entry of that table
+
 
 class Resampler:
-    """torchaudio's band-limited resampling, block by block; the blocks join to what the whole would give.
+    """Band-limited resampling, block by block; the blocks join to what the whole would give.
 
     A long windowed sinc (torchaudio's "kaiser best" settings): flat to about 0.9 of the lower Nyquist
-    frequency. Rates with no small common ratio are approximated to within one part in a million.
+    frequency. Every ratio of whole rates is kept exactly, and the memory is bounded: rates such as 8001 and 8000,
+    whose kernel would take a table of millions, read the kernel between the entries of a small one.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
         ratio = Fraction(from_rate, to_rate)
-        if ratio.numerator * ratio.denominator > 1 << 22:  # the kernel table would not fit
-            ratio = ratio.limit_denominator(1000)
         self.down, self.up = ratio.numerator, ratio.denominator
-        self.transform = torchaudio.transforms.Resample(
-            self.down,
-            self.up,
-            resampling_method="sinc_interp_kaiser",
-            lowpass_filter_width=64,
-            rolloff=0.9475937167399596,
-            beta=14.769656459379492,
-        )
-        # Input that an output sample depends on, each side, as a whole number of periods of the ratio.
-        reach = 64 / 0.94 * max(1.0, self.down / self.up) + self.down
-        self.context = -(-int(reach + 1) // self.down) * self.down
+        # Input that an output sample depends on, each side.
+        self.reach = ceil(_WIDTH / _ROLLOFF * max(1.0, from_rate / to_rate)) + 1
+        self.whole_periods = self.up * (2 * self.reach + self.down) <= _MOST_ENTRIES
+        if self.down == self.up:
+            return
+        if self.whole_periods:
+            self.transform = torchaudio.transforms.Resample(
+                self.down,
+                self.up,
+                resampling_method="sinc_interp_kaiser",
+                lowpass_filter_width=_WIDTH,
+                rolloff=_ROLLOFF,
+                beta=_BETA,
+            )
+            # As a whole number of periods of the ratio.
+            self.context = -(-(self.reach + self.down) // self.down) * self.down
+        else:
+            self.table = _kernel_table(from_rate, to_rate, self.reach)
+            self.context = self.reach
         self.buffer = torch.zeros(self.context)
+        self.first = -self.context  # the input sample that the buffer begins with
         self.received = self.sent = 0
 
     def push(self, x: Tensor) -> Tensor:
@@ -49,6 +63,9 @@ class Resampler:
         return rest[: rest.shape[0] - (self.sent - total)]
 
     def _advance(self, buffered: Tensor) -> Tensor:
+        return self._by_periods(buffered) if self.whole_periods else self._by_table(buffered)
+
+    def _by_periods(self, buffered: Tensor) -> Tensor:
         periods = (buffered.shape[0] - 2 * self.context) // self.down
         if periods <= 0:
             self.buffer = buffered
@@ -59,3 +76,39 @@ class Resampler:
         self.buffer = buffered[periods * self.down :].clone()
         self.sent += y.shape[0]
         return y
+
+    def _by_table(self, buffered: Tensor) -> Tensor:
+        # The output sample m lies at m * down / up of the input and needs `reach` input samples each side of it.
+        settled = self.first + buffered.shape[0] - self.reach  # input samples whose surroundings are there
+        end = max(self.sent, -(-settled * self.up // self.down))
+        phases, taps = self.table.shape[0] - 1, self.table.shape[1]
+        parts, step = [torch.zeros(0)], max(1, _AT_A_TIME // taps)
+        for begin in range(self.sent, end, step):
+            at = torch.arange(begin, min(begin + step, end)) * self.down
+            before = at // self.up
+            phase = (at % self.up).double() * (phases / self.up)
+            low = phase.long()
+            share = (phase - low).float()[:, None]
+            windows = buffered.unfold(0, taps, 1)[before - self.reach + 1 - self.first]
+            kernels = torch.lerp(self.table[low], self.table[low + 1], share)
+            parts.append((windows * kernels).sum(dim=-1))
+        y = torch.cat(parts)
+        self.sent += y.shape[0]
+        keep = max(self.first, self.sent * self.down // self.up - self.reach + 1)
+        self.buffer = buffered[keep - self.first :].clone()
+        self.first = keep
+        return y
+
+
+def _kernel_table(from_rate: int, to_rate: int, reach: int) -> Tensor:
+    """torchaudio's kernel for output samples at every phase between two input samples: (phases + 1, 2 * reach).
+
+    The lower the output's rate the wider the kernel and the fewer its phases, so that the table's size stays.
+    """
+    lower = min(1.0, to_rate / from_rate) * _ROLLOFF  # the cutoff, of the input's Nyquist frequency
+    phases = ceil(_PHASES * min(1.0, to_rate / from_rate))
+    taps = torch.arange(1 - reach, reach + 1, dtype=torch.float64)
+    at = (taps - torch.linspace(0, 1, phases + 1, dtype=torch.float64)[:, None]) * lower
+    inside = (1 - (at / _WIDTH).square()).clamp(min=0)
+    window = torch.special.i0(_BETA * inside.sqrt()) / torch.special.i0(torch.tensor(_BETA, dtype=torch.float64))
+    return (torch.sinc(at) * window * (inside > 0) * lower).float()
