@@ -9,7 +9,7 @@ SLACK = 0.1  # seconds that a header may promise in excess before its file count
 class Part:
     """One recording within a file; offsets and sizes are in bytes."""
 
-    kind: str  # "wav", "aiff", "au", "flac", "ogg", "mp3", "mp4", "matroska", "asf", "caf", "amr", "avi"; "" for others
+    kind: str  # "wav", "flac", "mp4", ...; "" for those that nothing is known of
     start: int
     end: int
     missing: int = 0  # promised beyond the end of the file
@@ -26,3 +26,8 @@ class Part:
 
 class NotHere(Exception):
     """The bytes are not of this kind."""
+
+
+def count_bytes(number: int) -> str:
+    """ "1 byte", "2 bytes" """
+    return f"{number} byte{'s' * (number != 1)}"

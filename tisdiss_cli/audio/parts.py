@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tisdiss_cli.audio.part import NotHere, Part
+from tisdiss_cli.audio.part import NotHere, Part, count_bytes
 from tisdiss_cli.audio.wave import aiff, au, wav
 
 
@@ -37,6 +37,9 @@ def _part(data: mmap.mmap, start: int) -> Part:
         (rb"(RIFF|RIFX|RF64)....WAVE", wav),
         (rb"FORM....AIF[FC]", aiff),
         (rb"\.snd|dns\.", au),
+        (rb"riff\x2e\x91\xcf\x11", _w64),
+        (rb"NIST_1A\n", _nist),
+        (rb"Creative Voice F", _voc),
         (rb"RIFF....AVI ", _avi),
         (rb"fLaC", _flac),
         (rb"OggS\0", _ogg),
@@ -79,7 +82,10 @@ def _little(data: mmap.mmap, at: int, size: int) -> int:
 
 def _until(data: mmap.mmap, kind: str, start: int, end: int) -> Part:
     """A part with its promised end."""
-    return Part(kind, start, min(end, len(data)), missing=max(0, end - len(data)))
+    part = Part(kind, start, min(end, len(data)), missing=max(0, end - len(data)))
+    if part.missing:
+        part.note = f"its header announces {count_bytes(part.missing)} more than there are"
+    return part
 
 
 def _avi(data: mmap.mmap, start: int) -> Part:
@@ -90,6 +96,35 @@ def _avi(data: mmap.mmap, start: int) -> Part:
             return Part("avi", start, size)
         end += 8 + length + length % 2
     return _until(data, "avi", start, end)
+
+
+def _w64(data: mmap.mmap, start: int) -> Part:
+    length = _little(data, start + 16, 8)
+    if length < 40 or length >= 1 << 62:
+        return Part("w64", start, len(data), note="its header has no length")
+    return _until(data, "w64", start, start + length)
+
+
+def _nist(data: mmap.mmap, start: int) -> Part:
+    header = int(data[start + 8 : start + 16])
+    text = data[start : start + header]
+    numbers = [re.search(name + rb" -i (\d+)", text) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    count, channels, width = (int(number[1]) if number else 0 for number in numbers)
+    coding = re.search(rb"sample_coding -s\d+ (\S+)", text)
+    if not count or not width or (coding and coding[1] not in (b"pcm", b"ulaw", b"alaw")):
+        return Part("nist", start, len(data))
+    return _until(data, "nist", start, start + header + count * max(1, channels) * width)
+
+
+def _voc(data: mmap.mmap, start: int) -> Part:
+    at = start + _little(data, start + 20, 2)
+    while at < len(data):
+        if data[at] == 0:
+            return Part("voc", start, at + 1)
+        if data[at] > 9:
+            return Part("voc", start, at)
+        at += 4 + _little(data, at + 1, 3)
+    return _until(data, "voc", start, at)
 
 
 def _flac(data: mmap.mmap, start: int) -> Part:
@@ -167,6 +202,9 @@ def _vint_length(first: int) -> int:
 
 def _asf(data: mmap.mmap, start: int) -> Part:
     at, size = start, len(data)
+    facts = data.find(b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65", start, start + (1 << 16))
+    if facts >= 0 and data[facts + 88] & 1:  # a broadcast, whose lengths mean nothing
+        return Part("asf", start, size)
     header, content = data[start : start + 16], b"\x36\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
     while at + 24 <= size:
         name, length = data[at : at + 16], _little(data, at + 16, 8)

@@ -225,6 +225,13 @@ def announced_seconds(path: Path, track: int | None = None) -> float:
     return source.seconds
 
 
+def input_rate(path: Path) -> int:
+    """A file's own rate, Hz; AudioError as `Source`."""
+    source = Source(path, RATES[0])
+    source.close()
+    return source.input_rate
+
+
 def read(path: Path, sample_rate: int, warnings: list[str] | None = None) -> Tensor:
     """A whole file (L,), mono, at `sample_rate`; AudioError as `Source`.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from struct import pack
 from typing import Literal
 
-from tisdiss_cli.audio.part import NotHere, Part
+from tisdiss_cli.audio.part import NotHere, Part, count_bytes
 
 _Order = Literal["little", "big"]
 # Recorders that stream write a size of these and mean "unknown".
@@ -132,7 +132,7 @@ def _compare(
     if promised > there:
         if not any(promised in sizes for sizes in _UNKNOWN):
             part.missing = promised - there
-            part.note = f"its header announces {part.missing} bytes more than there are"
+            part.note = f"its header announces {count_bytes(part.missing)} more than there are"
             return part, there
         part.note = "its header has no length"
         return part, there
@@ -144,12 +144,13 @@ def _compare(
         joined = _end_of_chunks(data, end, order, magic, any_name=off == promised % 2)
         if joined is not None:
             part.end = joined
-            if off == promised % 2:
+            # An odd size whose last byte is a sample's, or is there to make it even.
+            if off == promised % 2 and not (promised % samples.frame and (promised + off) % samples.frame == 0):
                 return part, None
             if joined == size:  # what stands at an odd place behind the samples would only confuse
                 part.end = end
             if off:
-                part.note = f"its header is wrong by {abs(off)} byte{'s' * (abs(off) > 1)}"
+                part.note = f"its header is wrong by {count_bytes(abs(off))}"
             return part, promised + off
     if promised and data[begin + promised :][:8].startswith((b"TAG", b"ID3", b"APETAGEX")):
         return part, None
