@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from io import RawIOBase
 from itertools import chain
+from math import inf
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+
+from tisdiss_cli.audio.part import SLACK
 
 # Only what holds sound itself: FFmpeg also takes playlists and scripts, which would open other files and addresses.
 _FORMATS = (
@@ -19,6 +22,8 @@ _FORMATS = (
 _LOOSE = frozenset("aac ac3 eac3 amr amrnb amrwb dts dtshd latm loas mp3 mlp mpeg mpegts truehd".split())  # noqa: SIM905
 # Their header has the length of the sound to the sample, or nearly.
 _EXACT = frozenset("ape aiff au caf flac mov tak tta w64 wav wv".split())  # noqa: SIM905
+# Their demuxer ends without a word where they are damaged, but their header has the length of the longest track.
+_WHOLE = ("mov", "matroska", "ogg")
 
 _BLOCK = 1 << 15  # frames given at a time, at least
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0}
@@ -42,6 +47,9 @@ class Decoder:
         subtype: libsndfile's name of the samples' type ("PCM_16"), or FFmpeg's of the codec in capitals ("AAC").
         decoded: seconds so far.
         packets: so far.
+        gaps: (place, length), in seconds, where packets are missing by the time that the next one has.
+        reached: the latest time so far, in seconds, of any packet of the container, of video as well.
+        whole: the container's length in seconds by its header, to which `reached` comes near; 0: unknown.
         lost: the place, in seconds, of each packet that could not be decoded and was left out.
 
     Args:
@@ -54,6 +62,7 @@ class Decoder:
     """
 
     def __init__(self, file: RawIOBase, *, track: int = 1, lenient: bool = False) -> None:
+        self.file = file
         av.logging.set_level(None)  # its lines would come in between ours
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
         try:
@@ -63,7 +72,9 @@ class Decoder:
         try:
             self._choose(track)
             self.lost: list[float] = []
-            self.decoded, self.packets = 0.0, 0
+            self.decoded, self.packets, self.reached = 0.0, 0, 0.0
+            self.gaps: list[tuple[float, float]] = []
+            self._expected: float | None = None  # when the next packet of ours should begin, seconds
             names = self.container.format.name.split(",")
             self.format = names[0]
             self.lenient = lenient or bool(_LOOSE & set(names))
@@ -94,8 +105,8 @@ class Decoder:
         self.samplerate = first.sample_rate if first else stream.codec_context.sample_rate
         self.channels = first.layout.nb_channels if first else stream.codec_context.channels
         length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        whole = (self.container.duration or 0) / 1e6
-        self.seconds = length or whole
+        self.seconds = length or (self.container.duration or 0) / 1e6
+        self.whole = (self.container.duration or 0) / 1e6 if self.format in _WHOLE else 0.0
         exact = self.format in _EXACT and length > 0
         self.frames = round(length * self.samplerate) if exact else None
         name = stream.codec_context.name.removesuffix("float")
@@ -117,11 +128,12 @@ class Decoder:
             yield kind[0], np.concatenate(parts)
 
     def close(self) -> None:
-        """Ends it; what it was given stays open."""
+        """Ends it, and closes the file."""
         self.container.close()
+        self.file.close()
 
     def _decode(self) -> Iterator[AudioFrame]:
-        packets = self.container.demux(self.stream)
+        packets = self.container.demux()
         while True:
             try:
                 packet = next(packets, None)
@@ -132,13 +144,20 @@ class Decoder:
                 return
             if packet is None:
                 return
+            ours = packet.stream_index == self.stream.index
+            if packet.pts is not None and packet.time_base:
+                self._follow(
+                    float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base), ours
+                )
+            if not ours:
+                continue
             try:
-                frames = packet.decode()
+                frames = self.stream.codec_context.decode(packet)
             except (av.FFmpegError, ValueError) as error:
                 if "Decoder not found" in str(error) or isinstance(error, av.error.DecoderNotFoundError):
                     raise DecodeError("has sound of a codec that FFmpeg does not decode") from None
                 if not self.lenient:
-                    raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s: {_reason(error)}") from None
+                    raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s") from None
                 self.lost.append(self.decoded)
                 continue
             self.packets += bool(packet.size)
@@ -146,6 +165,17 @@ class Decoder:
                 if frame.samples:
                     self.decoded += frame.samples / frame.sample_rate
                     yield frame
+
+    def _follow(self, begin: float, length: float, ours: bool) -> None:
+        """Takes note of a packet's time, and of the gap before it if it is our track's."""
+        self.reached = max(self.reached, begin + length)
+        if not ours:
+            return
+        if self._expected is not None and begin - self._expected > SLACK:
+            self.gaps.append((self.decoded, begin - self._expected))
+        # Where the time goes back, as in what was joined, it begins anew.
+        before = -inf if self._expected is None or begin < self._expected - 1 else self._expected
+        self._expected = max(before, begin + length)
 
 
 def _samples(frame: AudioFrame) -> np.ndarray:

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from stat import S_ISREG
 
@@ -89,7 +90,7 @@ class Source:
                 at = self.frames / self.input_rate + int(bad.argmax()) / rate
                 raise AudioError(f"{self.path} has NaN or infinite samples, the first at {at:.3f} s")
             frames += Fraction(len(block) * self.input_rate, rate)
-            self.frames = round(frames)
+            self.frames = ceil(frames)
             yield resampler.push(torch.from_numpy(block.mean(axis=1)))
         if self.frames == 0:
             raise AudioError(f"{self.path} has no samples")
@@ -108,12 +109,16 @@ class Source:
             if status.st_size == 0:
                 raise AudioError(f"{path} is empty (0 bytes)")
             return find_parts(path)
-        except (OSError, ValueError) as error:
+        except AudioError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: of a file that has just become empty
             raise AudioError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
     def _open(self, part: Part) -> Sndfile | Decoder:
         try:
             file = self._reader(part)
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be read: {error.strerror or error}") from None
         except DecodeError as error:
             if part.missing:
                 raise AudioError(f"{self.path} is truncated, and what there is of it cannot be decoded") from None
@@ -141,15 +146,12 @@ class Source:
         if not by_ffmpeg:
             try:
                 file = Sndfile(self.path, part, whole=len(self.parts) == 1 and part.start == 0)
-                if file.format != "MP3":
+                if file.format != "MP3" and not file.subtype.startswith("MPEG"):
                     return file
                 file.close()
             except DecodeError as error:
                 reason = str(error)
-        try:
-            window = Window(self.path, part)
-        except OSError as error:
-            raise DecodeError(f"cannot be read: {error.strerror or error}") from None
+        window = Window(self.path, part)
         try:
             return Decoder(window, track=self.track or 1, lenient=self.partial or bool(part.missing))
         except DecodeError as error:
@@ -193,6 +195,9 @@ class Source:
         if file.lost:
             count = "a packet" if len(file.lost) == 1 else f"{len(file.lost)} packets"
             self.warnings.append(f"{count} could not be decoded, the first at {file.lost[0]:.2f} s: left out")
+        if file.gaps:
+            missing, at = sum(length for _, length in file.gaps), file.gaps[0][0]
+            self.warnings.append(f"{missing:.2f} s are missing by its timestamps, the first at {at:.2f} s")
         promised, slack = 0.0, SLACK
         if part.cut:
             if part.kind in ("mp4", "matroska"):
@@ -204,11 +209,15 @@ class Source:
         elif file.frames is not None:
             promised = file.frames / file.samplerate
             slack += 0.01 * promised if isinstance(file, Decoder) and part.kind != "flac" else 0
+        if isinstance(file, Decoder) and file.reached < 0.99 * file.whole - SLACK and not part.cut:
+            promised = max(promised, seconds + file.whole - file.reached)
         if promised - seconds > slack or part.cut:
             held = f"it holds {seconds:.2f} s" + f" of {promised:.2f} s" * (promised > seconds)
             if not self.partial:
-                raise AudioError(f"{self.path} is truncated: {held}; `tisdiss separate --partial` takes those")
-            self.warnings.append(f"it is truncated: {held}, which are taken")
+                raise AudioError(
+                    f"{self.path} is damaged or truncated: {held}; `tisdiss separate --partial` takes those"
+                )
+            self.warnings.append(f"it is damaged or truncated: {held}, which are taken")
         elif part.frames is not None and seconds - promised > SLACK:
             self.warnings.append(f"its header announces {promised:.2f} s, it holds {seconds:.2f} s: all of it is taken")
         elif promised > seconds and isinstance(file, Sndfile):

@@ -75,6 +75,7 @@ class Sndfile:
         self.frames = self.file.frames if 0 <= self.file.frames < _MOST_FRAMES else None
         self.seconds = (self.frames or 0) / max(1, self.samplerate)
         self.lost: list[float] = []
+        self.gaps: list[tuple[float, float]] = []
         self.packets = 0
         self.log = self.file.extra_info
 
