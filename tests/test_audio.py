@@ -1,5 +1,8 @@
 """Reading, resampling and writing sound files."""
 
+import os
+import socket
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +10,7 @@ import torch
 import torchaudio
 
 from tests.folders import bad_files
-from tisdiss_cli.audio.find import find
+from tisdiss_cli.audio.find import find, left_out
 from tisdiss_cli.audio.read import AudioError, Source, read
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.audio.write import Writer
@@ -31,12 +34,40 @@ def test_no_samples_resample_to_none():
     assert Resampler(44100, 8000).finish().shape == (0,)
 
 
-@pytest.mark.parametrize("rate", [44_101, 37_123])
-def test_odd_rates_keep_length_and_pitch(rate):
-    resampler = Resampler(rate, 8000)
-    y = torch.cat((resampler.push(torch.from_numpy(tone(rate, 2.0))), resampler.finish()))
-    assert abs(y.shape[0] - 16_000) <= 1
-    assert int(torch.fft.rfft(y[:16_000]).abs().argmax()) == 880  # 440 Hz in bins of 0.5 Hz
+ODD = [(44_101, 8000), (37_123, 8000), (7999, 8000), (8001, 8000), (8000, 8001), (1001, 8000), (8000, 47_999)]
+
+
+@pytest.mark.parametrize("rates", ODD)
+def test_odd_rates_keep_every_sample_where_it_belongs(rates):
+    hertz, (from_rate, to_rate) = 377.3, rates
+    resampler = Resampler(*rates)
+    x = torch.from_numpy(tone(from_rate, 10.0, hertz))
+    y = torch.cat([resampler.push(part) for part in x.split(5000)] + [resampler.finish()]).double()
+    assert y.shape == (to_rate * 10,)
+    wanted = 0.5 * torch.sin(2 * np.pi * hertz * torch.arange(to_rate * 10, dtype=torch.float64) / to_rate)
+    inner = slice(to_rate, -to_rate)  # one part in a million of the pitch would be 1e-2 after ten seconds
+    assert float((y - wanted)[inner].abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("rates", [*ODD, (767_999, 8000), (8000, 767_999), (768_000, 1001), (8000, 7993), (1009, 1013)])
+def test_the_tables_are_small_for_any_rates(rates):
+    resampler = Resampler(*rates)
+    resampler.push(torch.randn(10))
+    tables = [value for value in vars(resampler).values() if isinstance(value, torch.Tensor)]
+    if resampler.whole_periods:
+        tables.append(resampler.transform.kernel)
+    assert sum(table.numel() for table in tables) < 1 << 19
+
+
+@pytest.mark.parametrize("rates", [(44_101, 8000), (8000, 8001)])
+def test_a_whole_as_noise_in_blocks_of_any_size(rates):
+    x = torch.randn(5011)
+    whole = Resampler(*rates)
+    at_once = torch.cat((whole.push(x), whole.finish()))
+    for block in (1, 300, 4096):
+        resampler = Resampler(*rates)
+        parts = [resampler.push(part) for part in x.split(block)]
+        torch.testing.assert_close(torch.cat([*parts, resampler.finish()]), at_once, rtol=0, atol=1e-5)
 
 
 def test_a_tone_below_the_cutoff_survives_and_one_above_vanishes():
@@ -95,6 +126,32 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
         soundfile.write(tmp_path / name, tone(8000), 8000, format="WAV")
     (tmp_path / "folder.wav").mkdir()
     assert find(tmp_path) == [tmp_path / "sub/c.wav"]
+
+
+def test_linked_folders_are_entered_once_and_only_files_are_listed(tmp_path):
+    for name in ("in/b/x.wav", "in/a/y.wav", "outside/z.wav", "outside/deep/w.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, tone(8000), 8000)
+    root = tmp_path / "in"
+    (root / "a/loop").symlink_to(root)
+    (root / "a/b_again").symlink_to(root / "b")
+    (root / "link").symlink_to(tmp_path / "outside")
+    (root / "link2").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside/back").symlink_to(root / "a")
+    (root / "linked.wav").symlink_to(tmp_path / "outside/z.wav")
+    (root / "gone.wav").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(root / "pipe.wav")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket.wav"))
+        found = [path.relative_to(root).as_posix() for path in find(root)]
+    assert found == ["a/y.wav", "b/x.wav", "gone.wav", "link/deep/w.wav", "link/z.wav", "linked.wav"]
+
+
+def test_what_is_sound_and_yet_left_out_is_counted(tmp_path):
+    for name in ("a.m4p", "sub/b.M4P", "c.mid", "d.txt", "e.wav", ".f.mid", "noext"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert left_out(tmp_path) == {".m4p": 2, ".mid": 1}
 
 
 @pytest.mark.parametrize("format", ["wav", "flac"])

@@ -1,119 +1,265 @@
-"""A sound file as a stream of mono blocks at a given rate, by soundfile (libsndfile).
+"""A sound file as a stream of mono blocks at a given rate.
 
-Everything streams: no file, however long, is ever held whole, except by `read`.
+libsndfile reads what it reads well (wav, flac, ogg, aiff, ...), FFmpeg all else (m4a, mp4, webm, wma, amr, mp3, ...)
+and what libsndfile cannot open. Everything streams: no file, however long, is ever held whole, except by `read`.
 """
 
-import os
+import logging
 import re
 from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
+from tisdiss_cli.audio.decode import DecodeError, Decoder
+from tisdiss_cli.audio.part import SLACK, Part
+from tisdiss_cli.audio.parts import find_parts
 from tisdiss_cli.audio.resample import Resampler
+from tisdiss_cli.audio.sndfile import Sndfile, Window
 from tisdiss_cli.errors import UserError
 
-_BLOCK = 1 << 16  # frames read at a time
+RATES = (1_000, 768_000)  # Hz; a header with another is damaged
+MOST_CHANNELS = 64
+# libsndfile stops early in an MP3 that lacks a Xing header or has more than that says, and knows none of the others.
+_FOR_FFMPEG = ("mp3", "mp4", "matroska", "asf", "amr", "avi")
+
+log = logging.getLogger("tisdiss")
 
 
 class AudioError(UserError):
     """A sound file that cannot be used; the sentence names it and the reason."""
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
-
-
 class Source:
     """A sound file as a stream of mono float32 blocks at a given rate.
 
+    A file whose header promises up to 0.1 s more than it holds, or less, or nothing at all (written to a pipe, or the
+    recorder died), is read to its end, with a warning. Recordings joined end to end are read one after the other.
+
     Attributes:
-        input_rate: the file's own rate, Hz.
-        seconds: its length as its header has it.
+        input_rate: the file's own rate, Hz, at its begin.
+        channels: at its begin.
+        subtype: libsndfile's name of the type of its samples, or FFmpeg's of the codec in capitals.
+        seconds: its length as its header has it; 0 where it has none.
         frames: frames read so far, at the file's rate.
+        warnings: what a user should know of it, sentences without the file's name; grows while streaming.
+
+    Args:
+        path: the file.
+        sample_rate: to resample to, Hz.
+        track: which audio track of a container, from 1 on; None: the first.
+        partial: take what there is of a truncated or damaged file, with a warning.
 
     Raises:
-        AudioError: here or while streaming, when the file is missing, empty, no sound file, damaged,
-            shorter than its header says, or has NaN or infinite samples.
+        AudioError: here or while streaming, when the file is missing, empty, no regular file, no sound file, damaged,
+            shorter than its header says by more than 0.1 s, of absurd rate or number of channels, or has NaN or
+            infinite samples.
     """
 
-    def __init__(self, path: Path, sample_rate: int) -> None:
+    def __init__(self, path: Path, sample_rate: int, *, track: int | None = None, partial: bool = False) -> None:
         self.path, self.sample_rate, self.frames = path, sample_rate, 0
-        try:
-            size = path.stat().st_size
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise AudioError(f"{path} cannot be read: {error.strerror or error}") from None
-        if size == 0:
-            raise AudioError(f"{path} is empty (0 bytes)")
-        try:
-            self.file = soundfile.SoundFile(os.fsencode(path))
-        except (soundfile.LibsndfileError, TypeError) as error:
-            reason = _reason(error)
-            raise AudioError(f"{path} is no sound file that libsndfile can read: {reason}") from None
-        self.input_rate = self.file.samplerate
-        self.seconds = self.file.frames / self.input_rate
-        if _cut_short(self.path, self.file.extra_info):
-            self.file.close()
-            raise AudioError(f"{path} is truncated: its header announces more samples than it holds")
+        self.track, self.partial = track, partial
+        self.warnings: list[str] = []
+        self.parts = self._find_parts()
+        self.file = self._open(self.parts[0])
+        self.input_rate, self.channels, self.subtype = self.file.samplerate, self.file.channels, self.file.subtype
+        self.seconds = self.file.seconds
+        for part in self.parts[1:]:
+            other = self._open(part)
+            self.seconds += other.seconds
+            other.close()
+        notes = dict.fromkeys(part.note for part in self.parts if part.note and not part.cut)
+        self.warnings += [f"{note}: all that is there is taken" for note in notes]
+        if len(self.parts) > 1:
+            self.warnings.append(f"it is {len(self.parts)} recordings joined end to end: all of them are taken")
 
     def blocks(self) -> Iterator[Tensor]:
         """Yields (n,) float32 tensors, channels averaged, resampled; closes the file at the end."""
-        resampler = Resampler(self.input_rate, self.sample_rate)
-        with self.file:
-            while True:
-                try:
-                    block = self.file.read(_BLOCK, dtype="float32", always_2d=True)
-                except (soundfile.LibsndfileError, OSError) as error:
-                    reason = _reason(error)
-                    at = self.frames / self.input_rate
-                    raise AudioError(f"{self.path} is damaged or truncated after {at:.2f} s: {reason}") from None
-                if not len(block):
-                    break
-                bad = ~np.isfinite(block).all(axis=1)
-                if bad.any():
-                    at = (self.frames + int(bad.argmax())) / self.input_rate
-                    raise AudioError(f"{self.path} has NaN or infinite samples, the first at {at:.3f} s")
-                self.frames += len(block)
-                yield resampler.push(torch.from_numpy(block.mean(axis=1)))
+        resampler, rate, frames = Resampler(self.input_rate, self.sample_rate), self.input_rate, Fraction()
+        for rate_here, block in self._all_blocks():
+            if rate_here != rate:  # on the way
+                yield resampler.finish()
+                resampler, rate = Resampler(rate_here, self.sample_rate), rate_here
+            bad = ~np.isfinite(block).all(axis=1)
+            if bad.any():
+                at = self.frames / self.input_rate + int(bad.argmax()) / rate
+                raise AudioError(f"{self.path} has NaN or infinite samples, the first at {at:.3f} s")
+            frames += Fraction(len(block) * self.input_rate, rate)
+            self.frames = ceil(frames)
+            yield resampler.push(torch.from_numpy(block.mean(axis=1)))
         if self.frames == 0:
             raise AudioError(f"{self.path} has no samples")
-        # An MP3's length is an estimate unless its header has it: a small difference is no damage.
-        slack = 0.02 * self.file.frames if self.file.format == "MP3" else 0
-        if self.frames < self.file.frames - slack:
-            raise AudioError(
-                f"{self.path} is truncated: it holds {self.frames / self.input_rate:.2f} s of {self.seconds:.2f} s"
-            )
         yield resampler.finish()
 
+    def close(self) -> None:
+        """Ends it early."""
+        self.file.close()
 
-def announced_seconds(path: Path) -> float:
+    def _find_parts(self) -> list[Part]:
+        path = self.path
+        try:
+            status = path.stat()
+            if not S_ISREG(status.st_mode):
+                raise AudioError(f"{path} is no regular file: record it to one first")
+            if status.st_size == 0:
+                raise AudioError(f"{path} is empty (0 bytes)")
+            return find_parts(path)
+        except AudioError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: of a file that has just become empty
+            raise AudioError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+    def _open(self, part: Part) -> Sndfile | Decoder:
+        try:
+            file = self._reader(part)
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be read: {error.strerror or error}") from None
+        except DecodeError as error:
+            if part.missing:
+                raise AudioError(f"{self.path} is truncated, and what there is of it cannot be decoded") from None
+            raise AudioError(f"{self.path} {error}") from None
+        try:
+            self._check(file.samplerate, file.channels)
+            if part.missing and not part.byte_rate and file.seconds:
+                part.byte_rate = (part.end - part.start + part.missing) / file.seconds
+            cut = part.cut or (isinstance(file, Sndfile) and not part.kind and _cut_short(file.log))
+            if cut and not self.partial:
+                raise AudioError(
+                    f"{self.path} is truncated: its header announces more samples than it holds; "
+                    "`tisdiss separate --partial` takes those"
+                )
+        except AudioError:
+            file.close()
+            raise
+        return file
+
+    def _reader(self, part: Part) -> Sndfile | Decoder:
+        by_ffmpeg = part.kind in _FOR_FFMPEG or (self.track or 1) > 1
+        if part.kind in ("flac", "ogg"):  # libsndfile gives nothing of a block that is damaged somewhere
+            by_ffmpeg |= self.partial or (part.kind == "flac" and bool(part.note))
+        reason = ""
+        if not by_ffmpeg:
+            try:
+                file = Sndfile(self.path, part, whole=len(self.parts) == 1 and part.start == 0)
+                if file.format != "MP3" and not file.subtype.startswith("MPEG"):
+                    return file
+                file.close()
+            except DecodeError as error:
+                reason = str(error)
+        window = Window(self.path, part)
+        try:
+            return Decoder(window, track=self.track or 1, lenient=self.partial or bool(part.missing))
+        except DecodeError as error:
+            window.close()
+            if reason and str(error).startswith("is no sound file"):
+                raise DecodeError(f"is no sound file that libsndfile or FFmpeg can read: {reason}") from None
+            raise
+
+    def _check(self, rate: int, channels: int) -> None:
+        if not RATES[0] <= rate <= RATES[1]:
+            raise AudioError(f"{self.path} has a rate of {rate} Hz: it must be {RATES[0]} to {RATES[1]} Hz")
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise AudioError(f"{self.path} has {channels} channels: it must be 1 to {MOST_CHANNELS}")
+
+    def _all_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(rate, samples (n, channels)) of one part after the other; warnings on the way."""
+        kind = self.input_rate, self.channels
+        at = 0.0
+        for number, part in enumerate(self.parts):
+            file = self._open(part) if number else self.file
+            seconds = 0.0
+            try:
+                for rate, block in file.blocks():
+                    if (rate, block.shape[1]) != kind:
+                        kind = rate, block.shape[1]
+                        self._check(*kind)
+                        self.warnings.append(f"from {at + seconds:.2f} s on it has {kind[0]} Hz, {kind[1]} channels")
+                    seconds += len(block) / rate
+                    yield rate, block
+            except DecodeError as error:
+                if not self.partial:
+                    raise AudioError(f"{self.path} {error}") from None
+                self.warnings.append(f"it {error}: what comes before is taken")
+            finally:
+                file.close()
+            self._compare(file, part, seconds)
+            at += seconds
+
+    def _compare(self, file: Sndfile | Decoder, part: Part, seconds: float) -> None:
+        """What a part held with what was promised of it."""
+        if file.lost:
+            count = "a packet" if len(file.lost) == 1 else f"{len(file.lost)} packets"
+            self.warnings.append(f"{count} could not be decoded, the first at {file.lost[0]:.2f} s: left out")
+        if file.gaps:
+            missing, at = sum(length for _, length in file.gaps), file.gaps[0][0]
+            self.warnings.append(f"{missing:.2f} s are missing by its timestamps, the first at {at:.2f} s")
+        promised, slack = 0.0, SLACK
+        if part.cut:
+            if part.kind in ("mp4", "matroska"):
+                promised = file.seconds
+            elif part.kind in ("wav", "aiff", "au"):
+                promised = seconds + part.missing / max(1.0, part.byte_rate)
+        elif part.frames is not None and file.packets:
+            promised = part.frames * seconds / file.packets
+        elif file.frames is not None:
+            promised = file.frames / file.samplerate
+            slack += 0.01 * promised if isinstance(file, Decoder) and part.kind != "flac" else 0
+        if isinstance(file, Decoder) and file.reached < 0.99 * file.whole - SLACK and not part.cut:
+            promised = max(promised, seconds + file.whole - file.reached)
+        if promised - seconds > slack or part.cut:
+            held = f"it holds {seconds:.2f} s" + f" of {promised:.2f} s" * (promised > seconds)
+            if not self.partial:
+                raise AudioError(
+                    f"{self.path} is damaged or truncated: {held}; `tisdiss separate --partial` takes those"
+                )
+            self.warnings.append(f"it is damaged or truncated: {held}, which are taken")
+        elif part.frames is not None and seconds - promised > SLACK:
+            self.warnings.append(f"its header announces {promised:.2f} s, it holds {seconds:.2f} s: all of it is taken")
+        elif promised > seconds and isinstance(file, Sndfile):
+            self.warnings.append(f"its header announces {promised:.3f} s, it holds {seconds:.3f} s")
+
+
+def announced_seconds(path: Path, track: int | None = None) -> float:
     """A file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason."""
     try:
-        return soundfile.info(os.fsencode(path)).duration
-    except (soundfile.LibsndfileError, OSError, TypeError, ZeroDivisionError):
+        source = Source(path, RATES[0], track=track, partial=True)
+    except AudioError:
         return 0.0
+    source.close()
+    return source.seconds
 
 
-def _cut_short(path: Path, log: str) -> bool:
-    """Whether libsndfile's log of the header, or an Ogg file's last page, shows that data is missing."""
-    for declared, found in re.findall(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", log, re.M):
+def input_rate(path: Path) -> int:
+    """A file's own rate, Hz; AudioError as `Source`."""
+    source = Source(path, RATES[0])
+    source.close()
+    return source.input_rate
+
+
+def read(path: Path, sample_rate: int, warnings: list[str] | None = None) -> Tensor:
+    """A whole file (L,), mono, at `sample_rate`; AudioError as `Source`.
+
+    What a user should know of it is appended to `warnings`, with the file's name, or else logged.
+    """
+    source = Source(path, sample_rate)
+    waveform = torch.cat(list(source.blocks()))
+    for warning in source.warnings:
+        if warnings is None:
+            log.warning(f"{path}: {warning}")
+        else:
+            warnings.append(f"{path}: {warning}")
+    return waveform
+
+
+def _cut_short(log: str) -> bool:
+    """Whether libsndfile's log of a header shows that data is missing."""
+    for declared, found in re.findall(r"^\s*(?:data|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", log, re.M):
         # Recorders that stream write a size near 2^31 or 2^32 and mean "unknown".
         if int(found) < int(declared) < 0x7FFF0000:
             return True
-    if path.suffix.lower() in (".ogg", ".oga", ".opus"):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - (1 << 17)))
-            tail = file.read()
-        page = tail.rfind(b"OggS")
-        return page >= 0 and tail[page + 5 : page + 6] < b"\x04"  # no end-of-stream flag
     return False
-
-
-def read(path: Path, sample_rate: int) -> Tensor:
-    """A whole file (L,), mono, at `sample_rate`; AudioError as `Source`."""
-    return torch.cat(list(Source(path, sample_rate).blocks()))

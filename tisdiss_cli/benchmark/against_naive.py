@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import Source
+from tisdiss_cli.audio.read import Source, announced_seconds
 from tisdiss_cli.benchmark.measure import seeded_mixture
 from tisdiss_cli.benchmark.memory import working_memory
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now
@@ -108,7 +108,7 @@ def compare_folder(separator: Separator, paths: Sequence[Path], repeats: int) ->
         first = _separate(separator, paths, Path(folder, "first"), repeats)
         plain = _separate_naively(separator, paths, Path(folder, "naive"), repeats)
         ours = (first + _separate(separator, paths, Path(folder, "second"), repeats)) / 2
-    seconds = sum(soundfile.info(path).duration for path in paths)
+    seconds = sum(announced_seconds(path) for path in paths)
     return FolderComparison(separator.precision, repeats, len(paths), seconds, ours, plain, plain / ours)
 
 

@@ -54,6 +54,12 @@ def separate(  # the options make it long
     ] = False,
     format: Annotated[str, typer.Option(help="wav (16 bit, float where that would clip) or flac.")] = "wav",
     sample_rate: Annotated[str, typer.Option(help="Of the outputs: model, or input.")] = "model",
+    track: Annotated[
+        int | None, typer.Option(help="Which audio track of a video or other container. [default: the first]")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Separate what there is of truncated or damaged files, with a warning.")
+    ] = False,
     chunk: Annotated[
         float | None,
         typer.Option(help="Seconds that the network hears at a time; the rest of a file, up to 1.5 times as many."),
@@ -72,7 +78,12 @@ def separate(  # the options make it long
     _check_choice("--format", format, ("wav", "flac"))
     _check_choice("--sample-rate", sample_rate, ("model", "input"))
     _check_numbers(
-        chunk=chunk, batch_size=batch_size, max_repeats=max_repeats, rtf=rtf, separator_repeats=separator_repeats
+        chunk=chunk,
+        batch_size=batch_size,
+        max_repeats=max_repeats,
+        rtf=rtf,
+        separator_repeats=separator_repeats,
+        track=track,
     )
     wanted = _parse_repeats(repeats)
     if sum(option is not None for option in (repeats, rtf, budget)) > 1:
@@ -106,6 +117,8 @@ def separate(  # the options make it long
         sample_rate=sample_rate,
         compiled=compile,
         overwrite=overwrite,
+        track=track,
+        partial=partial,
     )
     _name_left_out(left_out(source) if source.is_dir() else {})
     record = Record(out)
@@ -139,7 +152,7 @@ def _run(
     from tisdiss_cli.folder.run import FolderRun
     from tisdiss_cli.folder.settings import with_pace
 
-    audio = sum(seconds for job in found.todo if isfinite(seconds := announced_seconds(job.path)))
+    audio = sum(seconds for job in found.todo if isfinite(seconds := announced_seconds(job.path, settings.track)))
     lines: list[Line] = []
     with _one_last_sentence():
         if found.todo or found.refused:
@@ -215,13 +228,15 @@ def _check_numbers(
     max_repeats: int | None,
     rtf: float | None,
     separator_repeats: int | None,
+    track: int | None,
 ) -> None:
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     if rtf is not None and not 0 < rtf < inf:
         raise UserError(f"--rtf {rtf:g}: it must be a finite number above 0")
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
+    for option, value in (("--batch-size", batch_size), ("--track", track)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} {value}: it must be at least 1")
     for option, value in (("--max-repeats", max_repeats), ("--separator-repeats", separator_repeats)):
         if value is not None:
             check_repeats(option, value)

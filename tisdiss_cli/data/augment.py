@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 import torch
 import torchaudio
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
+from tisdiss_cli.audio.read import AudioError, Source
 from tisdiss_cli.data.clips import read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
 
@@ -50,9 +50,11 @@ def _files(root: Path, what: str) -> list[Path]:
 
 def _channels(path: Path) -> int:
     try:
-        return soundfile.info(path).channels
-    except (soundfile.LibsndfileError, TypeError, OSError):
+        source = Source(path, 8000)
+    except AudioError:
         return 1  # reading it gives the reason
+    source.close()
+    return source.channels
 
 
 def direct_first(response: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
         source = Source(path, sample_rate)
         rates.add(source.input_rate)
         waveform = torch.cat(list(source.blocks()))
+        for warning in source.warnings:
+            log.warning(f"{path}: {warning}")
         if not waveform.any():
             raise UserError(f"{path} is silent: take it out")
         return waveform

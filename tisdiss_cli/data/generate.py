@@ -17,7 +17,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import Source, read
+from tisdiss_cli.audio.read import input_rate, read
 from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
 from tisdiss_cli.data.clips import read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
@@ -91,7 +91,7 @@ class MixtureSet:
     def sample_rate(self) -> int:
         """The commonest rate of the speech, Hz; of equals the lowest. UserError for a file that cannot be read."""
         paths = (path for paths in self.folders.values() for path in paths)
-        rates = Counter(Source(path, 8000).input_rate for path in paths)
+        rates = Counter(input_rate(path) for path in paths)
         return max(sorted(rates), key=lambda rate: rates[rate])
 
     def plan(self, index: int, attempt: int = 0) -> Ingredients:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 from torch import Tensor
 
+from tisdiss_cli.audio.read import input_rate
 from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.errors import UserError
@@ -242,7 +242,7 @@ def _plan(
     first = next((paths[0] for paths in files.values() if paths), None)
     if first is None:
         raise UserError(f"--estimates {estimates} has no file like {dataset.items[0].id}_s1 or s1/...: check it")
-    return settings | {"estimates": str(estimates), "sample_rate": soundfile.info(first).samplerate}, [None], files
+    return settings | {"estimates": str(estimates), "sample_rate": input_rate(first)}, [None], files
 
 
 def _outputs(

@@ -6,12 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.audio.read import read
+from tisdiss_cli.audio.read import input_rate, read
 from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim
@@ -78,14 +77,15 @@ def _load(item: Item, estimates: tuple[Path, ...], needed: bool, rate: int) -> S
     paths = {"the mixture": item.mixture}
     paths |= {f"reference {number}": path for number, path in enumerate(item.references, 1)}
     paths |= {f"estimate {number}": path for number, path in enumerate(estimates, 1)}
-    signals, warning = trim({name: read(path, rate) for name, path in paths.items()}, rate)
-    rates = {soundfile.info(path).samplerate for path in (item.mixture, *item.references)}
+    warnings: list[str] = []
+    signals, warning = trim({name: read(path, rate, warnings) for name, path in paths.items()}, rate)
+    rates = {input_rate(path) for path in (item.mixture, *item.references)}
     mixture, *others = signals.values()
     speakers = len(item.references)
     return Signals(
         mixture,
         torch.stack(others[:speakers]),
         torch.stack(others[speakers:]) if needed else None,
-        [warning] if warning else [],
+        warnings + ([warning] if warning else []),
         rates,
     )

@@ -21,6 +21,7 @@ class Reading:
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
     voices: VoiceFiles | None = None  # made when the input is opened; from then on the writing thread's
     frames: int | None = None  # of the outputs, where they are to be as long as the input
+    warnings: list[str] = field(default_factory=list)  # the source's own list, which grows while it is read
     failure: str | None = None  # why it cannot be read
 
 

@@ -107,7 +107,8 @@ class FolderRun:
     def _read_file(self, file: File) -> None:
         settings, job, own = self.settings, file.job, file.reading
         own.fingerprint = fingerprint(job.path)
-        source = Source(job.path, self.separator.sample_rate)
+        source = Source(job.path, self.separator.sample_rate, track=settings.track, partial=settings.partial)
+        own.warnings = source.warnings
         rate = source.input_rate if settings.input_rate else self.separator.sample_rate
         own.voices = VoiceFiles(
             job,
@@ -208,7 +209,7 @@ class FolderRun:
             repeats=file.computing.mean_repeats,
             audio_seconds=round(file.computing.end / self.separator.sample_rate, 6),
             elapsed_seconds=round(file.computing.elapsed, 6),
-            warnings=warnings,
+            warnings=[*file.reading.warnings, *warnings],
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
             path=file.job.resolved,

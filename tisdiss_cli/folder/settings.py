@@ -25,6 +25,8 @@ class Settings:
     format: str = "wav"  # or "flac"
     input_rate: bool = False  # outputs at the input's rate instead of the network's
     overwrite: bool = False
+    track: int | None = None  # which audio track of a container; None: the first
+    partial: bool = False  # whether what there is of a truncated or damaged input is separated
     pace: Pace | None = None  # chooses each input's repeats instead
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
@@ -47,6 +49,8 @@ def choose_settings(
     sample_rate: str = "model",
     compiled: bool = False,
     overwrite: bool = False,
+    track: int | None = None,
+    partial: bool = False,
 ) -> Settings:
     """The options of `tisdiss separate`, None where the weights or the device decide, as settings.
 
@@ -64,6 +68,9 @@ def choose_settings(
         sample_rate: of the outputs, "model" or "input".
         compiled: whether torch.compile made the network, whose rounding then differs.
         overwrite: whether all is done again.
+        track: which audio track of a container, from 1 on.
+        partial: whether what there is of a truncated or damaged input is separated; changes nothing of whole ones, and
+            is not recorded.
 
     Raises:
         UserError: "auto" with weights that have no threshold.
@@ -82,6 +89,7 @@ def choose_settings(
         "format": format,
         "sample_rate": sample_rate,
         **({"compiled": True} if compiled else {}),
+        **({"track": track} if track and track > 1 else {}),
     }
     return Settings(
         repeats=chosen,
@@ -91,6 +99,8 @@ def choose_settings(
         format=format,
         input_rate=sample_rate == "input",
         overwrite=overwrite,
+        track=track,
+        partial=partial,
         recorded=recorded,
     )
 
