@@ -53,6 +53,11 @@ def check_weights_output(option: str, path: Path) -> None:
     check_output(option, path)
 
 
+def parse_names(text: str | None) -> list[str] | None:
+    """ "s1,s2" as names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
 def versions() -> dict[str, str]:
     """Of this program, Python and the libraries that results depend on."""
     from importlib.metadata import version
