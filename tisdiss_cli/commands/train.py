@@ -8,7 +8,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import bar, log
-from tisdiss_cli.commands.options import DeviceOption
+from tisdiss_cli.commands.options import DeviceOption, check_folder, parse_names
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def train(
     if resume and (recipe is not None or init is not None):
         raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
 
+    check_folder("OUT", out)
+
     import torch
 
     from tisdiss_cli.devices import choose_device, choose_training_precision
@@ -92,8 +94,7 @@ def train(
     start = start_again(out, options) if resume else start_new(out, recipe, init, options)
     computed = choose_training_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
-    names = None if references is None else [name.strip() for name in references.split(",")]
-    material = gather(start, data, valid, mixture=mixture, references=names)
+    material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
     make_folder(out)
     say_what_is_missing(start.recipe, bool(material.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")

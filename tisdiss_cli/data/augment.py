@@ -1,5 +1,6 @@
 """Rooms and noise for mixtures: impulse responses and noise recordings, drawn on any device."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torchaudio
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.data.clips import read_clips, to_device, to_int16
+from tisdiss_cli.data.clips import BadFiles, read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
 
 
@@ -17,20 +18,23 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
     """The impulse responses of each room, a room being a folder that holds sound files.
 
     Raises:
-        UserError: no files, a file of several channels, or a room with fewer than `speakers` of them.
+        UserError: no files, files of several channels, or rooms with fewer than `speakers` of them.
     """
     rooms: dict[Path, list[Path]] = {}
+    bad: list[str] = []
     for path in _files(root, "impulse responses"):
         rooms.setdefault(path.parent, []).append(path)
         channels = _channels(path)
         if channels != 1:
-            raise UserError(f"{path} has {channels} channels: an impulse response must have one")
+            bad.append(f"{path} has {channels} channels: an impulse response must have one")
     for room, paths in rooms.items():
         if len(paths) < speakers:
-            raise UserError(
+            bad.append(
                 f"{room} has {len(paths)} impulse response: a folder is a room, and each of {speakers} speakers of a "
                 "mixture needs one of its own there"
             )
+    if bad:
+        raise BadFiles(bad)
     return list(rooms.values())
 
 
@@ -50,7 +54,7 @@ def _files(root: Path, what: str) -> list[Path]:
 
 def _channels(path: Path) -> int:
     try:
-        return soundfile.info(path).channels
+        return soundfile.info(os.fsencode(path)).channels
     except (soundfile.LibsndfileError, TypeError, OSError):
         return 1  # reading it gives the reason
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tisdiss_cli.data.clips import Complaints
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
@@ -169,8 +170,14 @@ def gather(
     recipe, config = start.recipe, start.recipe.config
     if valid is None and start.origin.get("valid"):
         valid = Path(start.origin["valid"])
-    examples = load_examples(valid, config.sample_rate, config.speakers, recipe.valid_items) if valid else []
-    data = load_data(root, recipe, mixture, references)
+    complaints = Complaints()
+    examples: list[Example] = []
+    if valid:
+        with complaints.collected():
+            examples = load_examples(valid, config.sample_rate, config.speakers, recipe.valid_items)
+    with complaints.collected():
+        data = load_data(root, recipe, mixture, references)
+    complaints.check()
     origin = {
         "valid": str(valid.resolve()) if valid else None,
         "data": data.checksum,
