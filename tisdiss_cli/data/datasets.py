@@ -1,8 +1,8 @@
 """Sets of mixtures with references on disk: WSJ0-2mix, Libri2Mix, WHAMR! and folders of one's own.
 
 A split is a folder that holds one folder of mixtures and one folder of references for each speaker;
-files belong together by their path below these folders, whatever their extensions. References may end in their speaker's
-number, all in the same way: `s1/x_s1`, `s1/x_1`, `s1/x-s1` or `s1/x-1` belongs to `mix/x`.
+files belong together by their path below these folders, whatever their extensions. References may end in their
+speaker's number, all in the same way: `s1/x_s1`, `s1/x_1`, `s1/x-s1` or `s1/x-1` belongs to `mix/x`.
 """
 
 import os
