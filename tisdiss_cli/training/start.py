@@ -79,7 +79,8 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
                     f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
                 )
     facts = read_info(find_weights(init)).info.get("training", {})
-    before = {key: value for key, value in facts.items() if isinstance(value, int | float)}
+    known = facts.items() if isinstance(facts, dict) else ()
+    before = {key: value for key, value in known if isinstance(value, int | float)}
     return Start(Recipe.from_dict({**values, "network": trained}), network, before)
 
 
