@@ -14,6 +14,8 @@ from tisdiss_cli.errors import UserError
 if TYPE_CHECKING:
     from tisdiss_cli.training.recipe import Recipe
 
+_MOST_DEVICES = 1024
+
 
 @app.command()
 def train(
@@ -70,8 +72,8 @@ def train(
     import time
 
     started = time.monotonic()
-    if devices < 1:
-        raise UserError(f"--devices {devices}: it must be at least 1")
+    if not 1 <= devices <= _MOST_DEVICES:
+        raise UserError(f"--devices {devices}: it must be at least 1 and at most {_MOST_DEVICES}")
     if cooldown is not None and not cooldown > 0:
         raise UserError(f"--cooldown {cooldown:g}: it must be above 0 minutes")
     if resume and (recipe is not None or init is not None):
