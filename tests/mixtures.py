@@ -1,5 +1,6 @@
 """A set of mixtures to score: bursts of noise, in the layout of WSJ0-2mix."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ RATE = 8000
 
 def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+    soundfile.write(os.fsencode(path), samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
 
 
 def voices(seed: int, length: int = 4000) -> np.ndarray:

@@ -84,6 +84,50 @@ def test_missing_counterparts_are_listed(tmp_path):
     assert dataset.missing == ["c: no file in s2", "d: no file in mix, s1"]
 
 
+@pytest.mark.parametrize("end", ["_s{}", "_{}", "-s{}", "-{}"])
+def test_references_may_end_in_their_speakers_number(tmp_path, end):
+    make(tmp_path, "mix", "x x_1 sub/y 0.5_1")
+    for number in (1, 2):
+        ids = " ".join(id + end.format(number) for id in ("x", "x_1", "sub/y", "0.5_1"))
+        make(tmp_path, f"s{number}", ids)
+    dataset = find_dataset(tmp_path)
+    assert [item.id for item in dataset.items] == ["0.5_1", "sub/y", "x", "x_1"] and not dataset.missing
+    for item in dataset.items:
+        wanted = tuple(tmp_path / f"s{n}" / f"{item.id}{end.format(n)}.wav" for n in (1, 2))
+        assert item.references == wanted
+
+
+def test_what_does_not_follow_the_rule_of_most_is_missing(tmp_path):
+    make(tmp_path, "mix", "x y z")
+    make(tmp_path, "s1", "x_1 y_1 z")
+    make(tmp_path, "s2", "x_2 y_2 y z_2")
+    dataset = find_dataset(tmp_path)
+    assert {item.id: [path.name for path in item.references] for item in dataset.items} == {
+        "x": ["x_1.wav", "x_2.wav"],
+        "y": ["y_1.wav", "y_2.wav"],
+        "z": ["z.wav", "z_2.wav"],
+    }
+    assert dataset.missing == ["y: two files for it, y_2.wav is used and y.wav is not"]
+    make(tmp_path, "mix", "x_1 v")
+    make(tmp_path, "s1", "v_1")
+    assert "x_1: no file in s1, s2" in find_dataset(tmp_path).missing  # s1/x_1 is x's
+
+
+def test_names_that_do_not_meet_are_shown(tmp_path):
+    make(tmp_path, "mix", "call7")
+    make(tmp_path, "s1", "call7-left")
+    (tmp_path / "s2").mkdir()
+    with pytest.raises(UserError, match=r"mix has call7\.wav, s1 has call7-left\.wav, s2 has none"):
+        find_dataset(tmp_path)
+
+
+def test_folders_without_a_name_are_refused(tmp_path):
+    make(tmp_path, "mix s1 s2")
+    for mixture, references in ((None, ["s1", ""]), (None, [""]), ("", None), (None, ["s1", "s1"])):
+        with pytest.raises(UserError, match=r"--mixture|--references"):
+            find_dataset(tmp_path, mixture, references)
+
+
 def test_mistakes_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         find_dataset(tmp_path / "nowhere")

@@ -7,6 +7,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import bar
+from tisdiss_cli.commands.options import check_folder
 from tisdiss_cli.errors import UserError
 
 
@@ -30,9 +31,13 @@ def mix(
     seed: Annotated[int, typer.Option(help="The same seed draws the same mixtures.")] = 0,
 ) -> None:
     """Make WSJ0-2mix-style mixtures (min version): each file of mix is exactly the sum of those of s1, s2, ..."""
-    for option, value, lowest in (("--count", count, 1), ("--speakers", speakers, 2), ("--seed", seed, 0)):
-        if value < lowest:
-            raise UserError(f"{option} {value}: it must be at least {lowest}")
+    for option, value, lowest, highest in (
+        ("--count", count, 1, 1_000_000),
+        ("--speakers", speakers, 2, 100),
+        ("--seed", seed, 0, 2**63 - 1),
+    ):
+        if not lowest <= value <= highest:
+            raise UserError(f"{option} {value}: it must be {lowest} to {highest}")
     if not 0 <= level <= 60:
         raise UserError(f"--level {level:g}: it must be 0 to 60 dB")
     if not -60 <= noise_level[0] <= noise_level[1] <= 60:
@@ -41,11 +46,14 @@ def mix(
         raise UserError(f"--sample-rate {sample_rate}: it must be 1000 to 192000 Hz")
     if format not in ("wav", "flac"):
         raise UserError(f"--format {format} is unknown: choose wav or flac")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_folder("OUT", out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
         raise UserError(f"OUT {out} is there already: name a new folder")
 
     from tisdiss_cli.data.corpus import read_exclusions
-    from tisdiss_cli.data.generate import MixtureSet, write_set
+    from tisdiss_cli.data.generate import MixtureSet, check_place, write_set
+
+    check_place(out, {"SPEECH": speech, "--rirs": rirs, "--noise": noise})
 
     mixtures = MixtureSet.find(
         speech,

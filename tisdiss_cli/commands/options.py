@@ -1,5 +1,6 @@
 """What several commands parse or report in the same way."""
 
+import os
 import platform
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +52,25 @@ def check_weights_output(option: str, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"{option} {path} must end in .safetensors")
     check_output(option, path)
+
+
+def check_folder(option: str, path: Path) -> None:
+    """UserError now, and not after the work, if there is no such folder and none can be made."""
+    try:
+        place = path.resolve()
+        above = next(folder for folder in (place, *place.parents) if folder.exists())
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {path} cannot be made ({reason}): name another folder") from None
+    if not above.is_dir():
+        raise UserError(f"{option} {path}: {above} is a file: name a folder")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{option} {path}: the folder {above} cannot be written to")
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """ "s1,s2" as names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def versions() -> dict[str, str]:

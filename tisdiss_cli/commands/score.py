@@ -14,6 +14,7 @@ from tisdiss_cli.commands.options import (
     WeightsOption,
     check_output,
     check_repeats,
+    parse_names,
     parse_repeats,
     versions,
     write_json,
@@ -22,13 +23,17 @@ from tisdiss_cli.commands.score_tables import results_table
 from tisdiss_cli.errors import UserError
 
 _LISTED = 20  # sentences of a kind
+_MOST_WORKERS = 1024
 
 
 @app.command()
 def score(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="WSJ0-2mix, Libri2Mix, WHAMR! or the like.")],
     estimates: Annotated[
-        Path | None, typer.Option(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a); no network runs.")
+        Path | None, typer.Option(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a ...); no network runs.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="How --estimates are named, as in '{id}_est{n}'. [default: found out]")
     ] = None,
     repeats: Annotated[
         str | None, typer.Option(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")
@@ -58,12 +63,16 @@ def score(
     wanted = parse_repeats(repeats) if repeats is not None else None
     if estimates is not None and wanted is not None:
         raise UserError("--repeats has no meaning with --estimates: leave one of them out")
+    if pattern is not None and estimates is None:
+        raise UserError("--pattern says how the files of --estimates are named: name their folder too")
     if separator_repeats is not None:
         check_repeats("--separator-repeats", separator_repeats)
-    if workers is not None and workers < 0:
-        raise UserError(f"--workers {workers}: it must be 0 (score in this process) or more")
+    if workers is not None and not 0 <= workers <= _MOST_WORKERS:
+        raise UserError(f"--workers {workers}: it must be 0 (score in this process) to {_MOST_WORKERS}")
     for option, path in (("--csv", csv), ("--json", json)):
         check_output(option, path)
+    if csv is not None and json is not None and csv.resolve() == json.resolve():
+        raise UserError(f"--csv {csv} and --json {json} are one file: name two")
 
     keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
@@ -71,7 +80,7 @@ def score(
     from tisdiss_cli.evaluation.results import Sheet
     from tisdiss_cli.separation.separator import Separator
 
-    dataset = find_dataset(data, mixture, [name.strip() for name in references.split(",")] if references else None)
+    dataset = find_dataset(data, mixture, parse_names(references))
     sheet = Sheet(csv) if csv else None
     separator = None if estimates else Separator.load(weights, device, precision)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
@@ -83,7 +92,7 @@ def score(
         with bar(unit="file", leave=False) as shown:
             progress = Progress(start=shown.reset, advance=shown.update)
             outcome = evaluate(
-                dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress
+                dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress, pattern
             )
     except KeyboardInterrupt:
         log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))

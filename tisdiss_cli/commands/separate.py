@@ -234,9 +234,10 @@ def _check_numbers(
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     if rtf is not None and not 0 < rtf < inf:
         raise UserError(f"--rtf {rtf:g}: it must be a finite number above 0")
-    for option, value in (("--batch-size", batch_size), ("--track", track)):
-        if value is not None and value < 1:
-            raise UserError(f"{option} {value}: it must be at least 1")
+    if batch_size is not None and not 1 <= batch_size <= 65536:
+        raise UserError(f"--batch-size {batch_size}: it must be at least 1 and at most 65536")
+    if track is not None and not 1 <= track <= 1000:
+        raise UserError(f"--track {track}: it must be at least 1 and at most 1000")
     for option, value in (("--max-repeats", max_repeats), ("--separator-repeats", separator_repeats)):
         if value is not None:
             check_repeats(option, value)

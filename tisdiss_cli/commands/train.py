@@ -8,11 +8,13 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import bar, log
-from tisdiss_cli.commands.options import DeviceOption
+from tisdiss_cli.commands.options import DeviceOption, check_folder, parse_names
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
     from tisdiss_cli.training.recipe import Recipe
+
+_MOST_DEVICES = 1024
 
 
 @app.command()
@@ -70,12 +72,17 @@ def train(
     import time
 
     started = time.monotonic()
-    if devices < 1:
-        raise UserError(f"--devices {devices}: it must be at least 1")
+    if not 1 <= devices <= _MOST_DEVICES:
+        raise UserError(f"--devices {devices}: it must be at least 1 and at most {_MOST_DEVICES}")
     if cooldown is not None and not cooldown > 0:
         raise UserError(f"--cooldown {cooldown:g}: it must be above 0 minutes")
+    for option, text in (("--recipe", recipe), ("--init", init), ("--repeats", repeats), ("--precision", precision)):
+        if text is not None and not text.strip():
+            raise UserError(f"{option} is empty: name one, or leave the option out")
     if resume and (recipe is not None or init is not None):
         raise UserError("--resume goes on with the run's own recipe and weights: leave --recipe and --init out")
+
+    check_folder("OUT", out)
 
     import torch
 
@@ -92,8 +99,7 @@ def train(
     start = start_again(out, options) if resume else start_new(out, recipe, init, options)
     computed = choose_training_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
-    names = None if references is None else [name.strip() for name in references.split(",")]
-    material = gather(start, data, valid, mixture=mixture, references=names)
+    material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
     make_folder(out)
     say_what_is_missing(start.recipe, bool(material.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")

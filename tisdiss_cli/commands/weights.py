@@ -1,5 +1,6 @@
 """`tisdiss weights list | info | import | fetch | average | calibrate`: weight files, the authors' checkpoints."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,11 +62,11 @@ def import_(
     config: Annotated[Path | None, typer.Option(help="Their config.yaml. [default: beside the checkpoint]")] = None,
 ) -> None:
     """Turn a published checkpoint (.pth and config.yaml) into a weight file."""
-    config = config or checkpoint.with_name("config.yaml")
-    for path, what in ((checkpoint, "checkpoint"), (config, "--config")):
-        if not path.is_file():
-            raise UserError(f"{what} {path} does not exist: name the file")
     check_weights_output("OUT", out)
+    config = config or checkpoint.parent / "config.yaml"
+    for path, what in ((checkpoint, "checkpoint"), (config, "--config")):
+        if not os.path.isfile(path):
+            raise UserError(f"{what} {path} does not exist: name the file")
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
 
@@ -130,7 +131,7 @@ def calibrate(
     check_repeats("--max-repeats", max_repeats, least=2)
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
-    if out is not None:
+    if out is not None:  # else it is the weights' own, which are to be found
         check_weights_output("--out", out)
     from rich.table import Table
 
@@ -142,6 +143,7 @@ def calibrate(
     from tisdiss_cli.separation.separator import Separator
 
     separator = Separator.load(name, device, "fp32")
+    check_weights_output("--out", out or separator.weights.path)
     dataset = find_dataset(data)
     with bar(total=len(dataset.items), unit="file", leave=False) as shown:
         traces = trace(separator, dataset, max_repeats, shown.update)

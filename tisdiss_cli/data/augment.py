@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.audio.read import AudioError, Source
-from tisdiss_cli.data.clips import read_clips, to_device, to_int16
+from tisdiss_cli.data.clips import BadFiles, read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
 
 
@@ -17,20 +17,23 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
     """The impulse responses of each room, a room being a folder that holds sound files.
 
     Raises:
-        UserError: no files, a file of several channels, or a room with fewer than `speakers` of them.
+        UserError: no files, files of several channels, or rooms with fewer than `speakers` of them.
     """
     rooms: dict[Path, list[Path]] = {}
+    bad: list[str] = []
     for path in _files(root, "impulse responses"):
         rooms.setdefault(path.parent, []).append(path)
         channels = _channels(path)
         if channels != 1:
-            raise UserError(f"{path} has {channels} channels: an impulse response must have one")
+            bad.append(f"{path} has {channels} channels: an impulse response must have one")
     for room, paths in rooms.items():
         if len(paths) < speakers:
-            raise UserError(
+            bad.append(
                 f"{room} has {len(paths)} impulse response: a folder is a room, and each of {speakers} speakers of a "
                 "mixture needs one of its own there"
             )
+    if bad:
+        raise BadFiles(bad)
     return list(rooms.values())
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,75 @@ from tisdiss_cli.errors import UserError
 FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
 ACTIVE_DB = 30.0  # a frame is active within this much of its clip's loudest
 _AHEAD = 256  # files read at a time
+_NAMED = 10  # of bad files
 
 log = logging.getLogger("tisdiss")
+
+
+class BadFiles(UserError):
+    """Files that cannot be used: the first are named with their reasons, and how many more there are."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        self.sentences = list(dict.fromkeys(sentences))
+        count = len(self.sentences)
+        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
+        said = "; ".join(self.sentences[:_NAMED]) + more
+        super().__init__(said if count == 1 else f"{count} files cannot be used: {said}")
+
+
+class Complaints:
+    """The bad files of several steps in one message, so that nobody mends them one by one."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keeps the bad files that the block ends with; what it would have made is missing until `check`."""
+        try:
+            yield
+        except BadFiles as error:
+            self.sentences += error.sentences
+
+    def check(self) -> None:
+        """BadFiles if there were any."""
+        if self.sentences:
+            raise BadFiles(self.sentences)
 
 
 def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterator[Tensor]:
     """Yields (L,) float32 for every path, in order, none silent; the log says once what was resampled.
 
-    `what` is the subject of that sentence, a folder say.
+    `what` is the subject of that sentence, a folder say. After a bad file no more are yielded, but all are read.
 
     Raises:
-        UserError: a file that cannot be read, or is silent.
+        BadFiles: at the end, the files that cannot be read, or are silent.
     """
     rates: set[int] = set()
 
-    def read(path: Path) -> Tensor:
-        source = Source(path, sample_rate)
-        rates.add(source.input_rate)
-        waveform = torch.cat(list(source.blocks()))
+    def read(path: Path) -> Tensor | str:
+        try:
+            source = Source(path, sample_rate)
+            rates.add(source.input_rate)
+            waveform = torch.cat(list(source.blocks()))
+        except UserError as error:
+            return str(error)
+        except OSError as error:  # a disk that went away, say
+            return f"{path} cannot be read ({error.strerror or error})"
         for warning in source.warnings:
             log.warning(f"{path}: {warning}")
-        if not waveform.any():
-            raise UserError(f"{path} is silent: take it out")
-        return waveform
+        return waveform if waveform.any() else f"{path} is silent: take it out"
 
+    bad: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for begin in range(0, len(paths), _AHEAD):
-            yield from pool.map(read, paths[begin : begin + _AHEAD])
+            for clip in pool.map(read, paths[begin : begin + _AHEAD]):
+                if isinstance(clip, str):
+                    bad.append(clip)
+                elif not bad:
+                    yield clip
+    if bad:
+        raise BadFiles(bad)
     say_rates(what, rates, sample_rate)
 
 

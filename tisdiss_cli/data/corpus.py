@@ -1,5 +1,6 @@
 """Clean speech by speaker, held in memory on the training device, from which mixtures are drawn."""
 
+import logging
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.data.clips import active_frames, padded, read_clips, to_device, to_int16
+from tisdiss_cli.data.datasets import is_set
 from tisdiss_cli.errors import UserError
+
+log = logging.getLogger("tisdiss")
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,46 @@ class Corpus:
 
 
 def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
-    """The sound files of `root`/<speaker>/**, by speaker; UserError if fewer than `speakers` have any."""
+    """The sound files of `root`/<speaker>/**, by speaker; the log says which sets of mixtures among them are left out.
+
+    Raises:
+        UserError: `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
-    folders = {path.name: find(path) for path in sorted(root.iterdir()) if path.is_dir()}
-    folders = {name: files for name, files in folders.items() if files and not name.startswith(".")}
+    if is_set(root):
+        raise UserError(f"{root} is a set of mixtures: pass a folder that holds clean speech for each speaker")
+    folders, sets = speech_files(root)
+    beside = f" beside {len(sets)} sets of mixtures, which are no speakers" if sets else ""
     if len(folders) < speakers:
         raise UserError(
-            f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}: mixing needs a "
-            f"folder for each of at least {speakers} speakers"
+            f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}{beside}: mixing needs "
+            f"a folder for each of at least {speakers} speakers"
         )
+    if sets:
+        names = ", ".join(str(path.relative_to(root)) for path in sets[:10])
+        more = f" and {len(sets) - 10} more" if len(sets) > 10 else ""
+        log.info(f"{root}: sets of mixtures are no speakers and are left out: {names}{more}")
     return folders
+
+
+def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The sound files of `root`/<speaker>/** by speaker, without those of sets of mixtures, and these sets."""
+    known: dict[Path, Path | None] = {root: None}
+
+    def outermost_set(folder: Path) -> Path | None:
+        if folder not in known:
+            above = outermost_set(folder.parent)
+            known[folder] = above or (folder if is_set(folder) else None)
+        return known[folder]
+
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{root} cannot be listed ({error.strerror}): make it readable, or pass another") from None
+    files = {folder.name: [path for path in find(folder) if not outermost_set(path.parent)] for folder in folders}
+    sets = sorted({found for found in known.values() if found})
+    return {name: found for name, found in files.items() if found}, sets
 
 
 def load_corpus(
@@ -59,7 +92,7 @@ def load_corpus(
         exclude: pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed.
 
     Raises:
-        UserError: no folder, too few speakers, a silent or unreadable file, a speaker without partners.
+        UserError: no folder, too few speakers, silent or unreadable files, a speaker without partners.
     """
     folders = find_speakers(root, speakers)
     compatible = compatibility(list(folders), exclude or [], speakers)
@@ -103,11 +136,12 @@ def compatibility(names: list[str], exclude: list[tuple[str, str]], speakers: in
         UserError: a pattern matches nobody, or a speaker has too few partners left.
     """
     allowed = ~torch.eye(len(names), dtype=torch.bool)
+    nobody = list(dict.fromkeys(p for pair in exclude for p in pair if not any(fnmatchcase(name, p) for name in names)))
+    if nobody:
+        more = f" and {len(nobody) - 10} more" if len(nobody) > 10 else ""
+        raise UserError(f"the excluded pairs: no speaker is named {', '.join(map(repr, nobody[:10]))}{more}")
     for a, b in exclude:
         rows, columns = (torch.tensor([fnmatchcase(name, pattern) for name in names]) for pattern in (a, b))
-        for pattern, matches in ((a, rows), (b, columns)):
-            if not matches.any():
-                raise UserError(f"the excluded pair {a!r}, {b!r}: no speaker is named {pattern!r}")
         barred = rows[:, None] & columns
         allowed &= ~(barred | barred.T)
     # With this many partners left for everyone, no drawing order can run out of them.
@@ -124,14 +158,19 @@ def compatibility(names: list[str], exclude: list[tuple[str, str]], speakers: in
 def read_exclusions(path: Path) -> list[tuple[str, str]]:
     """Pairs of speaker patterns from a text file: two a line, blanks between, `#` starts a comment."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a list of excluded pairs ({error})") from None
+        # Names may be of any bytes, as on the disk.
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"--exclude {path} cannot be read as a list of pairs ({error.strerror or error})") from None
     pairs: list[tuple[str, str]] = []
+    wrong: list[str] = []
     for number, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
         if len(words) == 2:
             pairs.append((words[0], words[1]))
         elif words:
-            raise UserError(f"{path}, line {number}: write two speakers or patterns, not {len(words)}")
+            wrong.append(f"line {number} has {len(words)}")
+    if wrong:
+        more = f", and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise UserError(f"{path}: write two speakers or patterns a line; {', '.join(wrong[:10])}{more}")
     return pairs

@@ -1,11 +1,13 @@
 """Sets of mixtures with references on disk: WSJ0-2mix, Libri2Mix, WHAMR! and folders of one's own.
 
 A split is a folder that holds one folder of mixtures and one folder of references for each speaker;
-files belong together by their path below these folders, whatever their extensions.
+files belong together by their path below these folders, whatever their extensions. References may end in their
+speaker's number, all in the same way: `s1/x_s1`, `s1/x_1`, `s1/x-s1` or `s1/x-1` belongs to `mix/x`.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +82,13 @@ def find_dataset(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: pass one that holds mixtures and references (mix, s1, s2)")
-    if references is not None and len(references) < 2:
-        raise UserError(f"--references names {len(references)} folder: name one for each speaker, as in s1,s2")
+    if mixture is not None and not mixture.strip():
+        raise UserError("--mixture names no folder: leave it out, or name the one of the mixtures")
+    if references is not None and (len(references) < 2 or not all(name.strip() for name in references)):
+        named = len([name for name in references if name.strip()])
+        raise UserError(f"--references names {named} folder: name one for each speaker, as in s1,s2")
+    if references is not None and len(set(references)) < len(references):
+        raise UserError(f"--references {','.join(references)}: name each folder once")
     splits = _splits(root, mixture, references, _DEPTH)
     if not splits:
         wanted = [*([mixture] if mixture else []), *(references or [])]
@@ -102,8 +109,17 @@ def find_dataset(
         raise UserError(f"{split} has one folder of references ({references[0]}): there must be one for each speaker")
     items, missing = _items(split, mixture, references)
     if not items:
-        raise UserError(f"{split}: no sound file in {mixture} has a counterpart in {' and '.join(references)}")
+        there = ", ".join(f"{name} has {_example(split / name)}" for name in (mixture, *references))
+        raise UserError(
+            f"{split}: no sound file in {mixture} has a counterpart of its name in {' and '.join(references)} ({there})"
+        )
     return Dataset(split, layout, mixture, tuple(references), items, missing)
+
+
+def _example(folder: Path) -> str:
+    """The name of one of its sound files, below it."""
+    path = next(iter(find(folder)), None)
+    return str(path.relative_to(folder)) if path else "none"
 
 
 def _pair(layout: Layout) -> str:
@@ -119,7 +135,10 @@ def _splits(
         return [(folder, *found)]
     if depth == 0:
         return []
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or pass another") from None
     return [split for path in below for split in _splits(path, mixture, references, depth - 1)]
 
 
@@ -160,6 +179,8 @@ def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[I
 
     names = (mixture, *references)
     folders = [listing(name) for name in names]
+    for number, files in enumerate(folders[1:], 1):
+        folders[number] = _without_number(files, number, folders[0].keys(), missing)
     items: list[Item] = []
     for key in sorted(set().union(*folders)):
         absent = [name for name, files in zip(names, folders, strict=True) if key not in files]
@@ -168,3 +189,38 @@ def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[I
         else:
             items.append(Item(key, folders[0][key], tuple(files[key] for files in folders[1:])))
     return items, missing
+
+
+def _without_number(files: dict[str, Path], number: int, mixtures: Set[str], missing: list[str]) -> dict[str, Path]:
+    """One speaker's references by the keys of their mixtures, where most names end in the speaker's number.
+
+    All follow one rule, the one that fits the most mixtures and of equals the first: with `x` and `x_1` among the
+    mixtures, `s1/x_1` may be either's.
+    """
+    ends = ("", f"_s{number}", f"_{number}", f"-s{number}", f"-{number}")
+    end = max(ends, key=lambda one: sum(key + one in files for key in mixtures))
+    if not end:
+        return files
+    found = {key: files[key + end] for key in mixtures if key + end in files}
+    used = set(found.values())
+    for key, path in files.items():
+        if path not in used and found.setdefault(key, path) is not path:
+            missing.append(f"{key}: two files for it, {found[key].name} is used and {path.name} is not")
+    return found
+
+
+METADATA = "mixtures.csv"  # of `tisdiss mix`
+_MIXTURES = re.compile(r"mix(_clean|_both|_single)?(_anechoic|_reverb)?")
+_REFERENCES = re.compile(r"s[1-9](_anechoic|_reverb)?")
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder is a set of mixtures: mixtures beside their references, or what `tisdiss mix` has written."""
+    try:
+        names = {path.name for path in folder.iterdir() if path.is_dir()}
+        if any(map(_MIXTURES.fullmatch, names)) and any(map(_REFERENCES.fullmatch, names)):
+            return True
+        with (folder / METADATA).open("rb") as file:
+            return file.read(13) == b"id,speaker_1,"
+    except OSError:
+        return False

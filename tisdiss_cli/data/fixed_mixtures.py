@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.clips import active_frames, checksum, padded, read_clips, to_device, to_int16
-from tisdiss_cli.data.corpus import active_before
+from tisdiss_cli.data.clips import Complaints, active_frames, checksum, padded, read_clips, to_device, to_int16
+from tisdiss_cli.data.corpus import active_before, speech_files
 from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
 from tisdiss_cli.data.dynamic_mixing import draw_positions, take
 from tisdiss_cli.errors import UserError
@@ -49,7 +49,10 @@ class FixedMixtures:
 
 
 def looks_fixed(root: Path) -> bool:
-    """Whether `root` is meant as a set of mixtures: a known layout at or below it, whole or in part."""
+    """Whether `root` is meant as a set of mixtures: a known layout at it, whole or in part, or below it.
+
+    Sets below it that lie beside the clean speech of two speakers or more are no reason: then the speech is meant.
+    """
     names = {name for layout in LAYOUTS for name in layout.mixtures}
     speakers = {layout.references.format(number) for layout in LAYOUTS for number in range(1, 10)}
     if not root.is_dir():
@@ -57,7 +60,8 @@ def looks_fixed(root: Path) -> bool:
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     if folders & names or (folders and folders <= speakers):
         return True
-    return any(path.name in names and path.is_dir() for pattern in ("*/*", "*/*/*") for path in root.glob(pattern))
+    below = any(path.name in names and path.is_dir() for pattern in ("*/*", "*/*/*") for path in root.glob(pattern))
+    return below and len(speech_files(root)[0]) < 2
 
 
 def complete_dataset(
@@ -66,8 +70,8 @@ def complete_dataset(
     """`find_dataset`; UserError also where files lack counterparts or the number of speakers is another."""
     dataset = find_dataset(root, mixture, references)
     if dataset.missing:
-        more = f" (and {len(dataset.missing) - 1} more)" if len(dataset.missing) > 1 else ""
-        raise UserError(f"{dataset.root} is incomplete: {dataset.missing[0]}{more}")
+        more = f"; and {len(dataset.missing) - 10} more" if len(dataset.missing) > 10 else ""
+        raise UserError(f"{dataset.root} is incomplete: {'; '.join(dataset.missing[:10])}{more}")
     if dataset.speakers != speakers:
         raise UserError(
             f"{dataset.root} has references of {dataset.speakers} speakers, and the recipe's network {speakers}"
@@ -76,19 +80,24 @@ def complete_dataset(
 
 
 def read_items(dataset: Dataset, items: Sequence[Item], sample_rate: int) -> Iterator[Tensor]:
-    """Yields every item as (1 + S, L) float32, mixture first; UserError names a file of another length."""
+    """Yields every item as (1 + S, L) float32, mixture first; BadFiles at the end, of another length among them."""
     paths = [path for item in items for path in (item.mixture, *item.references)]
     clips = read_clips(dataset.root, paths, sample_rate)
-    for item in items:
-        signals = [next(clips) for _ in range(1 + len(item.references))]
-        for path, signal in zip(item.references, signals[1:], strict=True):
-            if signal.shape != signals[0].shape:
-                raise UserError(
-                    f"{path} has {signal.shape[0]} samples at {sample_rate} Hz and its mixture {signals[0].shape[0]}: "
-                    "they must be of one length"
-                )
-        yield torch.stack(signals)
-    next(clips, None)  # to its end, where it says what was resampled
+    complaints = Complaints()
+    with complaints.collected():
+        for item in items:
+            signals = [next(clips) for _ in range(1 + len(item.references))]
+            odd = [
+                f"{path} has {signal.shape[0]} samples at {sample_rate} Hz and its mixture {signals[0].shape[0]}: "
+                "they must be of one length"
+                for path, signal in zip(item.references, signals[1:], strict=True)
+                if signal.shape != signals[0].shape
+            ]
+            complaints.sentences += odd
+            if not complaints.sentences:
+                yield torch.stack(signals)
+        next(clips, None)  # to its end, where it says what was resampled
+    complaints.check()
 
 
 def load_fixed(dataset: Dataset, sample_rate: int) -> FixedMixtures:

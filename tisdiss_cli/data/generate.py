@@ -6,6 +6,7 @@ a shorter one. Source: Hershey et al. 2016 (WSJ0-2mix), Wichern et al. 2019 (WHA
 """
 
 import csv
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from tisdiss_cli.audio.read import input_rate, read
 from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
-from tisdiss_cli.data.clips import read_clips
+from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
+from tisdiss_cli.data.datasets import METADATA
 from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
 from tisdiss_cli.errors import UserError
 
@@ -89,10 +91,20 @@ class MixtureSet:
         )
 
     def sample_rate(self) -> int:
-        """The commonest rate of the speech, Hz; of equals the lowest. UserError for a file that cannot be read."""
-        paths = (path for paths in self.folders.values() for path in paths)
-        rates = Counter(input_rate(path) for path in paths)
+        """The commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can be."""
+        rates: Counter[int] = Counter()
+        bad: list[str] = []
+        for path in self._speech():
+            try:
+                rates[input_rate(path)] += 1
+            except UserError as error:
+                bad.append(str(error))
+        if not rates:
+            raise BadFiles(bad)
         return max(sorted(rates), key=lambda rate: rates[rate])
+
+    def _speech(self) -> list[Path]:
+        return [path for paths in self.folders.values() for path in paths]
 
     def plan(self, index: int, attempt: int = 0) -> Ingredients:
         """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
@@ -117,15 +129,29 @@ class MixtureSet:
         return Ingredients(chosen, utterances, levels.tolist(), responses, noise, start, low + (high - low) * share)
 
     def check(self, count: int, sample_rate: int) -> None:
-        """UserError if a file that `count` mixtures take is silent or cannot be read; says what is resampled."""
+        """BadFiles if some cannot be read, or are silent or too short; says what is resampled.
+
+        All speech is opened; what `count` mixtures take is read whole.
+        """
         plans = [self.plan(index) for index in range(count)]
-        for what, paths in (
-            (str(self.root), {path for plan in plans for path in plan.utterances}),
-            ("impulse responses", {path for plan in plans for path in plan.responses}),
-            ("noise", {plan.noise for plan in plans if plan.noise}),
-        ):
-            for _ in read_clips(what, sorted(paths), sample_rate):
-                pass
+        spoken = sorted({path for plan in plans for path in plan.utterances})
+        responses = sorted({path for plan in plans for path in plan.responses})
+        noises = sorted({plan.noise for plan in plans if plan.noise})
+        complaints = Complaints()
+        with complaints.collected():
+            for path, clip in zip(spoken, read_clips(self.root, spoken, sample_rate), strict=True):
+                if clip.shape[0] < FRAME:
+                    complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
+        for path in sorted(set(self._speech()) - set(spoken)):
+            try:
+                input_rate(path)
+            except UserError as error:
+                complaints.sentences.append(str(error))
+        for what, paths in (("impulse responses", responses), ("noise", noises)):
+            with complaints.collected():
+                for _ in read_clips(what, paths, sample_rate):
+                    pass
+        complaints.check()
 
     def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Ingredients, dict[str, Tensor]]]:
         """Yields `count` mixtures: what each is made of, and its files by folder (int16, as `render` has them).
@@ -139,8 +165,10 @@ class MixtureSet:
                 if files is not None:
                     break
             else:
+                names = ", ".join(str(path) for path in plan.utterances)
                 raise UserError(
-                    f"{self.root}: the utterances are too short, or begin with too long a silence, to be mixed"
+                    f"{self.root}: in {_ATTEMPTS} draws one of the utterances was silent as far as the other lasts, "
+                    f"{names} at last: take out those that are too short or begin with too long a silence"
                 )
             yield plan, files
 
@@ -177,6 +205,15 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     return {name: signal.to(torch.int16) for name, signal in whole.items()}
 
 
+def check_place(out: Path, sources: dict[str, Path | None]) -> None:
+    """UserError where OUT lies inside a folder that mixtures are drawn from, by what the user knows it as."""
+    for what, folder in sources.items():
+        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"OUT {out} lies inside {what} {folder}: name a folder outside it, or its mixtures become inputs"
+            )
+
+
 def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, bar: "tqdm") -> None:
     """Writes `count` mixtures and `mixtures.csv`, what each is made of; `out` is whole or not there.
 
@@ -191,11 +228,12 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
     Raises:
         UserError: `out` cannot be written, or as `MixtureSet.draw`.
     """
+    out = out.resolve()  # what a link points to
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        with (part / "mixtures.csv").open("w", newline="") as file:
+        with (part / METADATA).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(_header(mixtures.speakers))
             for number, (plan, files) in enumerate(mixtures.draw(count, sample_rate), 1):
@@ -204,7 +242,7 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
                 for folder, samples in files.items():
                     (part / folder).mkdir(exist_ok=True)
                     path = part / folder / f"{name}.{format}"
-                    soundfile.write(path, samples.numpy(), sample_rate, subtype="PCM_16")
+                    soundfile.write(os.fsencode(path), samples.numpy(), sample_rate, subtype="PCM_16")
                 length = next(iter(files.values())).shape[0]
                 table.writerow([name, *_row(mixtures, plan), length, sample_rate])
                 bar.update()

@@ -43,7 +43,7 @@ def trace(separator: Separator, dataset: Dataset, most: int, advance: Callable[[
     """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is told of each.
 
     A file that cannot be read, or whose lengths differ too much, is said and left out; one with a silent reference
-    is left out.
+    or mixture is left out.
 
     Raises:
         UserError: the set does not fit the weights, or no mixture is left.
@@ -55,7 +55,7 @@ def trace(separator: Separator, dataset: Dataset, most: int, advance: Callable[[
     for item, loaded in read_ahead(dataset.items, nothing, False, separator.sample_rate):
         if isinstance(loaded, str):
             log.warning(f"left out: {item.id}: {loaded}")
-        elif not is_silent(loaded.references).any():
+        elif not (is_silent(loaded.references).any() or is_silent(loaded.mixture)):
             traces.append(_trace(separator, loaded.mixture, loaded.references, most))
         advance()
     if not traces:

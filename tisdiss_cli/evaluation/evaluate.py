@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import input_rate
 from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.loading import Signals, find_estimates, read_ahead
+from tisdiss_cli.evaluation.estimates import find_estimates
+from tisdiss_cli.evaluation.loading import Signals, commonest_rate, read_ahead
 from tisdiss_cli.evaluation.metrics import Score
 from tisdiss_cli.evaluation.results import Row, Sheet, Summary, row_key, summarize
 from tisdiss_cli.evaluation.workers import Scorers
@@ -61,6 +62,7 @@ def evaluate(
     sheet: Sheet | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    pattern: str | None = None,
 ) -> Evaluation:
     """Scores a set: what `separator` makes of the mixtures, or the files below `estimates`.
 
@@ -69,11 +71,12 @@ def evaluate(
         separator: runs on whole mixtures; needed unless `estimates` is given.
         repeats: settings of the Reconstructor to score, each at least 1; None: 1 to as trained. The
             deepest is run once, the others are decoded on the way.
-        estimates: a folder with `<id>_s1`, `<id>_s2` or `s1/<id>`, `s2/<id>`, in any sound format.
+        estimates: a folder of them, named as `estimates.find_estimates` has it, in any sound format.
         stoi, pesq: also compute these (packages pystoi, pesq).
         sheet: rows to go on from; new ones are appended.
         workers: processes that score, 0: this one does; as `workers.Scorers`.
         progress: what is told how far it is.
+        pattern: of the estimates' names, where it is not one of the usual.
 
     Raises:
         UserError: the settings do not fit the set. Whatever is wrong with single files becomes an
@@ -83,7 +86,7 @@ def evaluate(
     if (separator is None) == (estimates is None):
         raise UserError("give either a network or a folder of estimates to score")
     _check_extras(stoi, pesq)
-    settings, wanted, files = _plan(dataset, separator, repeats, estimates, separator_repeats)
+    settings, wanted, files = _plan(dataset, separator, repeats, estimates, separator_repeats, pattern)
     rate = settings["sample_rate"]
     settings |= {"stoi": stoi, "pesq": pesq}
     if pesq and rate not in (8000, 16000):
@@ -93,7 +96,7 @@ def evaluate(
     keyed = {name: value for name, value in settings.items() if name not in ("data", "estimates", "layout")}
     keys = {item.id: row_key(keyed, (item.mixture, *item.references, *files[item.id])) for item in dataset.items}
     if sheet and (dropped := sheet.keep(keys)):
-        log.info(f"{sheet.path}: {dropped} rows were of other settings or files and are dropped")
+        log.warning(f"{sheet.path}: {dropped} rows were of other settings or files and are dropped")
     known = sheet.rows if sheet else []
     present = {(row.id, row.repeats) for row in known}
     todo = [item for item in dataset.items if any((item.id, setting) not in present for setting in wanted)]
@@ -143,8 +146,8 @@ class _Pending:
     def add(self, item: Item, loaded: Signals, seconds: list[float | None], future: "Future[list[Score]]") -> None:
         self.waiting.append((item, loaded, seconds, future))
 
-    def fail(self, item: Item, error: UserError) -> None:
-        self.outcome.failed.append(f"{item.id}: {error}")
+    def fail(self, item: Item, error: Exception) -> None:
+        self.outcome.failed.append(f"{item.id}: {' '.join(str(error).split()) or type(error).__name__}")
         self.progress.advance()
 
     def collect(self, most: int) -> None:
@@ -153,7 +156,9 @@ class _Pending:
             item, loaded, seconds, future = self.waiting.popleft()
             try:
                 scores = future.result()
-            except UserError as error:
+            except BrokenProcessPool:
+                raise  # which is no fault of this item
+            except (UserError, RuntimeError, MemoryError) as error:
                 self.fail(item, error)
                 continue
             length = loaded.mixture.shape[0] / self.rate
@@ -214,6 +219,7 @@ def _plan(
     repeats: Sequence[int] | None,
     estimates: Path | None,
     separator_repeats: int | None,
+    pattern: str | None,
 ) -> tuple[dict[str, Any], Sequence[int | None], dict[str, tuple[Path, ...]]]:
     """All that the scores depend on, the repeats to score, and each item's estimates made elsewhere."""
     settings: dict[str, Any] = {
@@ -238,11 +244,9 @@ def _plan(
         wanted = sorted(set(repeats or range(1, separator.config.reconstructor_repeats + 1)))
         return settings | {"sample_rate": separator.sample_rate}, wanted, {item.id: () for item in dataset.items}
     assert estimates is not None  # checked by the caller
-    files = find_estimates(estimates, dataset)
-    first = next((paths[0] for paths in files.values() if paths), None)
-    if first is None:
-        raise UserError(f"--estimates {estimates} has no file like {dataset.items[0].id}_s1 or s1/...: check it")
-    return settings | {"estimates": str(estimates), "sample_rate": input_rate(first)}, [None], files
+    files = find_estimates(estimates, dataset, pattern)
+    rate = commonest_rate([path for paths in files.values() for path in paths], default=8000)
+    return settings | {"estimates": str(estimates), "sample_rate": rate}, [None], files
 
 
 def _outputs(

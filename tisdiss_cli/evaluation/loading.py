@@ -1,17 +1,17 @@
-"""The signals of a set's items, and of estimates made elsewhere, read ahead of those who work on them."""
+"""The signals of a set's items, and of their estimates, read ahead of those who work on them."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.find import find
-from tisdiss_cli.audio.read import input_rate, read
-from tisdiss_cli.data.datasets import Dataset, Item
+from tisdiss_cli.audio.read import Source, input_rate
+from tisdiss_cli.data.datasets import Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim
 
@@ -29,26 +29,6 @@ class Signals:
     rates: set[int]  # of the mixture and the references on disk
 
 
-def find_estimates(folder: Path, dataset: Dataset) -> dict[str, tuple[Path, ...]]:
-    """Each item's estimates, in the order of their numbers: `<id>_s1`, ... or `s1/<id>`, ...; () for none.
-
-    The id may have the mixtures' folder in front, as when the whole set was separated.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--estimates {folder} is not a folder: pass the one that the estimates are in")
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in find(folder)}
-    found: dict[str, tuple[Path, ...]] = {}
-    for item in dataset.items:
-        found[item.id] = ()
-        for name in (item.id, f"{Path(dataset.mixture).name}/{item.id}"):
-            for pattern in ("{name}_s{number}", "s{number}/{name}"):
-                paths: list[Path] = []
-                while path := files.get(pattern.format(name=name, number=len(paths) + 1)):
-                    paths.append(path)
-                found[item.id] = found[item.id] or tuple(paths)
-    return found
-
-
 def read_ahead(
     items: Sequence[Item], files: dict[str, tuple[Path, ...]], needed: bool, rate: int
 ) -> Iterator[tuple[Item, Signals | str]]:
@@ -59,6 +39,8 @@ def read_ahead(
             return _load(item, files[item.id], needed, rate)
         except UserError as error:
             return str(error)
+        except (OSError, MemoryError) as error:  # a disk that went away, say
+            return f"its files cannot be read ({error or type(error).__name__})"
 
     with ThreadPoolExecutor(1) as thread:
         coming: deque[tuple[Item, Future]] = deque()
@@ -77,9 +59,16 @@ def _load(item: Item, estimates: tuple[Path, ...], needed: bool, rate: int) -> S
     paths = {"the mixture": item.mixture}
     paths |= {f"reference {number}": path for number, path in enumerate(item.references, 1)}
     paths |= {f"estimate {number}": path for number, path in enumerate(estimates, 1)}
+    signals: dict[str, Tensor] = {}
+    rates: set[int] = set()
     warnings: list[str] = []
-    signals, warning = trim({name: read(path, rate, warnings) for name, path in paths.items()}, rate)
-    rates = {input_rate(path) for path in (item.mixture, *item.references)}
+    for name, path in paths.items():
+        source = Source(path, rate)
+        signals[name] = torch.cat(list(source.blocks()))
+        warnings += [f"{path}: {warning}" for warning in source.warnings]
+        if not name.startswith("estimate"):
+            rates.add(source.input_rate)
+    signals, warning = trim(signals, rate)
     mixture, *others = signals.values()
     speakers = len(item.references)
     return Signals(
@@ -89,3 +78,12 @@ def _load(item: Item, estimates: tuple[Path, ...], needed: bool, rate: int) -> S
         warnings + ([warning] if warning else []),
         rates,
     )
+
+
+def commonest_rate(paths: Iterable[Path], default: int) -> int:
+    """The rate of most of the files, Hz; of equals the lowest, `default` where none can be read."""
+    rates: Counter[int] = Counter()
+    for path in paths:
+        with suppress(UserError):  # reading it whole gives the reason
+            rates[input_rate(path)] += 1
+    return max(sorted(rates), key=lambda rate: rates[rate], default=default)

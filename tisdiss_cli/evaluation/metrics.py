@@ -10,19 +10,24 @@ Edge cases, so that no mean ever meets a NaN:
 - A silent (constant) estimate scores -100: it has nothing of its reference.
 - A silent (constant) reference cannot be scored: its speaker is left out of the file's mean, and of the
   choice of the permutation. A file with no other reference is an error.
+- A silent (constant) mixture is an error: there is nothing to improve on.
+- STOI and PESQ have no value for a file that is too short for them, or has too little speech, in any of its
+  speakers: the file is scored without, with a warning.
 - Lengths that differ by up to 20 ms are cut to the shortest, with a warning; by more, they are an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.evaluation import perception
 
 LIMIT = 100.0  # dB; 16-bit files end near 90, and double precision no longer decides beyond 120
 TAPS = 512  # of BSS Eval v3's filter
@@ -38,7 +43,7 @@ class Score:
     sdr: float
     sdri: float
     permutation: tuple[int, ...]  # estimate permutation[s] belongs to reference s
-    stoi: float | None = None
+    stoi: float | None = None  # not asked for, or not defined, then with a warning
     pesq: float | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -126,10 +131,12 @@ def score(
         stoi, pesq: also compute these (pystoi; pesq: narrow band at 8 kHz, wide band at 16 kHz).
 
     Raises:
-        UserError: every reference is silent, shapes do not fit, or a sample is NaN or infinite.
+        UserError: the mixture or every reference is silent, shapes do not fit, or a sample is NaN or infinite.
     """
     mixture, references = mixture.double(), references.double()
     audible = ~is_silent(references)  # (S,)
+    if is_silent(mixture):
+        raise UserError("the mixture is silent: there is nothing to improve on")
     if not audible.any():
         raise UserError("every reference is silent: there is nothing to score")
     mixtures = mixture.expand_as(references)[audible]
@@ -155,15 +162,29 @@ def score(
         )
         result.warnings += [f"reference {s + 1} is silent" for s in range(len(references)) if not audible[s]]
         result.warnings += [f"estimate {s + 1} is silent" for s in range(len(estimate)) if is_silent(estimate[s])]
-        pairs_heard = list(zip(references[audible].numpy(), matched.numpy(), strict=True))
-        if stoi:
-            import pystoi
-
-            result.stoi = _mean([pystoi.stoi(clean, heard, sample_rate) for clean, heard in pairs_heard])
-        if pesq:
-            result.pesq = _mean([_pesq(clean, heard, sample_rate) for clean, heard in pairs_heard])
+        _add_perception(result, references[audible], matched, sample_rate, stoi=stoi, pesq=pesq)
         scores.append(result)
     return scores
+
+
+def _add_perception(
+    result: Score, references: Tensor, estimates: Tensor, sample_rate: int, *, stoi: bool, pesq: bool
+) -> None:
+    """STOI and PESQ, where they are wanted, as means over the speakers (S, L); a warning where one has no value."""
+    measures: tuple[tuple[str, bool, Callable[[np.ndarray, np.ndarray, int], float]], ...] = (
+        ("stoi", stoi, perception.stoi),
+        ("pesq", pesq, perception.pesq),
+    )
+    for name, wanted, measure in measures:
+        if not wanted:
+            continue
+        try:
+            # All speakers or none: of a lost voice and a good one, the good one's value alone would flatter.
+            values = [measure(*pair, sample_rate) for pair in zip(references.numpy(), estimates.numpy(), strict=True)]
+        except perception.NotDefined as error:
+            result.warnings.append(f"without {name.upper()}: {error}")
+        else:
+            setattr(result, name, sum(values) / len(values))
 
 
 def _unit(signal: Tensor, zero_mean: bool = False) -> Tensor:
@@ -173,18 +194,3 @@ def _unit(signal: Tensor, zero_mean: bool = False) -> Tensor:
         signal = (signal - signal.mean(-1, keepdim=True)).masked_fill(is_silent(signal)[..., None], 0)
     norm = signal.norm(dim=-1, keepdim=True)
     return signal / torch.where(norm > 0, norm, torch.ones_like(norm))
-
-
-def _pesq(reference, estimate, sample_rate: int) -> float | None:  # noqa: ANN001  (L,) NumPy arrays
-    """None where PESQ finds no utterance to judge."""
-    import pesq
-
-    try:
-        return pesq.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb")
-    except pesq.PesqError:
-        return None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [float(value) for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -4,13 +4,14 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import fingerprint, replacing
+from tisdiss_cli.files import appending, fingerprint, replacing
 
 WITHIN = 0.1  # dB; a setting this close to the best is as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
@@ -42,36 +43,35 @@ def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
 
 
 class Sheet:
-    """A CSV file of rows: read when opened, appended to file by file.
+    """A CSV file of rows: read when opened, appended to file by file. Ids of any bytes come back as they were.
 
     Raises:
-        UserError: the file exists and is no sheet of scores, or its folder does not exist.
+        UserError: the file exists and is no sheet of scores, or it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
-        if not path.parent.is_dir():
-            raise UserError(f"--csv {path}: the folder {path.parent} does not exist")
-        if not path.exists() or path.stat().st_size == 0:
-            return
         names = [field.name for field in fields(Row)]
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != names:
-                raise UserError(f"--csv {path} exists and holds no scores of this program: name another file")
-            for values in reader:
-                try:
-                    self.rows.append(_parse(values))
-                except (TypeError, ValueError):
-                    continue  # torn when a run was killed: that file is scored again
+        with self._sentence("read"):
+            if not path.exists() or path.stat().st_size == 0:
+                return
+            with self._open("r") as file:
+                reader = csv.DictReader(file)
+                if reader.fieldnames != names:
+                    raise UserError(f"--csv {path} exists and holds no scores of this program: name another file")
+                for values in reader:
+                    try:
+                        self.rows.append(_parse(values))
+                    except (TypeError, ValueError):
+                        continue  # torn when a run was killed: that file is scored again
 
     def keep(self, keys: dict[str, str]) -> int:
         """Drops rows whose id is not in `keys` or has another key there; returns how many."""
         kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
         dropped = len(self.rows) - len(kept)
         self.rows = list(kept.values())
-        with replacing(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with self._sentence("written"), replacing(self.path) as part, self._open("w", part) as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             writer.writeheader()
             writer.writerows(map(_text, self.rows))
@@ -80,8 +80,20 @@ class Sheet:
     def append(self, rows: Sequence[Row]) -> None:
         """Adds the rows of one file."""
         self.rows += rows
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with self._sentence("written"), appending(self.path) as file:
             csv.DictWriter(file, [field.name for field in fields(Row)]).writerows(map(_text, rows))
+
+    def _open(self, mode: str, path: Path | None = None) -> TextIO:
+        # A name that is not UTF-8 has surrogates for its bytes, which become those bytes again.
+        return cast(TextIO, (path or self.path).open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
+
+    @contextmanager
+    def _sentence(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--csv {self.path} cannot be {done} ({reason}): name another file") from None
 
 
 def _text(row: Row) -> dict[str, Any]:
@@ -95,6 +107,8 @@ def _parse(values: dict[str, str]) -> Row:
     numbers = {name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")}
     if any(numbers[name] is None for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")) or not values["key"]:
         raise ValueError("a cell is empty")
+    if not all(value is None or math.isfinite(value) for value in numbers.values()):
+        raise ValueError("a cell is no number")
     repeats = int(values["repeats"]) if values["repeats"] else None
     cells: dict[str, Any] = {**values, **numbers, "repeats": repeats}
     return Row(**cells)

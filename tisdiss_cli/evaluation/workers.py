@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,15 @@ class Scorers:
     def __exit__(self, kind: type | None, *_: object) -> None:
         if self._pool:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None and issubclass(kind, BrokenProcessPool):
+            raise UserError(
+                "--workers: a process that scores was ended from outside, for lack of memory perhaps: fewer of them "
+                "need less, and with --csv the same command goes on"
+            ) from None
 
     def submit(self, mixture: Tensor, references: Tensor, estimates: list[Tensor]) -> "Future[list[Score]]":
         """The scores to come, as `metrics.score` gives them, of a mixture (L,), its references (S, L) and every
-        setting's estimates (S, L); the future raises UserError where there are none.
+        setting's estimates (S, L); the future raises UserError where there are none, and what else went wrong.
         """
         # Arrays cross to a worker without shared memory.
         arrays = (mixture.numpy(), references.numpy(), [estimate.numpy() for estimate in estimates])
@@ -43,7 +49,7 @@ class Scorers:
         future: Future[list[Score]] = Future()
         try:
             future.set_result(_score(*arrays, *self._options))
-        except UserError as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             future.set_exception(error)
         return future
 

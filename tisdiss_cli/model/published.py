@@ -10,6 +10,7 @@ from typing import Any
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.container import check_values, first, stranger
 
 _PREFIX = "separator."
 
@@ -103,9 +104,12 @@ def read_config(path: Path) -> Config:
     import yaml
 
     try:
-        options = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        text = path.read_text(encoding="utf-8")
+        if reason := stranger(text[:1024].encode(), text=True):
+            raise UserError(f"{path} {reason}")
+        options = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as YAML ({reason}): pass the checkpoint's config.yaml") from None
     if not isinstance(options, dict) or not isinstance(options.get("separator_conf"), dict):
         raise UserError(f"{path} has no separator_conf: pass the config.yaml that lies beside the checkpoint")
@@ -118,38 +122,42 @@ def read_config(path: Path) -> Config:
 
 
 def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
-    """Our state dict from an authors' `.pth`, read with `weights_only=True`.
+    """Our state dict from an authors' `.pth`, read with `weights_only=True`, or from a training state around it.
+
+    The log says which key the tensors lay under, and which prefix their names had that is not the authors'.
 
     Raises:
-        UserError: the file cannot be read, or a tensor is missing, superfluous or misshapen; one
-            sentence names the file and the first such tensor.
+        UserError: the file cannot be read, or tensors are missing, superfluous, misshapen, no floating point numbers or
+            not finite; one sentence names the file and the first of them.
     """
     import torch
 
     from tisdiss_cli.model.network import TISDiSS
+    from tisdiss_cli.model.pickled import load_state
 
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe pickle
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{checkpoint} cannot be read as a checkpoint of tensors ({reason})") from None
-    if not isinstance(stored, dict) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
-        raise UserError(f"{checkpoint} is no plain dictionary of tensors: pass the model's .pth, not a training state")
+    stored = load_state(checkpoint, common=_PREFIX)
     stored = {name: value for name, value in stored.items() if not name.endswith("rope.freqs")}  # derived
 
     with torch.device("meta"):
         wanted = TISDiSS(config).state_dict()
     names = {name: _PREFIX + published_name(name) for name in wanted}
+    if stored.keys() & {name.removeprefix(_PREFIX) for name in names.values()}:  # of the bare module
+        stored = {_PREFIX + name: value for name, value in stored.items()}
     missing = [name for name in names.values() if name not in stored]
     extra = sorted(set(stored) - set(names.values()))
     if missing:
-        raise UserError(f"{checkpoint} lacks {len(missing)} tensors of this configuration, {missing[0]} among them")
+        raise UserError(
+            f"{checkpoint} lacks {len(missing)} of this configuration's {len(names)} tensors: {first(missing)}"
+            + (f"; it has others: {first(extra)}" if extra else "")
+        )
     if extra:
-        raise UserError(f"{checkpoint} has {len(extra)} tensors too many for this configuration, {extra[0]} among them")
-    for ours, theirs in names.items():
-        if stored[theirs].shape != wanted[ours].shape:
-            raise UserError(
-                f"{checkpoint}: {theirs} has shape {tuple(stored[theirs].shape)} where the configuration "
-                f"wants {tuple(wanted[ours].shape)}"
-            )
+        raise UserError(f"{checkpoint} has {len(extra)} tensors too many for this configuration: {first(extra)}")
+    shapes = [
+        f"{theirs} has shape {tuple(stored[theirs].shape)} where the configuration wants {tuple(wanted[ours].shape)}"
+        for ours, theirs in names.items()
+        if stored[theirs].shape != wanted[ours].shape
+    ]
+    if shapes:
+        raise UserError(f"{checkpoint}: {first(shapes)}")
+    check_values(checkpoint, {theirs: stored[theirs] for theirs in names.values()})
     return {ours: stored[theirs].float().contiguous() for ours, theirs in names.items()}

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import replacing
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.container import check_safetensors, check_values, first
 from tisdiss_cli.model.network import TISDiSS
 
 FORMAT = "tisdiss-1"
@@ -92,7 +94,7 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     if str(name_or_path) in names:
         return names[str(name_or_path)]
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(
             f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
             f"({', '.join(names) or 'none'})"
@@ -101,9 +103,8 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def read_info(path: Path) -> WeightFile:
-    """The metadata of a weight file; UserError, in one sentence, when it is not one of ours."""
-    if path.suffix == ".pth":
-        raise UserError(f"{path} is a checkpoint: turn it into weights with 'tisdiss weights import' first")
+    """The metadata of a weight file; UserError, in one sentence, when it is not one of ours or not whole."""
+    check_safetensors(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -113,33 +114,52 @@ def read_info(path: Path) -> WeightFile:
         raise UserError(f"{path} is not a tisdiss weight file: its metadata has no format {FORMAT!r}")
     try:
         config = Config.from_dict(json.loads(metadata["config"]))
-        return WeightFile(path, config, json.loads(metadata.get("info", "{}")))
-    except (KeyError, TypeError, ValueError) as error:
+        weights = WeightFile(path, config, json.loads(metadata.get("info", "{}")))
+        facts = weights.default_repeats, weights.auto_threshold_db, weights.chunk_seconds
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata does not describe a network ({error})") from None
+    if not (facts[0] >= 1 and isfinite(facts[1] or 0) and 0 < facts[2] < inf):
+        raise UserError(f"{path}: its calibration is out of range: calibrate it again")
+    return weights
 
 
 def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
     """The network in evaluation mode, float32 on the CPU, from a bundled name or a weight file.
 
     Raises:
-        UserError: no such weights, not a weight file of ours, or tensors that do not fit the configuration.
+        UserError: no such weights, not a weight file of ours, or tensors that do not fit the configuration, are no
+            floating point numbers or not finite.
     """
     weights = read_info(find_weights(name_or_path))
-    # Not on the meta device, which would spare the initial values and import two seconds' worth of torch's compiler.
-    with torch.random.fork_rng(devices=[]):
-        network = TISDiSS(weights.config)
     try:
-        network.load_state_dict(load_file(weights.path))
-    except RuntimeError as error:
+        tensors = load_file(weights.path)
+        # Not on the meta device, which would spare the initial values and import seconds' worth of torch's compiler.
+        with torch.random.fork_rng(devices=[]):
+            network = TISDiSS(weights.config)
+        wanted = network.state_dict()
+        odd = [
+            *(f"{name} is missing" for name in wanted if name not in tensors),
+            *(f"{name} is superfluous" for name in sorted(tensors) if name not in wanted),
+            *(
+                f"{name} has shape {tuple(tensors[name].shape)} and not {tuple(value.shape)}"
+                for name, value in wanted.items()
+                if name in tensors and tensors[name].shape != value.shape
+            ),
+        ]
+        if odd:
+            raise UserError(f"{weights.path}: its tensors do not fit its configuration: {first(odd)}")
+        check_values(weights.path, tensors)
+        network.load_state_dict(tensors)
+    except (OSError, RuntimeError, MemoryError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights.path}: its tensors do not fit its configuration ({reason})") from None
+        raise UserError(f"{weights.path} cannot be loaded ({reason})") from None
     return network.eval()
 
 
 def save_weights(
     path: Path, config: Config, state: dict[str, torch.Tensor], info: dict[str, Any] | None = None
 ) -> None:
-    """Writes a weight file whole or not at all. `info` must survive JSON."""
+    """Writes a weight file whole or not at all, UserError where it cannot be. `info` must survive JSON."""
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config.to_dict()),
@@ -147,9 +167,13 @@ def save_weights(
         "info": json.dumps(info or {}),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata=metadata)
-        part.chmod(0o644)  # safetensors leaves it to the owner alone
+    try:
+        with replacing(path) as part:
+            save_file(tensors, part, metadata=metadata)
+            part.chmod(0o644)  # safetensors leaves it to the owner alone
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}): make room or name another file") from None
 
 
 def average_weights(paths: Sequence[Path], out: Path) -> None:

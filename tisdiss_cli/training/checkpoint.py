@@ -1,5 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, read back exactly."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to switch the safety off
+            reason = "it is damaged, or holds other objects than tensors, numbers and text"
         raise UserError(f"{path} cannot be read as a checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(

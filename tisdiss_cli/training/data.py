@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms
+from tisdiss_cli.data.clips import Complaints
 from tisdiss_cli.data.corpus import load_corpus
 from tisdiss_cli.data.dynamic_mixing import DynamicMixing
 from tisdiss_cli.data.fixed_mixtures import FixedMixtures, complete_dataset, load_fixed, looks_fixed, read_items
@@ -46,7 +47,7 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
         references: folders of their references, likewise.
 
     Raises:
-        UserError: in one sentence, whatever is wrong with a folder or a file.
+        UserError: in one sentence, whatever is wrong with a folder or with files.
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
@@ -61,17 +62,16 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
             words += "; speeds are for mixing clean speech and have no effect here"
     else:
         pairs = [(a, b) for a, b in recipe.exclude]
-        corpus = load_corpus(root, config.sample_rate, recipe.speeds, config.speakers, pairs)
         low, high = recipe.noise_db
-        data = DynamicMixing(
-            corpus,
-            recipe.level_db,
-            Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None,
-            Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None,
-            (low, high),
-            recipe.turn_taking,
-            recipe.filter_db,
-        )
+        rooms, noises, complaints = None, None, Complaints()
+        with complaints.collected():
+            corpus = load_corpus(root, config.sample_rate, recipe.speeds, config.speakers, pairs)
+        with complaints.collected():
+            rooms = Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None
+        with complaints.collected():
+            noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
+        complaints.check()
+        data = DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high), recipe.turn_taking, recipe.filter_db)
         minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
     log.info(f"{root}: {words}")

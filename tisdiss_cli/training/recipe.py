@@ -1,5 +1,6 @@
 """Training recipes: TOML files that a person can copy and edit; unknown keys and impossible values are named."""
 
+import os
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
@@ -17,6 +18,18 @@ _NOT_NEGATIVE: tuple[str, ...] = (
     *("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items"),
     *("muon_learning_rate", "cooldown"),
 )
+_MOST: dict[str, float] = {  # beyond it, a slip of the finger is likelier than a wish
+    "segment_seconds": 3600,
+    "batch_size": 65536,
+    "level_db": 60,
+    "learning_rate": 100,
+    "muon_learning_rate": 100,
+    "minutes": 1e7,
+    "cooldown": 1e7,
+    "steps": 10**12,
+    "valid_items": 10**9,
+    "seed": 2**63 - 1,
+}
 # What may change while an open-ended run goes on.
 CHANGEABLE: tuple[str, ...] = (
     *("repeats", "learning_rate", "muon_learning_rate", "batch_size", "segment_seconds", "level_db"),
@@ -90,6 +103,9 @@ class Recipe:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise UserError(f"recipe: {name} must be at most {most:g}, not {getattr(self, name)}")
         if not 0 <= self.turn_taking <= 1:
             raise UserError(f"recipe: turn_taking must be a share from 0 to 1, not {self.turn_taking}")
         if not 0 <= self.filter_db <= 12:
@@ -108,8 +124,10 @@ class Recipe:
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(s, str) for s in p) for p in self.exclude):
             raise UserError("recipe: exclude must be a list of pairs of speakers or patterns")
         decibels = self.noise_db
-        if len(decibels) != 2 or not all(type(v) in (int, float) for v in decibels) or decibels[0] > decibels[1]:
-            raise UserError(f"recipe: noise_db must be the lowest and the highest level in dB, not {decibels}")
+        if len(decibels) != 2 or not all(type(v) in (int, float) and abs(v) <= 60 for v in decibels):
+            raise UserError(f"recipe: noise_db must be two levels in dB, within +-60, not {decibels}")
+        if decibels[0] > decibels[1]:
+            raise UserError(f"recipe: noise_db must be the lowest and then the highest level, not {decibels}")
         self.repeat_range  # noqa: B018  checks it
         if self.segment_seconds * self.config.sample_rate < self.config.n_fft:
             raise UserError(f"recipe: segment_seconds ({self.segment_seconds}) is shorter than one n_fft")
@@ -199,11 +217,11 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
         UserError: no such recipe, no TOML, an unknown key or an impossible value; it names the file.
     """
     path = DIRECTORY / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"there is no recipe {name_or_path!r}: pass a TOML file or one of {', '.join(recipe_names())}")
     try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as TOML ({error})") from None
     try:
         Recipe.from_dict(values)

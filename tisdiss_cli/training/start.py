@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tisdiss_cli.data.clips import Complaints
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
@@ -78,7 +79,8 @@ def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str
                     f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
                 )
     facts = read_info(find_weights(init)).info.get("training", {})
-    before = {key: value for key, value in facts.items() if isinstance(value, int | float)}
+    known = facts.items() if isinstance(facts, dict) else ()
+    before = {key: value for key, value in known if isinstance(value, int | float)}
     return Start(Recipe.from_dict({**values, "network": trained}), network, before)
 
 
@@ -169,8 +171,14 @@ def gather(
     recipe, config = start.recipe, start.recipe.config
     if valid is None and start.origin.get("valid"):
         valid = Path(start.origin["valid"])
-    examples = load_examples(valid, config.sample_rate, config.speakers, recipe.valid_items) if valid else []
-    data = load_data(root, recipe, mixture, references)
+    complaints = Complaints()
+    examples: list[Example] = []
+    if valid:
+        with complaints.collected():
+            examples = load_examples(valid, config.sample_rate, config.speakers, recipe.valid_items)
+    with complaints.collected():
+        data = load_data(root, recipe, mixture, references)
+    complaints.check()
     origin = {
         "valid": str(valid.resolve()) if valid else None,
         "data": data.checksum,

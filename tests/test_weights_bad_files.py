@@ -1,0 +1,224 @@
+"""Weight files and checkpoints that are something else, cut, wrapped, or not finite: each is told for what it is."""
+
+import zipfile
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.cli import tisdiss
+from tests.reference_cases import reference_network
+from tests.synthetic import write_recipe, write_speech
+from tests.test_weights import write_published
+from tisdiss_cli.model.weights import load_weights, read_info
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9000\n"
+STRANGERS = {
+    "pointer": (POINTER.encode(), "Git LFS pointer"),
+    "page": (b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>", "web page"),
+    "page without doctype": (b"<html lang='en'>" + b"x" * 5000, "web page"),
+    "answer": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
+    "error": (b'{"error": "Repository not found"}', "text file"),
+    "empty": (b"", "empty (0 bytes)"),
+    "gzip": (b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
+}
+
+
+def sentence(run):
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("tisdiss: ") and "weights_only" not in line and len(line) < 900
+    return line
+
+
+def bad(tmp_path, *command):
+    return sentence(tisdiss(*command, status=2))
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_what_is_no_container_of_tensors_is_named(tmp_path, kind):
+    content, words = STRANGERS[kind]
+    write_published(tmp_path)
+    pth, ours, out = tmp_path / "model.pth", tmp_path / "ours.safetensors", tmp_path / "out.safetensors"
+    for path in (pth, ours):
+        path.write_bytes(content)
+    speech = write_speech(tmp_path / "speech", 2, 1)
+    recipe = write_recipe(tmp_path / "nano.toml")
+    for command in (
+        ("weights", "import", pth, out),
+        ("weights", "info", ours),
+        ("weights", "average", ours, ours, "--out", out),
+        ("separate", speech, tmp_path / "o", "--weights", ours),
+        ("train", speech, tmp_path / "o", "--recipe", recipe, "--init", ours, "--device", "cpu"),
+    ):
+        assert words in bad(tmp_path, *command)
+    assert not out.exists() and not (tmp_path / "o").exists()
+    if kind not in ("error", "gzip"):  # JSON is YAML
+        torch.save(reference_network("small_re2x2").state_dict(), pth)
+        (tmp_path / "config.yaml").write_bytes(content)
+        said = bad(tmp_path, "weights", "import", pth, out)
+        assert words in said and "config.yaml" in said
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.3, 0.999])
+def test_cut_downloads_are_named(tmp_path, mini_weights, share):
+    write_published(tmp_path)
+    pth, ours = tmp_path / "model.pth", tmp_path / "ours.safetensors"
+    for path, content in ((pth, pth.read_bytes()), (ours, mini_weights.read_bytes())):
+        path.write_bytes(content[: max(9, int(len(content) * share))])
+    assert "cut short" in bad(tmp_path, "weights", "import", pth, tmp_path / "out.safetensors")
+    assert "cut short" in bad(tmp_path, "weights", "info", ours)
+    ours.write_bytes(mini_weights.read_bytes() + b"\0")
+    assert "damaged" in bad(tmp_path, "weights", "info", ours)
+
+
+def test_old_pickles_are_read_and_cut_ones_told(tmp_path):
+    state, _ = write_published(tmp_path)
+    pth, out = tmp_path / "model.pth", tmp_path / "out.safetensors"
+    torch.save(state, pth, _use_new_zipfile_serialization=False)
+    tisdiss("weights", "import", pth, out)
+    expected = reference_network("small_re2x2").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load_weights(out).state_dict().items())
+    for share in (0.01, 0.5, 0.99):
+        whole = pth.read_bytes()
+        (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
+        assert "damaged" in bad(tmp_path, "weights", "import", tmp_path / "cut.pth", out)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+def test_other_archives_and_formats_are_named(tmp_path, mini_weights):
+    write_published(tmp_path)
+    out = tmp_path / "out.safetensors"
+    with zipfile.ZipFile(tmp_path / "some.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "zip archive" in bad(tmp_path, "weights", "import", tmp_path / "some.pth", out)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pth"))
+    assert "TorchScript" in bad(tmp_path, "weights", "import", tmp_path / "script.pth", out)
+    config = ("--config", tmp_path / "config.yaml")
+    assert "not imported" in bad(tmp_path, "weights", "import", mini_weights, out, *config)
+    (tmp_path / "model.bin").write_bytes((tmp_path / "model.pth").read_bytes())
+    for name in ("model.pth", "model.bin"):
+        assert "weights import" in bad(tmp_path, "weights", "info", tmp_path / name)
+    assert "does not exist" in bad(tmp_path, "weights", "import", tmp_path, out)
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("caught",))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_objects_besides_tensors_are_never_made(tmp_path, old, capsys):
+    state, _ = write_published(tmp_path)
+    wrapped = {"args": Trap(), "state_dict": state}
+    torch.save(wrapped, tmp_path / "model.pth", _use_new_zipfile_serialization=not old)
+    said = bad(tmp_path, "weights", "import", tmp_path / "model.pth", tmp_path / "out.safetensors")
+    assert "print" in said and "state dict alone" in said and "caught" not in capsys.readouterr().out
+
+
+def wrap(prefix):
+    return lambda state: {prefix + name: value for name, value in state.items()}
+
+
+WRAPPED = {
+    "module": (wrap("module."), ["'module.'"]),
+    "model and compile": (wrap("model._orig_mod."), ["'model._orig_mod.'"]),
+    "a name of one's own": (wrap("my_net."), ["'my_net.'"]),
+    "compiled within": (lambda s: {n.replace("separator.", "separator._orig_mod.", 1): v for n, v in s.items()}, []),
+    "bare": (lambda s: {n.removeprefix("separator."): v for n, v in s.items()}, []),
+    "state_dict": (lambda s: {"epoch": 3, "state_dict": s}, ["'state_dict'"]),
+    "model": (lambda s: {"model": s, "optimizer": {"state": {}, "lr": 0.1}, "step": 7}, ["'model'"]),
+    "model_state_dict": (lambda s: {"model_state_dict": wrap("module.")(s)}, ["'model_state_dict'", "'module.'"]),
+    "network": (lambda s: {"network": s, "loss": torch.zeros(1)}, ["'network'"]),
+    "deep": (lambda s: {"model": {"epoch": 1, "state_dict": s}}, ["'model' > 'state_dict'"]),
+    "half precision": (lambda s: {n: v.double() for n, v in s.items()}, []),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_training_scripts_wrap_around_is_undone_and_said(tmp_path, kind):
+    change, words = WRAPPED[kind]
+    state, _ = write_published(tmp_path)
+    torch.save(change(state), tmp_path / "model.pth")
+    run = tisdiss("weights", "import", tmp_path / "model.pth", tmp_path / "out.safetensors")
+    assert all(word in run.stderr for word in words)
+    expected = reference_network("small_re2x2").state_dict()
+    found = load_weights(tmp_path / "out.safetensors").state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_plain_checkpoint_needs_no_words(tmp_path):
+    write_published(tmp_path)
+    assert tisdiss("weights", "import", tmp_path / "model.pth", tmp_path / "out.safetensors").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s, names: s[names[3]].view(-1)[-1:].fill_(torch.nan), ["NaN", "{3}"]),
+        (lambda s, names: s[names[0]].view(-1)[:1].fill_(-torch.inf), ["infinite", "{0}"]),
+        (lambda s, names: s.update({names[1]: s[names[1]].double() + 1e300}), ["infinite", "{1}"]),
+        (lambda s, names: s.update({names[2]: s[names[2]].int()}), ["floating", "{2}", "int32"]),
+        (lambda s, names: s.update({names[2]: s[names[2]].to(torch.complex64)}), ["floating", "{2}"]),
+        (lambda s, names: [s.pop(name) for name in names[:5]], ["lacks 5", "{0}", "{1}", "2 more"]),
+        (
+            lambda s, names: s.update({f"separator.x{k}": s[names[0]] for k in range(5)}),
+            ["5 tensors too many", "x0", "2 more"],
+        ),
+        (lambda s, names: s.update({n: torch.zeros(7, 7, 7) for n in names[:2]}), ["(7, 7, 7)", "{0}", "{1}"]),
+    ],
+)
+def test_tensors_that_do_not_do_are_named(tmp_path, change, words):
+    state, _ = write_published(tmp_path)
+    names = [name for name in state if not name.endswith("rope.freqs")]
+    change(state, names)
+    torch.save(state, tmp_path / "model.pth")
+    said = bad(tmp_path, "weights", "import", tmp_path / "model.pth", tmp_path / "out.safetensors")
+    for word in words:
+        assert word.format(*names) in said
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t, names: t[names[3]].view(-1)[:1].fill_(torch.nan), ["NaN", "{3}"]),
+        (lambda t, names: t.update({names[2]: t[names[2]].int()}), ["floating", "{2}"]),
+        (lambda t, names: [t.pop(name) for name in names[:5]], ["is missing", "2 more"]),
+        (lambda t, names: t.update(more=torch.zeros(2)), ["more is superfluous"]),
+        (lambda t, names: t.update({names[0]: torch.zeros(7, 7, 7)}), ["{0} has shape (7, 7, 7)"]),
+    ],
+)
+def test_weight_files_whose_tensors_do_not_do_are_refused(tmp_path, mini_weights, change, words):
+    tensors = load_file(mini_weights)
+    names = sorted(tensors)
+    with safe_open(mini_weights, "pt") as file:
+        metadata = file.metadata()
+    change(tensors, names)
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path, metadata=metadata)
+    speech = write_speech(tmp_path / "speech", 2, 1)
+    for command in (("weights", "info", path), ("separate", speech, tmp_path / "o", "--weights", path)):
+        said = bad(tmp_path, *command)
+        assert str(path) in said and all(word.format(*names) in said for word in words)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (None, "no format"),
+        ({"format": "tisdiss-1"}, "config"),
+        ({"format": "tisdiss-1", "config": "{"}, "describe a network"),
+        ({"format": "tisdiss-1", "config": "[]"}, "describe a network"),
+        ({"format": "tisdiss-1", "config": '{"channels": "many"}'}, "channels"),
+        ({"format": "tisdiss-1", "config": "{}", "info": "[1]"}, "describe a network"),
+        ({"format": "tisdiss-1", "config": "{}", "info": '{"repeats": "many"}'}, "describe a network"),
+        ({"format": "tisdiss-1", "config": "{}", "info": '{"chunk_seconds": NaN}'}, "calibrat"),
+        ({"format": "tisdiss-1", "config": "{}", "info": '{"repeats": -1}'}, "calibrat"),
+    ],
+)
+def test_metadata_that_is_not_ours_is_refused(tmp_path, metadata, words):
+    save_file({"x": torch.zeros(2)}, tmp_path / "a.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=words):
+        read_info(tmp_path / "a.safetensors")
+    bad(tmp_path, "weights", "info", tmp_path / "a.safetensors")

@@ -1,0 +1,121 @@
+"""Estimates made elsewhere: which file is whose, by the names that tools give them."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+from tisdiss_cli.audio.find import EXTENSIONS, find
+from tisdiss_cli.data.datasets import Dataset
+from tisdiss_cli.errors import UserError
+
+log = logging.getLogger("tisdiss")
+
+# Of those that fit equally many mixtures the first is taken.
+PATTERNS = (
+    "{id}_s{n}",
+    "s{n}/{id}",
+    "{id}_est{n}",
+    "{id}_spk{n}",
+    "{id}_source{n}",
+    "{id}_source{n}hat",
+    "{id}_{n}",
+    "{id}-{n}",
+    "est{n}/{id}",
+    "spk{n}/{id}",
+    "{id}/s{n}",
+    "{id}/est{n}",
+    "{id}/spk{n}",
+    "{id}/s{n}_estimate",
+    "{id}/{n}",
+)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """What one pattern finds."""
+
+    pattern: str
+    first: int  # the number it counts from, 0 or 1
+    files: dict[str, tuple[Path, ...]]  # by id, in the order of their numbers; () for none
+
+    def fit(self, speakers: int) -> tuple[int, int]:
+        """How many items have one estimate for each speaker, and how many have any."""
+        counts = [len(paths) for paths in self.files.values()]
+        return sum(count == speakers for count in counts), sum(count > 0 for count in counts)
+
+
+def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:
+    """Each item's estimates, in the order of their numbers, whatever their extensions; () for none.
+
+    All follow one pattern, which is said: `pattern`, or that of PATTERNS which fits the most items. Numbers begin at
+    1, or at 0 where there is one. The id may have the mixtures' folder in front, as when the whole set was separated.
+
+    Args:
+        folder: of the estimates.
+        dataset: that they are of.
+        pattern: a path below `folder` with `{id}` and `{n}`; an extension may be left out.
+
+    Raises:
+        UserError: no folder, no pattern, or no file that fits one.
+    """
+    if pattern is not None:
+        pattern = checked(pattern)
+    if not folder.is_dir():
+        raise UserError(f"--estimates {folder} is not a folder: pass the one that the estimates are in")
+    files: dict[str, Path] = {}
+    for path in find(folder):
+        used = files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+        if used is not path:
+            log.warning(f"--estimates: {used} is used and {path.name} beside it is not")
+    if not files:
+        raise UserError(f"--estimates {folder} has no sound files: pass the folder that the estimates are in")
+    wanted = PATTERNS if pattern is None else (pattern,)
+    prefixes = ("", _literal(f"{Path(dataset.mixture).name}/"))
+    tried = [_match(files, dataset, prefix + one) for one in wanted for prefix in prefixes]
+    best = max(tried, key=lambda match: match.fit(dataset.speakers))  # the first of equals
+    if not any(best.files.values()):
+        id = dataset.items[0].id
+        looked = ", ".join(_name(one, id, 1) for one in wanted)
+        example = next(iter(files.values())).relative_to(folder)
+        raise UserError(
+            f"--estimates {folder} has no file named like {looked}, but for example {example}: say how they are named "
+            "with --pattern, as in --pattern '{id}_est{n}'"
+        )
+    log.info(f"estimates are named {best.pattern}, counted from {best.first}")
+    return best.files
+
+
+def checked(pattern: str) -> str:
+    """The pattern without its extension; UserError if it is none."""
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+        path = Path(_name(pattern, "a", 1))
+        usable = {"id", "n"} == set(fields) and len({_name(pattern, id, n) for id in "ab" for n in (1, 2)}) == 4
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
+        usable = False
+    if not usable or path.is_absolute():
+        raise UserError(
+            f"--pattern {pattern}: write a path with {{id}} and {{n}}, as in '{{id}}_est{{n}}' or 's{{n}}/{{id}}'"
+        )
+    suffix = Path(pattern).suffix
+    return pattern.removesuffix(suffix) if suffix.lower() in EXTENSIONS else pattern
+
+
+def _name(pattern: str, id: str, number: int) -> str:
+    return pattern.format(id=id, n=number)
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _match(files: dict[str, Path], dataset: Dataset, pattern: str) -> _Match:
+    first = 0 if any(_name(pattern, item.id, 0) in files for item in dataset.items) else 1
+    found: dict[str, tuple[Path, ...]] = {}
+    for item in dataset.items:
+        paths: list[Path] = []
+        while path := files.get(_name(pattern, item.id, first + len(paths))):
+            paths.append(path)
+        found[item.id] = tuple(paths)
+    return _Match(pattern, first, found)
