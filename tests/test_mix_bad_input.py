@@ -230,3 +230,30 @@ def test_exclusions_that_do_not_do_are_named_all(tmp_path):
         assert all(word in said for word in words)
     for path in (tmp_path / "none", tmp_path):
         assert str(path) in sentence(tisdiss("mix", speech, tmp_path / "o", "--exclude", path, status=2))
+
+
+@pytest.mark.parametrize("folder", ["file", "none", "n" * 300, "circle", "empty"])
+def test_folders_that_are_none_are_one_sentence_everywhere(tmp_path, tiny, mini_weights, folder):
+    speech, mixtures = write_speech(tmp_path / "speech", utterances=1), write_mixtures(tmp_path / "set", count=1)
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "empty").mkdir()
+    bad, out = tmp_path / folder, tmp_path / "o"
+    training = ("--recipe", tiny, "--device", "cpu")
+    for command in (
+        ("score", bad, "--weights", mini_weights),
+        ("score", mixtures, "--estimates", bad),
+        ("score", mixtures, "--weights", mini_weights, "--mixture", bad),
+        ("score", mixtures, "--weights", mini_weights, "--references", f"{bad},s2"),
+        ("mix", bad, out),
+        ("mix", speech, out, "--noise", bad),
+        ("mix", speech, out, "--rirs", bad),
+        ("train", bad, out, *training),
+        ("train", speech, out, "--valid", bad, *training),
+        ("train", speech, out, "--noise", bad, *training),
+        ("train", speech, out, "--rirs", bad, *training),
+        ("weights", "calibrate", mini_weights, bad, "--out", tmp_path / "x.safetensors"),
+    ):
+        said = sentence(tisdiss(*command, status=2))
+        assert folder in said
+        assert not out.exists()

@@ -73,6 +73,13 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("average_best = 0", "average_best must be above 0"),
         ("seed = -1", "seed must not be negative"),
         ("seed", "cannot be read as TOML"),
+        pytest.param("a = " + "[" * 3000, "cannot be read as TOML", id="deep"),
+        ("network = 3", "network must be of type dict"),
+        ("[network]\nchannels = 'many'", "channels must be of type int"),
+        ("noise_db = [-inf, inf]", "noise_db must be"),
+        ("learning_rate = 1e300", "learning_rate must be at most 100"),
+        ("seed = 9999999999999999999", "seed must be at most"),
+        ("batch_size = true", "batch_size must be of type int"),
     ],
 )
 def test_a_bad_recipe_is_one_sentence_that_names_the_file(tmp_path, toml, words):
@@ -82,6 +89,17 @@ def test_a_bad_recipe_is_one_sentence_that_names_the_file(tmp_path, toml, words)
     assert str(error.value).startswith(str(tmp_path / "mine.toml")) and "\n" not in str(error.value)
     with pytest.raises(UserError, match="no recipe 'nope'"):
         read_recipe("nope")
+
+
+def test_a_recipe_of_other_bytes_or_of_a_windows_editor(tmp_path):
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\nseed = 3\n")
+    with pytest.raises(UserError, match=r"latin\.toml cannot be read as TOML"):
+        read_recipe(str(tmp_path / "latin.toml"))
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseed = 3\r\n")
+    assert read_recipe(str(tmp_path / "bom.toml")) == {"seed": 3}
+    for path in (tmp_path, tmp_path / ("n" * 300)):
+        with pytest.raises(UserError, match="no recipe"):
+            read_recipe(str(path))
 
 
 @pytest.mark.parametrize("budget", [{"steps": 200}, {"minutes": 5.0}])
@@ -174,6 +192,10 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"checkpoint.pt cannot be read"):
         load_checkpoint(path)
+    torch.save({"objects": Recipe()}, path)
+    with pytest.raises(UserError, match=r"checkpoint.pt cannot be read") as error:
+        load_checkpoint(path)
+    assert "weights_only" not in str(error.value)
     torch.save({"other": 1}, path)
     with pytest.raises(UserError, match="is not a checkpoint"):
         load_checkpoint(path)

@@ -1,6 +1,7 @@
 """`tisdiss score DATA`: what every repetition setting gives, in one pass."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def score(
         raise UserError(f"--workers {workers}: it must be 0 (score in this process) to {_MOST_WORKERS}")
     for option, path in (("--csv", csv), ("--json", json)):
         check_output(option, path)
-    if csv is not None and json is not None and csv.resolve() == json.resolve():
+    if csv is not None and json is not None and os.path.realpath(csv) == os.path.realpath(json):
         raise UserError(f"--csv {csv} and --json {json} are one file: name two")
 
     keep_quiet(quiet)

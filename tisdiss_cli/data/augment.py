@@ -43,7 +43,7 @@ def find_noises(root: Path) -> list[Path]:
 
 
 def _files(root: Path, what: str) -> list[Path]:
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass one that holds sound files of {what}")
     paths = find(root)
     if not paths:

@@ -1,6 +1,7 @@
 """Clean speech by speaker, held in memory on the training device, from which mixtures are drawn."""
 
 import logging
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,7 +43,7 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
     Raises:
         UserError: `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
     if is_set(root):
         raise UserError(f"{root} is a set of mixtures: pass a folder that holds clean speech for each speaker")

@@ -80,7 +80,7 @@ def find_dataset(
         UserError: `root` is no folder, holds no split or several, or the split holds no complete item.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # of a name that is too long too, where Path would raise
         raise UserError(f"{root} is not a folder: pass one that holds mixtures and references (mix, s1, s2)")
     if mixture is not None and not mixture.strip():
         raise UserError("--mixture names no folder: leave it out, or name the one of the mixtures")
@@ -148,9 +148,9 @@ def _split(
     """Layout, mixture folder and reference folders of `folder`, or None if it is no split."""
     for layout in (*LAYOUTS, Layout(_CUSTOM, (), "s{}")):
         names = layout.mixtures if mixture is None else (mixture,)
-        chosen = next((name for name in names if (folder / name).is_dir()), None)
+        chosen = next((name for name in names if os.path.isdir(folder / name)), None)
         speakers = tuple(references) if references is not None else _speakers(folder, layout.references)
-        if chosen is None or not speakers or not all((folder / name).is_dir() for name in speakers):
+        if chosen is None or not speakers or not all(os.path.isdir(folder / name) for name in speakers):
             continue
         known = chosen in layout.mixtures and (references is None or layout.references.format(1) == references[0])
         if known or layout.name == _CUSTOM or mixture is None:
@@ -161,7 +161,7 @@ def _split(
 def _speakers(folder: Path, pattern: str) -> tuple[str, ...]:
     """`s1`, `s2`, ... as far as there are such folders."""
     names: list[str] = []
-    while (folder / pattern.format(len(names) + 1)).is_dir():
+    while os.path.isdir(folder / pattern.format(len(names) + 1)):
         names.append(pattern.format(len(names) + 1))
     return tuple(names)
 

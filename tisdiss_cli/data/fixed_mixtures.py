@@ -1,5 +1,6 @@
 """Fixed mixtures with references, held in memory on the training device, from which segments are drawn."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def looks_fixed(root: Path) -> bool:
     """
     names = {name for layout in LAYOUTS for name in layout.mixtures}
     speakers = {layout.references.format(number) for layout in LAYOUTS for number in range(1, 10)}
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return False
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     if folders & names or (folders and folders <= speakers):

@@ -208,7 +208,7 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
 def check_place(out: Path, sources: dict[str, Path | None]) -> None:
     """UserError where OUT lies inside a folder that mixtures are drawn from, by what the user knows it as."""
     for what, folder in sources.items():
-        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+        if folder is not None and out.resolve().is_relative_to(os.path.realpath(folder)):
             raise UserError(
                 f"OUT {out} lies inside {what} {folder}: name a folder outside it, or its mixtures become inputs"
             )

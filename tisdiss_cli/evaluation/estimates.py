@@ -1,6 +1,7 @@
 """Estimates made elsewhere: which file is whose, by the names that tools give them."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -61,7 +62,7 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
     """
     if pattern is not None:
         pattern = checked(pattern)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"--estimates {folder} is not a folder: pass the one that the estimates are in")
     files: dict[str, Path] = {}
     for path in find(folder):

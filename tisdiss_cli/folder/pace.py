@@ -4,6 +4,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from math import inf
 
 import torch
 
@@ -99,7 +100,7 @@ def parse_limit(rtf: float | None, budget: str | None) -> Limit | None:
     """`--rtf` or `--budget` as a limit, None if neither is given; UserError as `parse_duration`."""
     if rtf:
         return Limit(f"--rtf {rtf:g}", rtf=rtf)
-    return Limit(f"--budget {budget}", budget=parse_duration(budget)) if budget else None
+    return Limit(f"--budget {budget}", budget=parse_duration(budget)) if budget is not None else None
 
 
 def parse_duration(text: str) -> float:
@@ -108,6 +109,6 @@ def parse_duration(text: str) -> float:
     seconds = (
         sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
     )
-    if seconds <= 0:
+    if not 0 < seconds < inf:
         raise UserError(f"--budget {text}: write a time above 0, as in 90s, 10m or 1h30m")
     return seconds
