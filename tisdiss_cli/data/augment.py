@@ -1,5 +1,6 @@
 """Rooms and noise for mixtures: impulse responses and noise recordings, drawn on any device."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
