@@ -53,7 +53,7 @@ function fileTable() {
     { key: "name", title: "file", width: "minmax(180px, 5fr)", value: (f) => f.name, text: (f) => visible(f.name) },
     { key: "sisnri", title: DATA.measure === "predicted" ? "predicted" : "SI-SNRi", number: true, width: DATA.measure === "predicted" ? "130px" : "80px", unit: " dB", value: (f) => f.sisnri, text: (f) => (f.sisnri === null ? "" : fixed(f.sisnri, 1) + band(f)) },
     { key: "against", title: "difference", width: "90px", number: true, unit: " dB on the other", value: (f) => f.worse, text: (f) => (f.worse === null ? "" : signed(f.worse, 1)) },
-    { key: "seconds", title: "length", width: "80px", number: true, down: true, value: (f) => f.seconds, text: (f) => (f.seconds ? clock(f.seconds) : "") },
+    { key: "seconds", title: "length", width: "80px", number: true, down: true, value: (f) => f.seconds || null, text: (f) => (f.seconds ? clock(f.seconds) : "") },
     { key: "rtf", title: "RTF", width: "70px", number: true, down: true, unit: " RTF", value: (f) => f.rtf, text: (f) => fixed(f.rtf, 3) },
     { key: "repeats", title: "repeats", width: "70px", number: true, unit: " repeats", value: (f) => f.repeats, text: (f) => (f.repeats ? String(f.repeats) : "") },
     { key: "status", title: "status", width: "84px", down: true, value: (f) => f.status, text: (f) => STATUS[f.status], style: (f) => STATUS[f.status] },
@@ -144,7 +144,7 @@ function openFile(file, table) {
     button.addEventListener("click", () => player.seek(to));
     marks.append(button);
   };
-  if (more.worst) mark(`lowest quality ${clock(more.worst[0])}`, more.worst[0]);
+  if (more.worst) mark(`lowest quality ${clock(more.worst[0])} to ${clock(more.worst[1])}`, more.worst[0]);
   if (seams.length) marks.append(make("span", { className: "doubtful" }, "voices may be swapped at"));
   for (const seam of seams.slice(0, 200)) mark(clock(seam), Math.max(0, seam - 1));
   const links = make("ul", { className: "links" });
