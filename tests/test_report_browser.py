@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
+import numpy as np
 import pytest
 
 from tests.cli import tisdiss
 from tests.runs import HOSTILE, add_file, failed, line, write_record
+from tisdiss_cli.evaluation.results import Row
+from tisdiss_cli.report.scores import Point, Table, write_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEAMS = ["the speakers may be swapped from 2.5 s, 4.0 s on: the overlap there is too quiet or too alike to tell"]
@@ -127,7 +130,8 @@ def test_switching_what_is_heard_keeps_the_place(visit, run):
     page.get_by_role("button", name="4 Voice 2").last.click()
     wait(page, "!document.querySelectorAll('audio')[3].paused")
     assert sounds(page)[3]["at"] >= after[1]["at"] - 0.05
-    page.keyboard.press("Space")  # the focus is on a button: it must stop, not press that
+    page.get_by_role("button", name="Stop").focus()
+    page.keyboard.press("Space")  # it stops; that it is the button's too must not start it again
     wait(page, "[...document.querySelectorAll('audio')].every((a) => a.paused)")
     stopped = sounds(page)[3]["at"]
     page.keyboard.press("1")
@@ -220,3 +224,36 @@ def test_ten_thousand_rows_are_quick(visit, tmp_path):
     page.evaluate("(() => { search.value = ''; search.dispatchEvent(new Event('input')); scrollTo(0, 1e7); })()")
     wait(page, "parseFloat(document.querySelector('.list').lastChild.style.top) > 350000")
     assert len(names(page)) < 80
+
+
+def test_two_settings_are_compared_file_by_file(visit, tmp_path):
+    names_ = ["<i>a</i>", "b", "c"]
+    scores = {name: [float(k), 4.0 - k, 2.0 * k] for k, name in enumerate(names_)}
+    rows = [
+        Row(name, n, value, 0, 0, 0, None, None, "1 2", 1.0, 0.1 * n, "", "k")
+        for name, values in scores.items()
+        for n, value in zip((1, 2, 4), values, strict=True)
+    ]
+    series = [
+        Point(n, 0.1 * n, float(np.mean([values[k] for values in scores.values()]))) for k, n in enumerate((1, 2, 4))
+    ]
+    page_path = tmp_path / "scores.html"
+    write_scores(
+        page_path,
+        title="set",
+        sentence="",
+        facts={"files": 3},
+        tables=[Table(["<u>"], [["<s>"]])],
+        curves={"": series},
+        files={"": rows},
+    )
+    page = visit(page_path)
+    assert names(page) == names_  # at 4 repeats: 0, 2, 4
+    assert page.locator("circle.ring").count() == 1 and page.locator("u, s, i").count() == 0
+    page.get_by_label("against this one").select_option("2 repeats")
+    assert names(page) == ["c", "b", "<i>a</i>"]
+    page.get_by_role("button", name="difference").click()
+    gains = page.evaluate("[...document.querySelectorAll('.row .c-gain')].map((one) => one.textContent)")
+    assert gains == ["0.00", "+2.00", "+4.00"]
+    page.get_by_role("searchbox").fill("i>")
+    assert names(page) == ["<i>a</i>"]

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import bar, keep_quiet, log
+from tisdiss_cli.commands.console import keep_quiet, log
 from tisdiss_cli.commands.options import check_output
+from tisdiss_cli.commands.pages import run_page
 from tisdiss_cli.errors import UserError
 
 
@@ -43,7 +44,7 @@ def report(
         raise UserError(f"--most {most}: it must be at least 0")
     check_output("--html", html)
     keep_quiet(quiet)
-    page = make_report(out, source=source, scores=scores, against=against, html=html, most=most)
+    page = run_page(out, source=source, scores=scores, against=against, html=html, most=most)
     print(page)
     if open:
         from tisdiss_cli.report.page import open_page
@@ -51,11 +52,3 @@ def report(
         if not open_page(page):
             log.error(f"no browser was found to open {page} with")
             raise typer.Exit(1)
-
-
-def make_report(out: Path, *, most: int = 24, **options: Path | None) -> Path:
-    """`write_report` under a bar of the files that are drawn."""
-    from tisdiss_cli.report.run import write_report
-
-    with bar(unit="picture", desc="drawing", leave=False) as shown:
-        return write_report(out, most=most, start=shown.reset, advance=shown.update, **options)

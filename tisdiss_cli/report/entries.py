@@ -19,7 +19,7 @@ class Entry:
 
     name: str  # as in the record, relative to IN; bytes that are no UTF-8 as surrogates
     status: str  # "done" or "failed"
-    root: Path | None = None  # the folder that `name` is below
+    mixture: Path | None = None  # where the input is, if that is known
     outputs: tuple[str, ...] = ()  # relative to OUT
     remarks: tuple[str, ...] = ()  # why it failed, or its warnings
     repeats: float | None = None
@@ -56,6 +56,7 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
     """
     files = [out / RECORD, *sorted(path for path in out.glob("tisdiss.*.jsonl") if path.name != RECORD)]
     lines: dict[tuple[str, str], dict[str, Any]] = {}
+    makers: dict[str, tuple[str, str]] = {}  # of each output, the input whose voices it holds
     for path in files:
         try:
             text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -64,13 +65,18 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
         for row in text.split("\n"):
             try:
                 line = json.loads(row)
-                lines[str(line.get("root") or ""), str(line["input"])] = line
-            except (ValueError, KeyError, TypeError, AttributeError):
+                name, path = str(line["input"]), str(line.get("path") or "")
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # torn by a kill while it was written
+            lines.pop((name, ""), None)  # of a time when paths were not kept
+            lines[name, path] = line
+            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, path))
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
-    return [_entry(line, below) for line in lines.values()]
+    found = {key: _entry(line, below) for key, line in lines.items()}
+    # What another recording of the same name has replaced is not there to be heard.
+    return [one for key, one in found.items() if all(makers.get(output) == key for output in one.outputs)]
 
 
 def _entry(line: dict[str, Any], source: Path | None) -> Entry:
@@ -82,7 +88,7 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
     return Entry(
         name=str(line["input"]),
         status="done" if done else "failed",
-        root=source or _root(line),
+        mixture=source / str(line["input"]) if source else _mixture(line),
         outputs=tuple(map(str, _list(line.get("outputs")))),
         remarks=warnings if done else (str(line.get("reason") or "failed"), *warnings),
         repeats=_number(line.get("repeats")),
@@ -117,12 +123,11 @@ def _sum(value: Any) -> float | None:
     return sum(found) if found else None
 
 
-def _root(line: dict[str, Any]) -> Path | None:
-    if isinstance(line.get("root"), str) and line["root"]:
-        return Path(line["root"])
+def _mixture(line: dict[str, Any]) -> Path | None:
     if isinstance(line.get("path"), str) and line["path"]:
-        depth = len(Path(line["input"]).parts)
-        return Path(*Path(line["path"]).parts[:-depth])
+        return Path(line["path"])
+    if isinstance(line.get("root"), str) and line["root"]:
+        return Path(line["root"]) / str(line["input"])
     return None
 
 

@@ -42,6 +42,8 @@ def as_row(entry: Entry, root: int, settings: list[Pairs], out: Path, other: Oth
     """The values of FIELDS; `here` has a bit for the mixture and then one for each output that is on the disk."""
     low, high = entry.band or (None, None)
     more: dict[str, Any] = {}
+    if (name := root_of(entry)[1]) != entry.name:
+        more["mixture"] = name
     if entry.seams:
         more["seams"] = [round(at, 2) for at in entry.seams]
     if entry.worst:
@@ -107,6 +109,16 @@ def _units(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
+def root_of(entry: Entry) -> tuple[Path | None, str]:
+    """The folder that the mixture is below, and its name there: the record's unless a link led to it."""
+    if entry.mixture is None:
+        return None, entry.name
+    parts = Path(entry.name).parts
+    if entry.mixture.parts[-len(parts) :] == parts:
+        return Path(*entry.mixture.parts[: -len(parts)]), entry.name
+    return entry.mixture.parent, entry.mixture.name
+
+
 def _here(entry: Entry, out: Path) -> int:
-    files = [entry.root / entry.name if entry.root else None, *(out / output for output in entry.outputs)]
+    files = [entry.mixture, *(out / output for output in entry.outputs)]
     return sum(1 << bit for bit, path in enumerate(files) if path and path.is_file())

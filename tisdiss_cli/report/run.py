@@ -7,7 +7,7 @@ from pathlib import Path
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.report.entries import Entry, read_entries, read_scores, with_scores, worst_first
 from tisdiss_cli.report.page import link, write_page
-from tisdiss_cli.report.rows import FIELDS, Other, as_row, settings_table, spoken
+from tisdiss_cli.report.rows import FIELDS, Other, as_row, root_of, settings_table, spoken
 from tisdiss_cli.report.tracks import check_matplotlib, draw_tracks, sweep
 
 log = logging.getLogger("tisdiss")
@@ -63,8 +63,8 @@ def write_report(
     except OSError as error:
         raise UserError(f"{page.parent} cannot be made: {error.strerror}: name another file with --html") from None
 
-    settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(entry.root for entry in entries))
-    found = [as_row(one, roots.index(one.root), settings, out, matches.get(one.name)) for one in entries]
+    settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(one)[0] for one in entries))
+    found = [as_row(one, roots.index(root_of(one)[0]), settings, out, matches.get(one.name)) for one in entries]
     chosen = choose(entries, most)
     start(len(chosen))
     drawn: set[Path] = set()

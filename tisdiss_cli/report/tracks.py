@@ -43,10 +43,9 @@ def draw_tracks(out: Path, entry: Entry, other: Other | None, folder: Path, numb
     """
     voices = [out / output for output in entry.outputs]
     others = [other.out / output for output in other.entry.outputs] if other else []
-    mixture = entry.root / entry.name if entry.root else None
     levels: dict[int, np.ndarray] = {}
     rate = _rate(voices)
-    for track, path in enumerate([mixture, *voices, *others]):
+    for track, path in enumerate([entry.mixture, *voices, *others]):
         if path is None or rate is None:
             continue
         try:

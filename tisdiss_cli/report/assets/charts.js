@@ -1,5 +1,7 @@
 // Histograms and curves as SVG, in the page's colours.
 
+let chartWidth = 560; // where two stand side by side
+
 /** Values at round distances that span low ... high in about `count` steps. */
 function ticks(low, high, count) {
   const rough = (high - low || 1) / count, power = 10 ** Math.floor(Math.log10(rough));
@@ -24,7 +26,7 @@ function histogram(place, title, values, unit, digits) {
   const { step, values: edges, digits: shown } = ticks(low, high === low ? low + (Math.abs(low) || 1) : high, Math.min(24, Math.max(8, Math.ceil(2 * Math.sqrt(n)))));
   const bins = new Array(edges.length - 1).fill(0);
   for (const value of sorted) bins[Math.max(0, Math.min(bins.length - 1, Math.floor((value - edges[0]) / step)))]++;
-  const W = narrow() ? 340 : 560, H = narrow() ? 120 : 150, left = 34, bottom = 22, top = 8;
+  const W = narrow() ? 340 : chartWidth, H = narrow() ? 120 : 150, left = 34, bottom = 22, top = 8;
   const most = Math.max(...bins), x = (value) => left + ((value - edges[0]) / (step * bins.length)) * (W - left - 8);
   const y = (count) => H - bottom - (count / most) * (H - bottom - top);
   const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title });
@@ -45,13 +47,13 @@ function histogram(place, title, values, unit, digits) {
   chart(place, title, `median ${fixed(median, digits)}${space}${tail}; ${n} files`, svg);
 }
 
-/** Quality against time: curves [{name, points: [{label, x, y, ci}], marked}]. */
+/** Quality against time: curves [{name, points: [{label, x, y}], marked}]. */
 function qualityCurve(place, curves) {
   const points = curves.flatMap((curve) => curve.points);
   if (!points.length) return;
-  const reach = points.flatMap((p) => [p.y - (p.ci || 0), p.y + (p.ci || 0)]);
+  const reach = points.map((p) => p.y); // the intervals over files, which the table has, would flatten it
   const across = ticks(0, Math.max(...points.map((p) => p.x)), 6), up = ticks(Math.min(...reach), Math.max(...reach), 5);
-  const W = narrow() ? 340 : 560, H = narrow() ? 220 : 280, left = 46, right = 16, bottom = 40, top = 14;
+  const W = narrow() ? 340 : chartWidth, H = narrow() ? 220 : 280, left = 46, right = 16, bottom = 40, top = 14;
   const x = (value) => left + (value / across.values.at(-1)) * (W - left - right);
   const y = (value) => H - bottom - ((value - up.values[0]) / (up.values.at(-1) - up.values[0] || 1)) * (H - bottom - top);
   const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "SI-SNRi against real-time factor" });
@@ -65,7 +67,6 @@ function qualityCurve(place, curves) {
     const kind = number % 2;
     svg.append(draw("polyline", { class: "line" + kind, points: curve.points.map((p) => `${x(p.x)},${y(p.y)}`).join(" ") }));
     for (const p of curve.points) {
-      if (p.ci) svg.append(draw("line", { class: "line" + kind, x1: x(p.x), x2: x(p.x), y1: y(p.y - p.ci), y2: y(p.y + p.ci), opacity: 0.4 }));
       const dot = draw("circle", { class: "dot" + kind, cx: x(p.x), cy: y(p.y), r: 4 });
       dot.append(draw("title", {}, `${curve.name} ${p.label}: ${fixed(p.y, 2)} dB at ${fixed(p.x, 4)}`));
       svg.append(dot, draw("text", { class: "title", x: x(p.x) + 7, y: y(p.y) - 7 }, p.label));

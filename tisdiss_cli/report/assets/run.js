@@ -92,8 +92,8 @@ function tracksOf(file) {
   const here = (bits, bit) => Math.floor(bits / 2 ** bit) % 2 === 1;
   const root = DATA.roots[file.root];
   const mixture = {
-    label: "Mixture", short: "Mixture", picture: picture(0), path: file.name,
-    url: root !== null && here(file.here, 0) ? root + encoded(file.name) : null,
+    label: "Mixture", short: "Mixture", picture: picture(0), path: more.mixture || file.name,
+    url: root !== null && here(file.here, 0) ? root + encoded(more.mixture || file.name) : null,
     gone: root === null ? "the record does not say where IN is: tisdiss report --in IN" : "the mixture is not there any more",
   };
   const voice = (base, path, bits, k, track, label, small, short) => ({

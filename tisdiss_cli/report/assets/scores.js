@@ -10,6 +10,7 @@ function pick(label, chosen) {
 }
 
 function main() {
+  chartWidth = 400;
   $("sentence").textContent = DATA.sentence;
   for (const [name, value, style] of DATA.facts) addFact($("facts"), name, visible(String(value)), style);
   $("files").hidden = !rows.length;
@@ -24,7 +25,7 @@ function main() {
     $("charts").replaceChildren();
     qualityCurve($("charts"), DATA.curves);
     histogram($("charts"), `SI-SNRi in dB, ${settings[b]}`, rows.map(value(b)), "dB", 2);
-    if (several && a !== b) histogram($("charts"), `What ${settings[b]} gives over ${settings[a]}, in dB, file by file`, rows.map(gain), "dB", 2);
+    if (several && a !== b) histogram($("charts"), `${settings[b]} over ${settings[a]}, in dB, file by file`, rows.map(gain), "dB", 2);
     const number = (key, title, get, text) => ({ key, title, width: "110px", number: true, unit: " dB", value: get, text: (row) => (get(row) === null ? "" : text(get(row), 2)) });
     const columns = [
       { key: "name", title: "file", width: "minmax(180px, 5fr)", value: (row) => row.id, text: (row) => visible(row.id) },
