@@ -292,12 +292,13 @@ def test_a_scored_set_becomes_a_page(tmp_path, weights):
 
 
 def test_a_bench_becomes_a_page(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr("tisdiss_cli.benchmark.grid.matmul_ceiling", lambda separator: 1e9)
     monkeypatch.setattr("tisdiss_cli.benchmark.measure.time_runs", lambda run, *_: [run() is None or 0.01] * 3)
     root, page = write_set(tmp_path / "data"), tmp_path / "page.html"
     options = ["--weights", weights, "--device", "cpu", "--repeats", "1,2", "--seconds", "0.1", "--quiet"]
-    printed = tisdiss("bench", *options, "--compare", "fp32,bf16", "--data", root, "--html", page).stdout
+    printed = tisdiss("bench", *options, "--precision", "fp32", "--data", root, "--html", page).stdout
     found = data(page)
-    assert found["settings"] == ["fp32 1 repeat", "fp32 2 repeats", "bf16 1 repeat", "bf16 2 repeats"]
-    assert [curve["name"] for curve in found["curves"]] == ["fp32", "bf16"] and len(found["rows"]) == 3
+    assert found["settings"] == ["1 repeat", "2 repeats"]
+    assert len(found["curves"]) == 1 and len(found["rows"]) == 3
     sentences = [text for text in printed.splitlines() if text.startswith("time =")]
-    assert len(sentences) == 2 and all(text in page.read_text() for text in sentences)
+    assert len(sentences) == 1 and all(text in page.read_text() for text in sentences)
