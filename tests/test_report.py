@@ -63,7 +63,12 @@ def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
     )
     entries = {entry.name: entry for entry in read_entries(out)}
     one = entries["full.wav"]
-    assert (one.mixture, one.si_snri, one.band, one.worst) == (Path("/somewhere/full.wav"), 7.25, (5.0, 9.0), (2.0, 12.0))
+    assert (one.mixture, one.si_snri, one.band, one.worst) == (
+        Path("/somewhere/full.wav"),
+        7.25,
+        (5.0, 9.0),
+        (2.0, 12.0),
+    )
     assert one.speech == (((0.5, 1.5),), ((2.0, 3.0), (4.0, 5.0))) and one.speech_seconds == 3.0
     assert one.seams == (4.5, 12.0) and one.doubtful and one.talkers == 2
     for name in ("bare.wav", "odd.wav"):
@@ -110,7 +115,7 @@ def test_worst_first(tmp_path):
 
 
 def test_pictures_are_of_the_worst_and_a_few_of_the_best(tmp_path):
-    lines = [line(f"{k:02d}.wav", quality={"si_snri": k}, outputs=["x"]) for k in range(30)]
+    lines = [line(f"{k:02d}.wav", quality={"si_snri": k}, outputs=[f"{k}_s1.wav"]) for k in range(30)]
     entries = worst_first(read_entries(write_record(tmp_path, [*lines, failed("broken.wav", "no")])))
     chosen = [entries[index].name for index in choose(entries, 12)]
     assert chosen == [f"{k:02d}.wav" for k in (*range(10), 28, 29)]
@@ -302,3 +307,19 @@ def test_a_bench_becomes_a_page(tmp_path, weights, monkeypatch):
     assert len(found["curves"]) == 1 and len(found["rows"]) == 3
     sentences = [text for text in printed.splitlines() if text.startswith("time =")]
     assert len(sentences) == 1 and all(text in page.read_text() for text in sentences)
+
+
+def test_separate_writes_the_report_at_its_end(folder, tmp_path, mini_weights, monkeypatch):
+    (folder / "broken.wav").write_text("no sound")
+    out = tmp_path / "out"
+    options = [folder, out, "--weights", mini_weights, "--device", "cpu", "--report", "--quiet"]
+    tisdiss("separate", *options, status=1)
+    found = data(out / "report" / "index.html")
+    files = {file["name"]: file for file in found["files"]}
+    good = {"a.wav", "b.flac", "sub/a.wav", "sub/deep/c.ogg", "sub/d.wav", "e.wav"}
+    assert set(files) == {"broken.wav", *good}
+    assert all(files[name]["here"] == 0b111 and len(files[name]["more"]["pictures"]) == 4 for name in good)
+    assert files["broken.wav"]["status"] == 2 and "broken.wav" in files["broken.wav"]["remarks"][0]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused = tisdiss("separate", folder, tmp_path / "two", "--weights", mini_weights, "--report", status=2)
+    assert "tisdiss[plot]" in refused.stderr and not (tmp_path / "two").exists()

@@ -65,12 +65,12 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
         for row in text.split("\n"):
             try:
                 line = json.loads(row)
-                name, path = str(line["input"]), str(line.get("path") or "")
+                name, whence = str(line["input"]), str(line.get("path") or "")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # torn by a kill while it was written
             lines.pop((name, ""), None)  # of a time when paths were not kept
-            lines[name, path] = line
-            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, path))
+            lines[name, whence] = line
+            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, whence))
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source

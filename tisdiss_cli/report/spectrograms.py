@@ -17,15 +17,16 @@ _FLOOR = 1e-10
 def shown_rate(path: Path) -> int:
     """The rate, in Hz, at which a voice and what stands beside it are looked at; AudioError as `Source`."""
     source = Source(path, _HIGHEST_RATE)
-    source.file.close()
+    source.close()
     return min(source.input_rate, _HIGHEST_RATE)
 
 
-def spectrogram(path: Path, rate: int, seconds: float) -> np.ndarray:
+def spectrogram(path: Path, rate: int, seconds: float, *, track: int | None = None) -> np.ndarray:
     """Levels in dB (BANDS, columns), lowest band first, of a file heard at `rate`, Hz, on an axis of `seconds`.
 
     A column is the maximum over its stretch of time, a band over its frequencies, so that nothing short or narrow is
-    lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed.
+    lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed, of a damaged one what
+    there is. `track` as for `Source`.
 
     Raises:
         AudioError: as `Source`.
@@ -37,7 +38,7 @@ def spectrogram(path: Path, rate: int, seconds: float) -> np.ndarray:
     powers = np.full((columns, BANDS), _FLOOR, np.float32)
     taper = np.hanning(window + 1)[:-1].astype(np.float32)
     rest, start = np.zeros(window // 2, np.float32), 0  # `start`: where the middle of the rest's first frame lies
-    for block in _padded(path, rate, window // 2):
+    for block in _padded(Source(path, rate, track=track, partial=True), window // 2):
         rest = np.concatenate((rest, block))
         frames = (len(rest) - window) // hop + 1
         if frames < 1:
@@ -52,8 +53,8 @@ def spectrogram(path: Path, rate: int, seconds: float) -> np.ndarray:
     return 10 * np.log10(powers.T)
 
 
-def _padded(path: Path, rate: int, silence: int) -> Iterator[np.ndarray]:
-    for block in Source(path, rate).blocks():
+def _padded(source: Source, silence: int) -> Iterator[np.ndarray]:
+    for block in source.blocks():
         yield block.numpy()
     yield np.zeros(silence, np.float32)
 

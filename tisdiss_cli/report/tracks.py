@@ -49,7 +49,8 @@ def draw_tracks(out: Path, entry: Entry, other: Other | None, folder: Path, numb
         if path is None or rate is None:
             continue
         try:
-            levels[track] = spectrogram(path, rate, entry.seconds)
+            chosen = entry.settings.get("track") if track == 0 else None
+            levels[track] = spectrogram(path, rate, entry.seconds, track=chosen)
         except AudioError as error:
             log.warning(f"warning: not drawn: {error}")
     if not levels:
