@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Write a page that shows a run's files, worst first, and plays mixture and voices at the same instant.
 
-    It opens from the disk by a double click, on a phone too, and asks nothing of anywhere.
+    It opens from the disk by a double click, fits a phone's screen and asks nothing of anywhere.
     """
     for option, folder in (("OUT", out), ("--against", against)):
         if folder is not None and not folder.is_dir():
