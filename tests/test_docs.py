@@ -35,6 +35,7 @@ BESIDES = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASE.
 ONLY_PARSED = {
     "tisdiss bench": "measures each setting for at least a second",
     "tisdiss train": "takes minutes, or has no end",
+    "tisdiss report": "reads what a run has left",
     "tisdiss weights fetch": "needs a network",
 }
 

@@ -17,6 +17,7 @@ WINGS = {
     "evaluation": {"data", "separation", "model", "audio", "devices", "errors", "files"},
     "folder": {"data", "separation", "model", "audio", "devices", "errors", "files"},
     "training": {"data", "separation", "model", "audio", "devices", "errors", "files"},
+    "report": {"evaluation", "folder", "audio", "errors", "files"},
     "benchmark": {"evaluation", "folder", "data", "separation", "model", "audio", "devices", "errors", "files"},
 }
 

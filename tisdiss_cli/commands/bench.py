@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tisdiss_cli.benchmark.measure import Measurement
     from tisdiss_cli.benchmark.plots import Curve
     from tisdiss_cli.data.datasets import Dataset
+    from tisdiss_cli.evaluation.evaluate import Evaluation
     from tisdiss_cli.evaluation.results import Summary
     from tisdiss_cli.separation.separator import Separator
 
@@ -46,6 +47,7 @@ def bench(
     references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
     plot: Annotated[Path | None, typer.Option(help="With --data: draw quality against time, .png or .svg.")] = None,
     json: Annotated[Path | None, typer.Option(help="All numbers, machine, versions, weights.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page of the tables, with --data of each file too.")] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -69,7 +71,7 @@ def bench(
         raise UserError("--compare and --precision exclude each other: leave one of them out")
     if plot is not None and data is None:
         raise UserError("--plot draws quality against time: name a set with --data too")
-    for option, path in (("--json", json), ("--plot", plot)):
+    for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
         check_output(option, path)
     if plot is not None:
         from tisdiss_cli.benchmark.plots import check_plot
@@ -104,7 +106,8 @@ def bench(
             log.info(in_words(row))
 
         found = run_grid(grid, done)
-    scored = {one.precision: _score(dataset, one, grid.repeats) for one in separators} if dataset else {}
+    outcomes = {one.precision: _score(dataset, one, grid.repeats) for one in separators} if dataset else {}
+    scored = {name: outcome.results for name, outcome in outcomes.items()}
     lines = fits(found.measurements)
     curves = [drawn for name in scored if (drawn := curve(found.measurements, name, _quality(scored[name])))]
     _report(found, lines, scored, curves, machine, first.weights.name)
@@ -116,6 +119,8 @@ def bench(
             "compiled": compile,
         }
         write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
+    if html:
+        _write_page(html, found, lines, outcomes, curves, machine, first.weights.name)
     if plot and curves and dataset:
         where = machine.get("gpu", machine["cpu"])
         _draw(curves, plot, f"{first.weights.name} on {where}, {len(dataset.items)} mixtures")
@@ -164,7 +169,7 @@ def _quality(summaries: "list[Summary]") -> dict[int, float]:
     return {one.repeats: one.means["si_snri"].mean for one in summaries if one.repeats is not None}
 
 
-def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) -> "list[Summary]":
+def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) -> "Evaluation":
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
@@ -175,7 +180,7 @@ def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) ->
         log.error(f"not scored: {sentence}")
     if not outcome.results:
         raise UserError(f"--data {dataset.root}: no file could be scored")
-    return outcome.results
+    return outcome
 
 
 def _draw(curves: "list[Curve]", plot: Path, title: str) -> None:
@@ -183,6 +188,27 @@ def _draw(curves: "list[Curve]", plot: Path, title: str) -> None:
 
     draw(curves, plot, title)
     log.info(f"drew {plot}")
+
+
+def _write_page(
+    path: Path,
+    found: "Findings",
+    lines: "list[Fit]",
+    outcomes: "dict[str, Evaluation]",
+    curves: "list[Curve]",
+    machine: dict[str, Any],
+    weights: str,
+) -> None:
+    from tisdiss_cli.commands.pages import bench_page
+
+    tables = [bench_table(found.measurements, {name: outcome.results for name, outcome in outcomes.items()})]
+    tables += [comparison_table(found.comparisons, found.folders)] if found.comparisons else []
+    bench_page(path, tables, list(map(_in_words, lines)), curves, outcomes, machine, weights)
+
+
+def _in_words(line: "Fit") -> str:
+    shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
+    return f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})"
 
 
 def _report(
@@ -203,8 +229,7 @@ def _report(
     print_table(bench_table(found.measurements, scored))
     print()
     for line in lines:
-        shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
-        print(f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})")
+        print(_in_words(line))
     for curve in curves:
         print(f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best")
         print(draw_text(curve))

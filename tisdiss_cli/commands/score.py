@@ -45,6 +45,9 @@ def score(
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Scores per file; a stopped run goes on from it.")] = None,
     json: Annotated[Path | None, typer.Option(help="Settings, versions, means with 95 % intervals.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="A page: quality against time, two settings file by file, worst files.")
+    ] = None,
     stoi: Annotated[bool, typer.Option("--stoi", help="Also STOI.")] = False,
     pesq: Annotated[bool, typer.Option("--pesq", help="Also PESQ (narrow band at 8 kHz, wide at 16 kHz).")] = False,
     weights: WeightsOption = None,
@@ -70,7 +73,7 @@ def score(
         check_repeats("--separator-repeats", separator_repeats)
     if workers is not None and not 0 <= workers <= _MOST_WORKERS:
         raise UserError(f"--workers {workers}: it must be 0 (score in this process) to {_MOST_WORKERS}")
-    for option, path in (("--csv", csv), ("--json", json)):
+    for option, path in (("--csv", csv), ("--json", json), ("--html", html)):
         check_output(option, path)
     if csv is not None and json is not None and os.path.realpath(csv) == os.path.realpath(json):
         raise UserError(f"--csv {csv} and --json {json} are one file: name two")
@@ -107,7 +110,12 @@ def score(
         results = [summary.as_dict() for summary in outcome.results]
         write_json(json, {"settings": outcome.settings, "versions": versions(), "results": results, **extra})
     if outcome.results:
-        print_table(results_table(outcome.results))
+        table = results_table(outcome.results)
+        print_table(table)
+        if html:
+            from tisdiss_cli.commands.pages import score_page
+
+            score_page(html, outcome, table)
         if outcome.resumed:
             log.info(f"{outcome.resumed} files were scored before ({csv})")
     if outcome.failed or not outcome.results:

@@ -67,6 +67,9 @@ def separate(  # the options make it long
     batch_size: Annotated[int | None, typer.Option(help="Chunks at a time. [default: 1 on a CPU, else 16]")] = None,
     separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything again, replace any file.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="At the end, a page to look at and listen to: OUT/report/index.html.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table; errors only.")] = False,
 ) -> None:
@@ -89,6 +92,10 @@ def separate(  # the options make it long
     if sum(option is not None for option in (repeats, rtf, budget)) > 1:
         raise UserError("--repeats, --rtf and --budget each choose the repeats: give one of them")
     source, out = (Path(os.path.expanduser(path)) for path in (source, out))
+    if report:
+        from tisdiss_cli.commands.pages import check_pictures
+
+        check_pictures()
 
     from tisdiss_cli.audio.find import left_out
     from tisdiss_cli.folder.jobs import check_ends, plan_jobs
@@ -131,6 +138,10 @@ def separate(  # the options make it long
     lines, elapsed = _run(separator, found, settings, record, limit=limit, max_repeats=max_repeats)
     if not quiet:
         print_report(lines, skipped=found.done, elapsed=elapsed)
+    if report:
+        from tisdiss_cli.commands.pages import run_page
+
+        log.info(f"wrote {run_page(out)}")
     failed = [line for line in lines if line.status == "failed"]
     for line in failed if quiet else ():
         log.error(line.reason)

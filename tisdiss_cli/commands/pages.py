@@ -1,0 +1,88 @@
+"""The pages that separate, score and bench write besides what they print."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tisdiss_cli.commands.console import bar, log
+
+if TYPE_CHECKING:
+    from rich.table import Table as Printed
+
+    from tisdiss_cli.benchmark.plots import Curve
+    from tisdiss_cli.evaluation.evaluate import Evaluation
+    from tisdiss_cli.report.scores import Table
+
+
+def check_pictures() -> None:
+    """UserError now, and not after the work, if a report's pictures cannot be drawn."""
+    from tisdiss_cli.report.tracks import check_matplotlib
+
+    check_matplotlib()
+
+
+def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:
+    """The page of what a run left in OUT, under a bar of the files that are drawn; its path."""
+    from tisdiss_cli.report.run import write_report
+
+    with bar(unit="file", desc="drawing", leave=False) as shown:
+        return write_report(out, most=most, start=shown.reset, advance=shown.update, **options)
+
+
+def score_page(path: Path, outcome: "Evaluation", table: "Printed") -> None:
+    """The page of a scored set."""
+    from tisdiss_cli.evaluation.results import smallest_within
+    from tisdiss_cli.report.scores import points, write_scores
+
+    results, settings = outcome.results, outcome.settings
+    quality = {one.repeats: one.means["si_snri"].mean for one in results if one.repeats is not None}
+    marked = [one.repeats for one in results].index(smallest_within(quality)) if quality else None
+    notes = ["bold: the smallest setting within 0.1 dB of the best"] if len(quality) > 1 else []
+    names = ("weights", "layout", "precision", "device", "estimates")
+    write_scores(
+        path,
+        title=Path(str(settings["data"])).absolute().name,
+        sentence="SI-SNRi of each file under each setting, worst first.",
+        facts={"files": results[0].files, **{name: settings[name] for name in names if settings.get(name)}},
+        tables=[_as_printed(table, [marked] if marked is not None else [], notes)],
+        curves={"": points(results)},
+        files={"": outcome.rows},
+    )
+    log.info(f"wrote {path}")
+
+
+def bench_page(
+    path: Path,
+    tables: "Sequence[Printed]",
+    notes: Sequence[str],
+    curves: "Sequence[Curve]",
+    scored: "Mapping[str, Evaluation]",
+    machine: Mapping[str, Any],
+    weights: str,
+) -> None:
+    """The page of what every setting costs, and with a set what it gives."""
+    from tisdiss_cli.report.scores import Point, write_scores
+
+    names = {one: one if len(scored) > 1 else "" for one in scored}
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    write_scores(
+        path,
+        title=f"{weights} on {where}",
+        sentence="Time, memory and arithmetic of every setting" + (", and what it gives." if scored else "."),
+        facts={"weights": weights, "system": machine["system"]},
+        tables=[_as_printed(table, [], list(notes) if not number else []) for number, table in enumerate(tables)],
+        curves={
+            names[curve.name]: [Point(*values) for values in zip(curve.repeats, curve.rtf, curve.si_snri, strict=True)]
+            for curve in curves
+        },
+        files={names[name]: outcome.rows for name, outcome in scored.items()},
+    )
+    log.info(f"wrote {path}")
+
+
+def _as_printed(table: "Printed", marked: list[int], notes: list[str]) -> "Table":
+    from tisdiss_cli.report.scores import Table
+
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    headings = [str(column.header) for column in table.columns]
+    return Table(headings, [list(row) for row in zip(*columns, strict=True)], marked, notes)

@@ -1,0 +1,54 @@
+"""`tisdiss report OUT`: a page to look at a separation and listen to it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.commands.console import keep_quiet, log
+from tisdiss_cli.commands.options import check_output
+from tisdiss_cli.commands.pages import run_page
+from tisdiss_cli.errors import UserError
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that separate wrote.")],
+    html: Annotated[Path | None, typer.Option(help="The page. [default: OUT/report/index.html]")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    most: Annotated[
+        int, typer.Option(help="Files that get spectrograms: the worst, and one of six from the best; 0: none.")
+    ] = 24,
+    scores: Annotated[
+        Path | None, typer.Option(help="What score --csv wrote: true SI-SNRi in place of predicted.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="OUT2", help="Another folder, of other settings, to hear beside this one.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--in", metavar="IN", help="Where the mixtures are. [default: as recorded]")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors only.")] = False,
+) -> None:
+    """Write a page that shows a run's files, worst first, and plays mixture and voices at the same instant.
+
+    It opens from the disk by a double click, fits a phone's screen and asks nothing of anywhere.
+    """
+    for option, folder in (("OUT", out), ("--against", against)):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{option} {folder} is no folder: name one that `tisdiss separate` wrote")
+    if source is not None and not source.exists():
+        raise UserError(f"--in {source} does not exist: name the folder that was separated")
+    if most < 0:
+        raise UserError(f"--most {most}: it must be at least 0")
+    check_output("--html", html)
+    keep_quiet(quiet)
+    page = run_page(out, source=source, scores=scores, against=against, html=html, most=most)
+    print(page)
+    if open:
+        from tisdiss_cli.report.page import open_page
+
+        if not open_page(page):
+            log.error(f"no browser was found to open {page} with")
+            raise typer.Exit(1)

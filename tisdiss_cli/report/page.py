@@ -1,0 +1,104 @@
+"""A page from a template: one file that asks nothing of anywhere, with its data, styles and scripts inside.
+
+The data stand in it as JSON; whatever the page shows of them goes through `textContent`, and a policy in the page's
+head allows no script but its own, so that no file's name can do anything but be read.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import replacing
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def write_page(path: Path, template: str, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> None:
+    """Writes the page whole or not at all.
+
+    Args:
+        path: of the page.
+        template: its name below assets/.
+        scripts: their names there, in the order in which they run.
+        data: what the scripts read, in JSON's types.
+        values: what the template shows.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: shown(value) if type(value) is str else value,
+    )
+    script, style = "\n".join(map(_asset, scripts)), _asset("page.css")
+    text = environment.get_template(template).render(
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        data=Markup(_json(data)),
+        **values,
+    )
+    try:
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}: name another file or free space"
+        ) from None
+
+
+def open_page(path: Path) -> bool:
+    """Opens it in the user's browser; False if there is none."""
+    return webbrowser.open(path.absolute().as_uri())
+
+
+def shown(text: str) -> str:
+    """Text with control characters, and bytes that are no UTF-8, as escapes to read: \\n, \\xff."""
+    return "".join(map(_character, text))
+
+
+def _character(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter if letter.isprintable() or letter == " " else repr(letter)[1:-1]
+
+
+def link(target: Path, page: Path) -> str:
+    """The percent-encoded address of a folder as seen from a page, with "/" at its end; from the root if need be."""
+    target, folder = Path(os.path.abspath(target)), os.path.abspath(page.parent)
+    try:
+        relative = Path(os.path.relpath(target, folder)).as_posix()
+    except ValueError:  # on another drive
+        return target.as_uri().rstrip("/") + "/"
+    return quote(os.fsencode(relative)) + "/"
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(data: dict[str, Any]) -> str:
+    """Compact, without what could end a script element; bytes that are no UTF-8 as escapes."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

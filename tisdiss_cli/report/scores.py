@@ -1,0 +1,89 @@
+"""The page of score's and bench's tables: quality against time, two settings file by file, the worst files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tisdiss_cli.evaluation.results import Row, Summary, smallest_within
+from tisdiss_cli.report.page import write_page
+
+_SCRIPTS = ("shared.js", "table.js", "charts.js", "scores.js")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is printed."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    marked: list[int] = field(default_factory=list)  # rows that stand out
+    notes: list[str] = field(default_factory=list)  # sentences below it
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting on the curve of quality against time."""
+
+    repeats: int
+    rtf: float  # network seconds for a second of audio
+    si_snri: float  # dB
+
+
+def points(summaries: Sequence[Summary]) -> list[Point]:
+    """Those of the settings that were timed."""
+    found = []
+    for one in summaries:
+        if one.repeats is not None and one.rtf is not None:
+            found.append(Point(one.repeats, one.rtf, one.means["si_snri"].mean))
+    return found
+
+
+def write_scores(
+    path: Path,
+    *,
+    title: str,
+    sentence: str,
+    facts: Mapping[str, object],
+    tables: Sequence[Table],
+    curves: Mapping[str, Sequence[Point]],
+    files: Mapping[str, Sequence[Row]],
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: of the page.
+        title, sentence: its head.
+        facts: names and values below that.
+        tables: as they are printed.
+        curves: points by the name of their series, as a precision; "" where there is one.
+        files: rows of scores by the same names.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    values: dict[str, dict[str, float]] = {}  # by setting, then by file
+    remarks: dict[str, str] = {}
+    for name, rows in files.items():
+        for row in sorted(rows, key=lambda row: row.repeats or 0):
+            label = "estimates" if row.repeats is None else f"{row.repeats} repeat{'s' * (row.repeats != 1)}"
+            values.setdefault(f"{name} {label}".strip(), {})[row.id] = round(row.si_snri, 3)
+            remarks[row.id] = row.warnings or remarks.get(row.id, "")
+    settings = list(values)
+    data: dict[str, Any] = {
+        "sentence": sentence,
+        "facts": [[name, str(value)] for name, value in facts.items()],
+        "settings": settings,
+        "pair": {"first": 0, "second": max(0, len(settings) - 1)},
+        "curves": [_curve(name, series) for name, series in curves.items() if series],
+        "rows": [[id, [values[one].get(id) for one in settings], remarks[id]] for id in remarks],
+    }
+    write_page(path, "scores.html", _SCRIPTS, data, title=title, tables=tables)
+
+
+def _curve(name: str, series: Sequence[Point]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "marked": str(smallest_within({point.repeats: point.si_snri for point in series})),
+        "points": [{"label": str(point.repeats), "x": point.rtf, "y": point.si_snri} for point in series],
+    }
