@@ -52,7 +52,14 @@ def separate(  # the options make it long
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first: a minute or two, for long runs.")
     ] = False,
-    format: Annotated[str, typer.Option(help="wav (16 bit, float where that would clip) or flac.")] = "wav",
+    format: Annotated[str, typer.Option(help="wav, flac, ogg, opus, mp3, aiff or w64.")] = "wav",
+    subtype: Annotated[
+        str,
+        typer.Option(
+            help="16, 24, 32 (bit) or float; auto holds what the input held and more where a voice is quiet or would "
+            "clip."
+        ),
+    ] = "auto",
     sample_rate: Annotated[str, typer.Option(help="Of the outputs: model, or input.")] = "model",
     track: Annotated[
         int | None, typer.Option(help="Which audio track of a video or other container. [default: the first]")
@@ -75,7 +82,8 @@ def separate(  # the options make it long
     OUT/tisdiss.jsonl records each input; run the same command again to go on where it stopped.
     """
     keep_quiet(quiet)
-    _check_choice("--format", format, ("wav", "flac"))
+    _check_choice("--format", format, ("wav", "flac", "ogg", "opus", "mp3", "aiff", "w64"))
+    _check_choice("--subtype", subtype, ("auto", "16", "24", "32", "float"))
     _check_choice("--sample-rate", sample_rate, ("model", "input"))
     _check_numbers(
         chunk=chunk,
@@ -114,6 +122,7 @@ def separate(  # the options make it long
         chunk=chunk,
         batch_size=batch_size,
         format=format,
+        subtype=subtype,
         sample_rate=sample_rate,
         compiled=compile,
         overwrite=overwrite,
@@ -218,7 +227,7 @@ def _make_folder(out: Path) -> None:
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{option} {value} is unknown: choose {' or '.join(choices)}")
+        raise UserError(f"{option} {value} is unknown: choose {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def _check_numbers(

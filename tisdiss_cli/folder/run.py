@@ -115,8 +115,9 @@ class FolderRun:
             self.out,
             plan=settings.plan,
             rates=(self.separator.sample_rate, rate),
-            seconds=source.seconds,
             format=settings.format,
+            subtype=settings.subtype,
+            source_subtype=source.subtype,
         )
         chunker = settings.plan.chunker()
         for block in source.blocks():
