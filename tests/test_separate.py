@@ -175,6 +175,7 @@ def test_usage_errors_name_the_mend(folder, tmp_path, mini_weights):
         ((folder, out, "--precision", "fp8"), "bf16"),
         ((folder, out, "--format", "aac"), "flac"),
         ((folder, out, "--subtype", "8"), "float"),
+        ((folder, out, "--channels", "0"), "each"),
         ((folder, out, "--format", "flac", "--subtype", "float"), "24"),
         ((folder, out, "--format", "mp3", "--subtype", "16"), "auto"),
         ((folder, out, "--batch-size", "0"), "at least 1"),

@@ -7,6 +7,7 @@ and what libsndfile cannot open. Everything streams: no file, however long, is e
 import logging
 import re
 from collections.abc import Iterator
+from copy import copy
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tisdiss_cli.audio.channels import ChannelError, Mix, Survey, chosen
 from tisdiss_cli.audio.decode import DecodeError, Decoder
 from tisdiss_cli.audio.part import SLACK, Part
 from tisdiss_cli.audio.parts import find_parts
@@ -54,16 +56,25 @@ class Source:
         sample_rate: to resample to, Hz.
         track: which audio track of a container, from 1 on; None: the first.
         partial: take what there is of a truncated or damaged file, with a warning.
+        wanted: the channels that are averaged, from 1 on; () for all.
 
     Raises:
         AudioError: here or while streaming, when the file is missing, empty, no regular file, no sound file, damaged,
-            shorter than its header says by more than 0.1 s, of absurd rate or number of channels, or has NaN or
-            infinite samples.
+            shorter than its header says by more than 0.1 s, of absurd rate or number of channels, lacks a wanted
+            channel, or has NaN or infinite samples.
     """
 
-    def __init__(self, path: Path, sample_rate: int, *, track: int | None = None, partial: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sample_rate: int,
+        *,
+        track: int | None = None,
+        partial: bool = False,
+        wanted: tuple[int, ...] = (),
+    ) -> None:
         self.path, self.sample_rate, self.frames = path, sample_rate, 0
-        self.track, self.partial = track, partial
+        self.track, self.partial, self.wanted = track, partial, wanted
         self.warnings: list[str] = []
         self.parts = self._find_parts()
         self.file = self._open(self.parts[0])
@@ -81,6 +92,8 @@ class Source:
     def blocks(self) -> Iterator[Tensor]:
         """Yields (n,) float32 tensors, channels averaged, resampled; closes the file at the end."""
         resampler, rate, frames = Resampler(self.input_rate, self.sample_rate), self.input_rate, Fraction()
+        mix = self._mix()
+        self.warnings += mix.warnings
         for rate_here, block in self._all_blocks():
             if rate_here != rate:  # on the way
                 yield resampler.finish()
@@ -91,7 +104,7 @@ class Source:
                 raise AudioError(f"{self.path} has NaN or infinite samples, the first at {at:.3f} s")
             frames += Fraction(len(block) * self.input_rate, rate)
             self.frames = ceil(frames)
-            yield resampler.push(torch.from_numpy(block.mean(axis=1)))
+            yield resampler.push(torch.from_numpy(self._mixed(mix, block)))
         if self.frames == 0:
             raise AudioError(f"{self.path} has no samples")
         yield resampler.finish()
@@ -99,6 +112,26 @@ class Source:
     def close(self) -> None:
         """Ends it early."""
         self.file.close()
+
+    def _mix(self) -> Mix:
+        """How channels become one; where several may be averaged, after a first pass over the file."""
+        try:
+            if len(chosen(self.wanted, self.channels)) == 1 and len(self.parts) == 1:
+                return Mix(self.wanted)
+            survey, other = Survey(self.wanted, self.input_rate), copy(self)
+            other.warnings, other.file = [], self._open(self.parts[0])
+            for _, block in other._all_blocks():
+                survey.push(block)
+            return survey.mix()
+        except ChannelError as error:
+            self.close()
+            raise AudioError(f"{self.path} {error}") from None
+
+    def _mixed(self, mix: Mix, block: np.ndarray) -> np.ndarray:
+        try:
+            return mix(block)
+        except ChannelError as error:
+            raise AudioError(f"{self.path} {error}") from None
 
     def _find_parts(self) -> list[Part]:
         path = self.path
@@ -232,6 +265,13 @@ def announced_seconds(path: Path, track: int | None = None) -> float:
         return 0.0
     source.close()
     return source.seconds
+
+
+def channel_count(path: Path, track: int | None = None) -> int:
+    """How many channels a file has at its begin; AudioError as `Source`."""
+    source = Source(path, RATES[0], track=track, partial=True)
+    source.close()
+    return source.channels
 
 
 def input_rate(path: Path) -> int:

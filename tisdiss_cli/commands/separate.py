@@ -67,6 +67,12 @@ def separate(  # the options make it long
     partial: Annotated[
         bool, typer.Option("--partial", help="Separate what there is of truncated or damaged files, with a warning.")
     ] = False,
+    channels: Annotated[
+        str,
+        typer.Option(
+            help="average of all; those named, as in 2 or 1,3, averaged; or each by itself: call_c1_s1.wav, ..."
+        ),
+    ] = "average",
     chunk: Annotated[
         float | None,
         typer.Option(help="Seconds that the network hears at a time; the rest of a file, up to 1.5 times as many."),
@@ -98,8 +104,9 @@ def separate(  # the options make it long
         raise UserError("--repeats, --rtf and --budget each choose the repeats: give one of them")
     source, out = (Path(os.path.expanduser(path)) for path in (source, out))
 
+    from tisdiss_cli.audio.channels import parse_channels
     from tisdiss_cli.audio.find import left_out
-    from tisdiss_cli.folder.jobs import check_ends, plan_jobs
+    from tisdiss_cli.folder.jobs import check_ends, each_channel, plan_jobs
 
     check_ends(source, out)
     from tisdiss_cli.folder.pace import parse_limit
@@ -108,11 +115,13 @@ def separate(  # the options make it long
     from tisdiss_cli.folder.triage import triage
     from tisdiss_cli.separation.separator import Separator
 
-    limit = parse_limit(rtf, budget)
+    limit, wanted_channels = parse_limit(rtf, budget), parse_channels(channels)
     separator = Separator.load(weights, device, precision)
     if compile:
         separator.compile()
     jobs = plan_jobs(source, out, voices=separator.sources, extension=format)
+    if wanted_channels == "each":
+        jobs = each_channel(jobs, out, track=track)
     settings = choose_settings(
         separator,
         repeats=wanted,
@@ -123,6 +132,7 @@ def separate(  # the options make it long
         batch_size=batch_size,
         format=format,
         subtype=subtype,
+        channels=wanted_channels,
         sample_rate=sample_rate,
         compiled=compile,
         overwrite=overwrite,

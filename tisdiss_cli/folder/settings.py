@@ -26,6 +26,7 @@ class Settings:
     batch_size: int
     format: str = "wav"  # or another of audio.write.FORMATS
     subtype: str = "auto"  # or another of audio.write.SUBTYPES
+    channels: tuple[int, ...] = ()  # that are averaged, from 1 on; () for all
     input_rate: bool = False  # outputs at the input's rate instead of the network's
     overwrite: bool = False
     track: int | None = None  # which audio track of a container; None: the first
@@ -50,6 +51,7 @@ def choose_settings(
     batch_size: int | None = None,
     format: str = "wav",
     subtype: str = "auto",
+    channels: tuple[int, ...] | Literal["each"] = (),
     sample_rate: str = "model",
     compiled: bool = False,
     overwrite: bool = False,
@@ -70,6 +72,7 @@ def choose_settings(
         batch_size: chunks at a time.
         format: one of `audio.write.FORMATS`.
         subtype: one of `audio.write.SUBTYPES`.
+        channels: of each input that are averaged, from 1 on; () for all; "each" where the jobs say which.
         sample_rate: of the outputs, "model" or "input".
         compiled: whether torch.compile made the network, whose rounding then differs.
         overwrite: whether all is done again.
@@ -101,6 +104,7 @@ def choose_settings(
         **({"compiled": True} if compiled else {}),
         **({"track": track} if track and track > 1 else {}),
         **({"subtype": subtype} if subtype != "auto" else {}),
+        **({"channels": channels if channels == "each" else list(channels)} if channels else {}),
     }
     return Settings(
         repeats=chosen,
@@ -109,6 +113,7 @@ def choose_settings(
         batch_size=batch_size or default_batch(separator.device),
         format=format,
         subtype=subtype,
+        channels=() if channels == "each" else channels,
         input_rate=sample_rate == "input",
         overwrite=overwrite,
         track=track,
