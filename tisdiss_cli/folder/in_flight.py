@@ -23,7 +23,6 @@ class Reading:
     frames: int | None = None  # of the outputs, where they are to be as long as the input
     warnings: list[str] = field(default_factory=list)  # the source's own list, which grows while it is read
     failure: str | None = None  # why it cannot be read
-    warnings: list[str] = field(default_factory=list)  # of the input itself
 
 
 @dataclass
