@@ -9,6 +9,7 @@ import torch
 
 from examples.channel_rule import mono, panned, reverberant, sides, spaced
 from tests.cli import tisdiss
+from tests.containers import encode, melody, si_snr
 from tests.folders import RATE, records, separate, speech_like
 from tisdiss_cli.audio.channels import Survey, parse_channels
 from tisdiss_cli.audio.read import AudioError, Source, read
@@ -88,6 +89,31 @@ def test_the_decision_is_the_whole_files(tmp_path, monkeypatch):
     assert np.array_equal(found[0][0][0], found[1][0][0]) and np.array_equal(found[0][1][0], found[1][1][0])
     assert found[0][0][1] == found[1][0][1] != [] and found[0][1][1] == found[1][1][1] == []
     assert not found[0][1][0][16000:].any()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mka", "pcm_s16le")])
+def test_whoever_decodes_the_file(tmp_path, name, codec):
+    x = melody(RATE)
+    _, (warning,) = told(encode(tmp_path / name, [np.stack((x, -x), axis=1)], RATE, codec))
+    assert "instead" in warning
+    y, warnings = told(tmp_path / name, wanted=(2,))
+    assert not warnings and si_snr(-y, x) > 15 and y[1000:9000] @ x[1000:9000] < 0
+
+
+def test_recordings_joined_end_to_end_decide_by_their_own_channels(tmp_path):
+    """One channel, and two that cancel; a channel that is wanted must be there in both."""
+    x = melody(44_100)
+    mono = encode(tmp_path / "one.mp3", [x], 44_100, "mp3").read_bytes()
+    stereo = encode(tmp_path / "two.mp3", [np.stack((x, -x), axis=1)], 44_100, "mp3").read_bytes()
+    for order in ((mono, stereo), (stereo, mono)):
+        path = tmp_path / "joined.mp3"
+        path.write_bytes(b"".join(order))
+        y, warnings = told(path)
+        assert any("instead" in warning for warning in warnings)
+        for half in np.split(y[: len(y) // 2 * 2], 2):
+            assert half.std() > 0.5 * x.std()
+        with pytest.raises(AudioError, match="no channel 2"):
+            told(path, wanted=(2,))
 
 
 def test_every_reader_takes_the_same(tmp_path, mini_weights, said):

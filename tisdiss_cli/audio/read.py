@@ -76,6 +76,7 @@ class Source:
         self.path, self.sample_rate, self.frames = path, sample_rate, 0
         self.track, self.partial, self.wanted = track, partial, wanted
         self.warnings: list[str] = []
+        self.mix: Mix | None = None
         self.parts = self._find_parts()
         self.file = self._open(self.parts[0])
         self.input_rate, self.channels, self.subtype = self.file.samplerate, self.file.channels, self.file.subtype
@@ -92,8 +93,6 @@ class Source:
     def blocks(self) -> Iterator[Tensor]:
         """Yields (n,) float32 tensors, channels averaged, resampled; closes the file at the end."""
         resampler, rate, frames = Resampler(self.input_rate, self.sample_rate), self.input_rate, Fraction()
-        mix = self._mix()
-        self.warnings += mix.warnings
         for rate_here, block in self._all_blocks():
             if rate_here != rate:  # on the way
                 yield resampler.finish()
@@ -104,7 +103,7 @@ class Source:
                 raise AudioError(f"{self.path} has NaN or infinite samples, the first at {at:.3f} s")
             frames += Fraction(len(block) * self.input_rate, rate)
             self.frames = ceil(frames)
-            yield resampler.push(torch.from_numpy(self._mixed(mix, block)))
+            yield resampler.push(torch.from_numpy(self._mixed(block)))
         if self.frames == 0:
             raise AudioError(f"{self.path} has no samples")
         yield resampler.finish()
@@ -113,23 +112,17 @@ class Source:
         """Ends it early."""
         self.file.close()
 
-    def _mix(self) -> Mix:
-        """How channels become one; where several may be averaged, after a first pass over the file."""
+    def _mixed(self, block: np.ndarray) -> np.ndarray:
+        """(n, channels) -> (n,); the first time that several are to be averaged, after a pass over the whole file."""
         try:
-            if len(chosen(self.wanted, self.channels)) == 1 and len(self.parts) == 1:
-                return Mix(self.wanted)
-            survey, other = Survey(self.wanted, self.input_rate), copy(self)
-            other.warnings, other.file = [], self._open(self.parts[0])
-            for _, block in other._all_blocks():
-                survey.push(block)
-            return survey.mix()
-        except ChannelError as error:
-            self.close()
-            raise AudioError(f"{self.path} {error}") from None
-
-    def _mixed(self, mix: Mix, block: np.ndarray) -> np.ndarray:
-        try:
-            return mix(block)
+            if not self.mix and len(chosen(self.wanted, block.shape[1])) > 1:
+                survey, other = Survey(self.wanted, self.input_rate), copy(self)
+                other.warnings, other.file = [], self._open(self.parts[0])
+                for _, first in other._all_blocks():
+                    survey.push(first)
+                self.mix = survey.mix()
+                self.warnings += self.mix.warnings
+            return (self.mix or Mix(self.wanted))(block)
         except ChannelError as error:
             raise AudioError(f"{self.path} {error}") from None
 
