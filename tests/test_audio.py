@@ -13,7 +13,6 @@ from tests.folders import bad_files
 from tisdiss_cli.audio.find import find, left_out
 from tisdiss_cli.audio.read import AudioError, Source, read
 from tisdiss_cli.audio.resample import Resampler
-from tisdiss_cli.audio.write import Writer
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
@@ -152,36 +151,6 @@ def test_what_is_sound_and_yet_left_out_is_counted(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert left_out(tmp_path) == {".m4p": 2, ".mid": 1}
-
-
-@pytest.mark.parametrize("format", ["wav", "flac"])
-def test_sixteen_bit_is_within_half_a_step(tmp_path, format):
-    x = (torch.rand(5000) * 2 - 1) * 0.99
-    x[0], x[1] = -32767 / 32768, 32767 / 32768
-    writer = Writer(tmp_path / "part", 8000, seconds=1.0)
-    writer.write(x[:3000])
-    writer.write(x[3000:])
-    writer.close()
-    assert not writer.clips
-    writer.convert(tmp_path / "whole", format)
-    y, _ = soundfile.read(tmp_path / "whole", dtype="float64")
-    assert soundfile.info(tmp_path / "whole").subtype == "PCM_16"
-    assert np.abs(y - x.double().numpy()).max() <= 0.5 / 32768
-
-
-def test_what_sixteen_bit_would_clip_is_kept_as_float(tmp_path):
-    x = torch.tensor([0.5, 1.7, -2.5])
-    writer = Writer(tmp_path / "part", 8000, seconds=1.0)
-    writer.write(x)
-    writer.close()
-    assert writer.clips
-    assert torch.equal(torch.from_numpy(soundfile.read(tmp_path / "part", dtype="float32")[0]), x)
-
-
-def test_long_outputs_get_a_container_that_holds_them(tmp_path):
-    writer = Writer(tmp_path / "part", 192_000, seconds=7200)
-    writer.close()
-    assert soundfile.info(tmp_path / "part").format == "RF64"
 
 
 def test_a_source_knows_its_length_before_it_is_read(tmp_path):

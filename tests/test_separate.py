@@ -48,8 +48,8 @@ def test_outputs_are_the_networks(tmp_path, mini_weights):
     separate(source, out, mini_weights, seconds=2.0)
     separator = Separator.load(mini_weights, "cpu", "fp32")
     with torch.no_grad():
-        whole = np.pad(mixture.T, ((0, 0), (0, -len(mixture) % separator.config.hop_length)))
-        expected = separator.network(torch.from_numpy(whole), 1, 1)[0, :, : len(mixture)]
+        heard = separator.network.heard(torch.from_numpy(mixture.T))
+        expected = separator.network(heard, 1, 1)[0, :, : len(mixture)]
     assert torch.equal(separator.separate(torch.from_numpy(mixture[:, 0]), repeats=1, separator_repeats=1), expected)
     for index in range(2):
         voice, _ = soundfile.read(out / f"in_s{index + 1}.wav", dtype="float32")
@@ -173,7 +173,11 @@ def test_usage_errors_name_the_mend(folder, tmp_path, mini_weights):
         ((folder, out, "--device", "abacus"), "cpu"),
         ((folder, out, "--device", "cuda:99"), "cpu"),
         ((folder, out, "--precision", "fp8"), "bf16"),
-        ((folder, out, "--format", "mp3"), "flac"),
+        ((folder, out, "--format", "aac"), "flac"),
+        ((folder, out, "--subtype", "8"), "float"),
+        ((folder, out, "--channels", "0"), "each"),
+        ((folder, out, "--format", "flac", "--subtype", "float"), "24"),
+        ((folder, out, "--format", "mp3", "--subtype", "16"), "auto"),
         ((folder, out, "--batch-size", "0"), "at least 1"),
         ((folder, out, "--chunk", "0"), "seconds"),
         ((folder, out, "--chunk", "0.49"), "seconds"),

@@ -7,6 +7,7 @@ and what libsndfile cannot open. Everything streams: no file, however long, is e
 import logging
 import re
 from collections.abc import Iterator
+from copy import copy
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tisdiss_cli.audio.channels import ChannelError, Mix, Survey, chosen
 from tisdiss_cli.audio.decode import DecodeError, Decoder
 from tisdiss_cli.audio.part import SLACK, Part
 from tisdiss_cli.audio.parts import find_parts
@@ -54,17 +56,27 @@ class Source:
         sample_rate: to resample to, Hz.
         track: which audio track of a container, from 1 on; None: the first.
         partial: take what there is of a truncated or damaged file, with a warning.
+        wanted: the channels that are averaged, from 1 on; () for all.
 
     Raises:
         AudioError: here or while streaming, when the file is missing, empty, no regular file, no sound file, damaged,
-            shorter than its header says by more than 0.1 s, of absurd rate or number of channels, or has NaN or
-            infinite samples.
+            shorter than its header says by more than 0.1 s, of absurd rate or number of channels, lacks a wanted
+            channel, or has NaN or infinite samples.
     """
 
-    def __init__(self, path: Path, sample_rate: int, *, track: int | None = None, partial: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sample_rate: int,
+        *,
+        track: int | None = None,
+        partial: bool = False,
+        wanted: tuple[int, ...] = (),
+    ) -> None:
         self.path, self.sample_rate, self.frames = path, sample_rate, 0
-        self.track, self.partial = track, partial
+        self.track, self.partial, self.wanted = track, partial, wanted
         self.warnings: list[str] = []
+        self.mix: Mix | None = None
         self.parts = self._find_parts()
         self.file = self._open(self.parts[0])
         self.input_rate, self.channels, self.subtype = self.file.samplerate, self.file.channels, self.file.subtype
@@ -91,7 +103,7 @@ class Source:
                 raise AudioError(f"{self.path} has NaN or infinite samples, the first at {at:.3f} s")
             frames += Fraction(len(block) * self.input_rate, rate)
             self.frames = ceil(frames)
-            yield resampler.push(torch.from_numpy(block.mean(axis=1)))
+            yield resampler.push(torch.from_numpy(self._mixed(block)))
         if self.frames == 0:
             raise AudioError(f"{self.path} has no samples")
         yield resampler.finish()
@@ -99,6 +111,20 @@ class Source:
     def close(self) -> None:
         """Ends it early."""
         self.file.close()
+
+    def _mixed(self, block: np.ndarray) -> np.ndarray:
+        """(n, channels) -> (n,); the first time that several are to be averaged, after a pass over the whole file."""
+        try:
+            if not self.mix and len(chosen(self.wanted, block.shape[1])) > 1:
+                survey, other = Survey(self.wanted, self.input_rate), copy(self)
+                other.warnings, other.file = [], self._open(self.parts[0])
+                for _, first in other._all_blocks():
+                    survey.push(first)
+                self.mix = survey.mix()
+                self.warnings += self.mix.warnings
+            return (self.mix or Mix(self.wanted))(block)
+        except ChannelError as error:
+            raise AudioError(f"{self.path} {error}") from None
 
     def _find_parts(self) -> list[Part]:
         path = self.path
@@ -232,6 +258,13 @@ def announced_seconds(path: Path, track: int | None = None) -> float:
         return 0.0
     source.close()
     return source.seconds
+
+
+def channel_count(path: Path, track: int | None = None) -> int:
+    """How many channels a file has at its begin; AudioError as `Source`."""
+    source = Source(path, RATES[0], track=track, partial=True)
+    source.close()
+    return source.channels
 
 
 def input_rate(path: Path) -> int:

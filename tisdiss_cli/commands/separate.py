@@ -52,7 +52,14 @@ def separate(  # the options make it long
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first: a minute or two, for long runs.")
     ] = False,
-    format: Annotated[str, typer.Option(help="wav (16 bit, float where that would clip) or flac.")] = "wav",
+    format: Annotated[str, typer.Option(help="wav, flac, ogg, opus, mp3, aiff or w64.")] = "wav",
+    subtype: Annotated[
+        str,
+        typer.Option(
+            help="16, 24, 32 (bit) or float; auto holds what the input held and more where a voice is quiet or would "
+            "clip."
+        ),
+    ] = "auto",
     sample_rate: Annotated[str, typer.Option(help="Of the outputs: model, or input.")] = "model",
     track: Annotated[
         int | None, typer.Option(help="Which audio track of a video or other container. [default: the first]")
@@ -60,6 +67,12 @@ def separate(  # the options make it long
     partial: Annotated[
         bool, typer.Option("--partial", help="Separate what there is of truncated or damaged files, with a warning.")
     ] = False,
+    channels: Annotated[
+        str,
+        typer.Option(
+            help="average of all; those named, as in 2 or 1,3, averaged; or each by itself: call_c1_s1.wav, ..."
+        ),
+    ] = "average",
     chunk: Annotated[
         float | None,
         typer.Option(help="Seconds that the network hears at a time; the rest of a file, up to 1.5 times as many."),
@@ -78,7 +91,8 @@ def separate(  # the options make it long
     OUT/tisdiss.jsonl records each input; run the same command again to go on where it stopped.
     """
     keep_quiet(quiet)
-    _check_choice("--format", format, ("wav", "flac"))
+    _check_choice("--format", format, ("wav", "flac", "ogg", "opus", "mp3", "aiff", "w64"))
+    _check_choice("--subtype", subtype, ("auto", "16", "24", "32", "float"))
     _check_choice("--sample-rate", sample_rate, ("model", "input"))
     _check_numbers(
         chunk=chunk,
@@ -97,8 +111,9 @@ def separate(  # the options make it long
 
         check_pictures()
 
+    from tisdiss_cli.audio.channels import parse_channels
     from tisdiss_cli.audio.find import left_out
-    from tisdiss_cli.folder.jobs import check_ends, plan_jobs
+    from tisdiss_cli.folder.jobs import check_ends, each_channel, plan_jobs
 
     check_ends(source, out)
     from tisdiss_cli.folder.pace import parse_limit
@@ -107,11 +122,13 @@ def separate(  # the options make it long
     from tisdiss_cli.folder.triage import triage
     from tisdiss_cli.separation.separator import Separator
 
-    limit = parse_limit(rtf, budget)
+    limit, wanted_channels = parse_limit(rtf, budget), parse_channels(channels)
     separator = Separator.load(weights, device, precision)
     if compile:
         separator.compile()
     jobs = plan_jobs(source, out, voices=separator.sources, extension=format)
+    if wanted_channels == "each":
+        jobs = each_channel(jobs, out, track=track)
     settings = choose_settings(
         separator,
         repeats=wanted,
@@ -121,6 +138,8 @@ def separate(  # the options make it long
         chunk=chunk,
         batch_size=batch_size,
         format=format,
+        subtype=subtype,
+        channels=wanted_channels,
         sample_rate=sample_rate,
         compiled=compile,
         overwrite=overwrite,
@@ -229,7 +248,7 @@ def _make_folder(out: Path) -> None:
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{option} {value} is unknown: choose {' or '.join(choices)}")
+        raise UserError(f"{option} {value} is unknown: choose {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def _check_numbers(

@@ -42,9 +42,9 @@ def _table(lines: "Sequence[Line]") -> "Table":
     for heading in ("input", "", "repeats", "audio", "time", ""):
         numbers = heading in ("repeats", "audio", "time")
         table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
-    for line in sorted(lines, key=lambda line: line.input):
+    for line in sorted(lines, key=lambda line: (line.input, line.channel or 0)):
         table.add_row(
-            line.input,
+            line.input if line.channel is None else f"{line.input}, channel {line.channel}",
             line.status,
             f"{line.repeats:g}" if line.repeats else "",
             f"{line.audio_seconds:.2f} s",

@@ -4,12 +4,13 @@ import os
 import shutil
 import stat
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 from tisdiss_cli.audio.find import find
+from tisdiss_cli.audio.read import AudioError, channel_count
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.collisions import find_collisions, loose
 
@@ -26,6 +27,7 @@ class Job:
     input: str  # relative to IN
     outputs: list[str] = field(default_factory=list)  # relative to OUT
     refused: str | None = None  # one sentence: why it cannot have these outputs
+    channel: int | None = None  # the one that is separated, from 1 on; None: as the settings have it
 
     @cached_property
     def resolved(self) -> str:
@@ -34,7 +36,8 @@ class Job:
 
     def parts(self, out: Path) -> Path:
         """The folder of this input's unfinished outputs; that it exists marks them as ours."""
-        return out / PARTS / sha256(self.input.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        name = self.input if self.channel is None else f"{self.input}/{self.channel}"  # no file is a folder too
+        return out / PARTS / sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def check_ends(source: Path, out: Path) -> None:
@@ -91,9 +94,14 @@ def plan_jobs(source: Path, out: Path, *, voices: int, extension: str) -> list[J
         if len(extensions[loose(stem)]) > 1:
             stem += "_" + Path(job.input).suffix[1:]
         job.outputs = [f"{stem}_s{number}.{extension}" for number in range(1, voices + 1)]
-    for index, reason in find_collisions([job.path for job in jobs], [job.outputs for job in jobs], out).items():
-        jobs[index].refused = reason
+    _refuse_collisions(jobs, out)
     return jobs
+
+
+def _refuse_collisions(jobs: list[Job], out: Path) -> None:
+    reasons = find_collisions([job.path for job in jobs], [job.outputs for job in jobs], out)
+    for index, job in enumerate(jobs):
+        job.refused = reasons.get(index)
 
 
 def _check_linked(paths: list[Path], source: Path, out: Path) -> None:
@@ -109,6 +117,24 @@ def _check_linked(paths: list[Path], source: Path, out: Path) -> None:
 
 def _inside(out: Path, source: Path) -> UserError:
     return UserError(f"OUT {out} lies inside IN {source}: name a folder outside it, or its voices become inputs")
+
+
+def each_channel(jobs: list[Job], out: Path, track: int | None = None) -> list[Job]:
+    """A job for every channel of every input, with `_c1`, ... before the voice: `call_c1_s1.wav`.
+
+    An input that cannot be opened has one, which says why when it is run.
+    """
+    split = []
+    for job in jobs:
+        try:
+            count = channel_count(job.path, track)
+        except AudioError:
+            count = 1
+        for channel in range(1, count + 1):
+            outputs = [f"_c{channel}_s".join(output.rsplit("_s", 1)) for output in job.outputs]
+            split.append(replace(job, outputs=outputs, channel=channel))
+    _refuse_collisions(split, out)
+    return split
 
 
 def _stem(job: Job) -> str:

@@ -34,6 +34,7 @@ class Line:
     settings: dict[str, Any] = field(default_factory=dict)  # all that the samples depend on
     source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
     path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
+    channel: int | None = None  # of the input, with --channels each
 
 
 class RecordError(Exception):
@@ -49,7 +50,7 @@ class Record:
     def __init__(self, out: Path) -> None:
         self.out, self.path = out, out / RECORD
         self.makers: dict[str, Line] = {}  # of each output: the newest line that lists it, whose voices it holds
-        self._outputs: dict[tuple[str, str], set[str]] = {}  # by input and path
+        self._outputs: dict[tuple[str, str, int | None], set[str]] = {}  # by input, path and channel
         self._unsure: set[str] = set()  # outputs whose input has failed since: an attempt may have replaced some
         self._torn = False
         rows = lines = 0
@@ -113,10 +114,10 @@ class Record:
         for output in line.outputs:
             self.makers[output] = line
         self._unsure.difference_update(line.outputs)
-        self._outputs.setdefault((line.input, line.path), set()).update(line.outputs)
+        self._outputs.setdefault((line.input, line.path, line.channel), set()).update(line.outputs)
         if line.status != "done":
-            for key in ((line.input, line.path), (line.input, "")):
-                self._unsure |= self._outputs.get(key, set())
+            for path in (line.path, ""):
+                self._unsure |= self._outputs.get((line.input, path, line.channel), set())
 
     def _error(self, error: OSError) -> RecordError:
         advice = "free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "name an OUT that can be written to"

@@ -107,7 +107,10 @@ class FolderRun:
     def _read_file(self, file: File) -> None:
         settings, job, own = self.settings, file.job, file.reading
         own.fingerprint = fingerprint(job.path)
-        source = Source(job.path, self.separator.sample_rate, track=settings.track, partial=settings.partial)
+        wanted = settings.channels if job.channel is None else (job.channel,)
+        source = Source(
+            job.path, self.separator.sample_rate, track=settings.track, partial=settings.partial, wanted=wanted
+        )
         own.warnings = source.warnings
         rate = source.input_rate if settings.input_rate else self.separator.sample_rate
         own.voices = VoiceFiles(
@@ -115,8 +118,9 @@ class FolderRun:
             self.out,
             plan=settings.plan,
             rates=(self.separator.sample_rate, rate),
-            seconds=source.seconds,
             format=settings.format,
+            subtype=settings.subtype,
+            source_subtype=source.subtype,
         )
         chunker = settings.plan.chunker()
         for block in source.blocks():
@@ -213,6 +217,7 @@ class FolderRun:
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
             path=file.job.resolved,
+            channel=file.job.channel,
         )
         record.append(line)
         if voices:

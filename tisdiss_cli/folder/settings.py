@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 
+from tisdiss_cli.audio.write import check_rate, choices
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.pace import Limit, Pace, measure_pace
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.early_exit import Auto
@@ -22,7 +24,9 @@ class Settings:
     separator_repeats: int
     plan: ChunkPlan
     batch_size: int
-    format: str = "wav"  # or "flac"
+    format: str = "wav"  # or another of audio.write.FORMATS
+    subtype: str = "auto"  # or another of audio.write.SUBTYPES
+    channels: tuple[int, ...] = ()  # that are averaged, from 1 on; () for all
     input_rate: bool = False  # outputs at the input's rate instead of the network's
     overwrite: bool = False
     track: int | None = None  # which audio track of a container; None: the first
@@ -46,6 +50,8 @@ def choose_settings(
     chunk: float | None = None,
     batch_size: int | None = None,
     format: str = "wav",
+    subtype: str = "auto",
+    channels: tuple[int, ...] | Literal["each"] = (),
     sample_rate: str = "model",
     compiled: bool = False,
     overwrite: bool = False,
@@ -64,7 +70,9 @@ def choose_settings(
         limit: of time, by which the repeats will be chosen.
         chunk: seconds.
         batch_size: chunks at a time.
-        format: "wav" or "flac".
+        format: one of `audio.write.FORMATS`.
+        subtype: one of `audio.write.SUBTYPES`.
+        channels: of each input that are averaged, from 1 on; () for all; "each" where the jobs say which.
         sample_rate: of the outputs, "model" or "input".
         compiled: whether torch.compile made the network, whose rounding then differs.
         overwrite: whether all is done again.
@@ -73,8 +81,13 @@ def choose_settings(
             is not recorded.
 
     Raises:
-        UserError: "auto" with weights that have no threshold.
+        UserError: "auto" with weights that have no threshold; a format that cannot hold the subtype or the rate.
     """
+    if subtype not in choices(format):
+        others = " or ".join(choices(format))
+        raise UserError(f"--subtype {subtype}: --format {format} cannot hold it: choose {others}, or another --format")
+    if sample_rate == "model":
+        check_rate(format, separator.sample_rate)
     chosen: int | Auto
     chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
@@ -90,6 +103,8 @@ def choose_settings(
         "sample_rate": sample_rate,
         **({"compiled": True} if compiled else {}),
         **({"track": track} if track and track > 1 else {}),
+        **({"subtype": subtype} if subtype != "auto" else {}),
+        **({"channels": channels if channels == "each" else list(channels)} if channels else {}),
     }
     return Settings(
         repeats=chosen,
@@ -97,6 +112,8 @@ def choose_settings(
         plan=plan,
         batch_size=batch_size or default_batch(separator.device),
         format=format,
+        subtype=subtype,
+        channels=() if channels == "each" else channels,
         input_rate=sample_rate == "input",
         overwrite=overwrite,
         track=track,

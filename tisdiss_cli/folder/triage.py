@@ -41,7 +41,8 @@ def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
                 whose = f"{record.out / stranger} exists and is not from this folder's runs"
                 reason = f"{whose}: pass --overwrite to replace it"
         if reason:
-            line = Line(job.input, "failed", reason, settings=settings.recorded, source=source, path=job.resolved)
+            line = Line(job.input, "failed", reason, settings=settings.recorded, source=source, channel=job.channel)
+            line.path = job.resolved
             found.refused.append(line)
         else:
             found.todo.append(job)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.read import AudioError
 from tisdiss_cli.audio.resample import Resampler
-from tisdiss_cli.audio.write import Writer
+from tisdiss_cli.audio.write import LOSSY, Writer, check_rate, choices, choose_subtype, least_subtype
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.separation.chunking import ChunkPlan
 
@@ -24,17 +24,31 @@ class VoiceFiles:
         out: the folder OUT.
         plan: how the input is cut.
         rates: (the network's, the outputs'), Hz.
-        seconds: the input's length by its header.
-        format: "wav" or "flac".
+        format: one of `audio.write.FORMATS`.
+        subtype: one of `audio.write.SUBTYPES` that the format holds.
+        source_subtype: the input's, as libsndfile calls it; "auto" holds at least as much.
 
     Its methods raise OSError when the disk does not take the voices, AudioError when they cannot be
-    written as asked.
+    written as asked, also when it is made.
     """
 
     def __init__(
-        self, job: Job, out: Path, *, plan: ChunkPlan, rates: tuple[int, int], seconds: float, format: str
+        self,
+        job: Job,
+        out: Path,
+        *,
+        plan: ChunkPlan,
+        rates: tuple[int, int],
+        format: str = "wav",
+        subtype: str = "auto",
+        source_subtype: str = "",
     ) -> None:
-        self.job, self.out, self.rates, self.seconds, self.format = job, out, rates, seconds, format
+        try:
+            check_rate(format, rates[1])
+        except AudioError as error:
+            raise AudioError(f"{job.path}: {error}") from None
+        self.job, self.out, self.rates, self.format = job, out, rates, format
+        self.subtype, self.least = subtype, least_subtype(source_subtype)
         self.stitcher = plan.stitcher()
         self.folder = job.parts(out)
         shutil.rmtree(self.folder, ignore_errors=True)  # an interrupted run's
@@ -64,24 +78,20 @@ class VoiceFiles:
         self._write(rest)
         for writer in self.writers:
             writer.close()
-        clips = any(writer.clips for writer in self.writers)
-        if clips and self.format == "flac":
-            peak = max(writer.peak for writer in self.writers)
-            raise AudioError(
-                f"{self.job.path}: a voice peaks at {peak:.2f} of full scale, which FLAC would clip: use --format wav"
-            )
-        whole = [writer.path for writer in self.writers]
-        if not clips:
-            whole = [path.with_suffix(".final") for path in whole]
-            for writer, path in zip(self.writers, whole, strict=True):
-                writer.convert(path, self.format)
+        subtype = self._subtype()
+        whole = [writer.path.with_suffix(".final") for writer in self.writers]
+        for writer, path in zip(self.writers, whole, strict=True):
+            try:
+                writer.convert(path, self.format, subtype)
+            except AudioError as error:
+                raise AudioError(f"{self.job.path}: {error}") from None
         # Not `files.replacing`: the parts grow for as long as the input lasts, in a folder whose being there marks the
         # outputs as ours, and none may get its name before all are whole.
         for part, output in zip(whole, self.job.outputs, strict=True):
             target = self.out / output
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, target)
-        return self._warnings()
+        return self._warnings(subtype)
 
     def discard(self) -> None:
         """Removes what is unfinished, and with it the mark that the outputs are ours."""
@@ -94,14 +104,34 @@ class VoiceFiles:
                     f"{self.job.path}: its voices are not finite: are its samples near the limit of 32 bit?"
                 )
             if index == len(self.writers):
-                self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rates[1], seconds=self.seconds))
+                self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rates[1]))
             self.writers[index].write(part)
 
-    def _warnings(self) -> list[str]:
+    def _subtype(self) -> str:
+        """One for all voices; AudioError where it would clip one."""
+        auto = self.subtype == "auto"
+        subtype = choose_subtype(self.writers, self.format, self.least) if auto else self.subtype
+        if any(writer.clips("16" if self.format in LOSSY else subtype) for writer in self.writers):
+            peak = max(writer.peak for writer in self.writers)
+            name = {"flac": "FLAC", "mp3": "MP3"}.get(self.format, self.format.capitalize())
+            what = name if auto else f"{subtype} bit"
+            mend = "--format wav" if auto or "float" not in choices(self.format) else "--subtype float"
+            raise AudioError(
+                f"{self.job.path}: a voice peaks at {peak:.2f} of full scale, which {what} would clip: use {mend}"
+            )
+        return subtype
+
+    def _warnings(self, subtype: str) -> list[str]:
+        warnings = []
+        if self.subtype == "auto" and subtype != "auto" and any(writer.coarse(subtype) for writer in self.writers):
+            warnings.append(f"a voice is so quiet that {subtype} bit cuts it coarsely: --format wav keeps it")
         seams = [f"{seam / self.rates[0]:.1f} s" for seam in self.stitcher.uncertain]
         if not seams:
-            return []
+            return warnings
         named = ", ".join(seams[:_SEAMS_NAMED]) + (
             f" and {len(seams) - _SEAMS_NAMED} more" * (len(seams) > _SEAMS_NAMED)
         )
-        return [f"the speakers may be swapped from {named} on: the overlap there is too quiet or too alike to tell"]
+        warnings.append(
+            f"the speakers may be swapped from {named} on: the overlap there is too quiet or too alike to tell"
+        )
+        return warnings

@@ -116,20 +116,25 @@ class TISDiSS(nn.Module):
         for index, x in enumerate(self.reconstructor(features, split, repeats, self.reinjection), 1):
             yield estimate(RECONSTRUCTOR, -(-index // layers), x, index % layers == 0)
 
-    def pad(self, mixture: Tensor) -> Tensor:
-        """Zeros at the end of a mixture (..., L), any L from 1, up to a whole number of hops that `estimates` takes.
+    def heard(self, mixture: Tensor) -> Tensor:
+        """A mixture (..., L), any L from 1, without its mean, and with zeros up to a whole number of hops.
 
-        Without them the last samples may lie under the foot of a single window, by whose square the inverse STFT
+        A microphone's offset is no sound: it would count in the level by which `estimates` scales, and come out of
+        the voices as well. It goes before the zeros are there, so that no step is left at the end.
+
+        Without the zeros the last samples may lie under the foot of a single window, by whose square the inverse STFT
         divides whatever the network has estimated there: voices would end in a click.
         """
         length, hop = mixture.shape[-1], self.config.hop_length
-        return F.pad(mixture, (0, -(-max(length, self.min_samples) // hop) * hop - length))
+        first = mixture[..., :1]
+        mean = first + (mixture - first).mean(dim=-1, keepdim=True)  # exact where all samples are alike
+        return F.pad(mixture - mean, (0, -(-max(length, self.min_samples) // hop) * hop - length))
 
     def padded_estimates(
         self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
     ) -> Iterator[Estimate]:
-        """`estimates` of `pad`'s mixture (B, L), any L from 1, cut back to L; what all that is not training runs."""
-        for estimate in self.estimates(self.pad(mixture), repeats, separator_repeats):
+        """`estimates` of what is `heard` of (B, L), any L from 1, cut back to L; what all that is not training runs."""
+        for estimate in self.estimates(self.heard(mixture), repeats, separator_repeats):
             yield replace(estimate, waveforms=partial(_first, mixture.shape[-1], estimate.waveforms))
 
     def separate(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:

@@ -53,6 +53,7 @@ class Chunker:
 
     def _telling_overlap(self, piece: Tensor) -> int:
         """The shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
+        piece = piece - piece.mean()  # an offset is no sound
         floor = _QUIET**2 * piece.square().mean()
         overlap = self.overlap
         while overlap < self.longest and piece[-overlap:].square().mean() <= floor:

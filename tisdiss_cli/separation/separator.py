@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tisdiss_cli.audio.channels import Survey
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, memory_guard
 from tisdiss_cli.errors import UserError
@@ -101,7 +102,7 @@ class Separator:
         """The voices (S, L) of a mixture (L,) or (channels, L), at the network's rate, on the CPU.
 
         Args:
-            waveform: floating point, any level; channels are averaged.
+            waveform: floating point, any level; channels are averaged, or the loudest taken where they would cancel.
             sample_rate: of `waveform` in Hz; None: the network's. Other rates are resampled.
             repeats: of the Reconstructor, at least 1; None: `default_repeats`; "auto": until the estimate settles.
             separator_repeats: of the Separator, at least 1; None: as trained.
@@ -243,14 +244,20 @@ class Separator:
                 yield estimate.waveforms()[0].cpu()
 
     def _mixture(self, waveform: Tensor, sample_rate: int | None) -> Tensor:
-        if waveform.dim() == 2:
-            waveform = waveform.mean(0)
-        if waveform.dim() != 1 or waveform.shape[0] == 0 or not waveform.is_floating_point():
+        if waveform.dim() not in (1, 2) or not waveform.numel() or not waveform.is_floating_point():
             raise UserError(f"waveform must be floating point, (L,) or (channels, L), not {tuple(waveform.shape)}")
         if not torch.isfinite(waveform).all():
             raise UserError("waveform has NaN or infinite samples: mend or drop it")
-        resampler = Resampler(sample_rate or self.sample_rate, self.sample_rate)
+        rate = sample_rate or self.sample_rate
+        resampler = Resampler(rate, self.sample_rate)
         waveform = waveform.detach().float().cpu()
+        if waveform.dim() == 2:
+            survey = Survey((), rate)
+            survey.push(waveform.T.numpy())
+            mix = survey.mix()
+            for warning in mix.warnings:
+                log.warning(f"waveform: {warning}")
+            waveform = torch.from_numpy(mix(waveform.T.numpy()))
         return torch.cat((resampler.push(waveform), resampler.finish()))
 
 
