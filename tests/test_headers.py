@@ -221,7 +221,7 @@ def test_a_tenth_of_a_second_is_the_border_of_truncated(tmp_path):
         (b"", "empty"),
         (b"\xff\xfb", "no sound file"),
         (b"fLaC", "no sound file"),
-        (b"OggS\0\2", "no sound file"),
+        (b"OggS\0\2", "no sound file|truncated"),
         (b"ID3\3\0\0\x7f\x7f\x7f\x7f", "no sound file"),
         (b"\x1a\x45\xdf\xa3\0\0", "no sound file|truncated"),
         (b"\0\0\0\1ftyp\xff\xff\xff\xff\xff\xff\xff\xff", "no sound file|truncated"),
