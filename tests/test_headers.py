@@ -94,6 +94,14 @@ def test_whole_wav_files_have_no_warning_whatever_follows_the_samples(tmp_path, 
     assert warnings == []
 
 
+@pytest.mark.parametrize(("name", "rate"), [("a.flac", 11_025), ("a.wav", 44_100), ("a.ogg", 11_025), ("a.aiff", 1001)])
+def test_a_long_whole_file_has_no_warning(tmp_path, name, rate):
+    written(tmp_path / name, name[2:].upper(), np.zeros(65_536 * 40 + 17, np.int16), rate)
+    source = Source(tmp_path / name, rate)
+    assert sum(block.shape[0] for block in source.blocks()) == 65_536 * 40 + 17
+    assert source.warnings == []
+
+
 def test_other_formats_whose_header_is_wrong(tmp_path):
     aiff, au, w64 = (written(tmp_path / name, name) for name in ("AIFF", "AU", "W64"))
     sound_at, frames_at = aiff.index(b"SSND") + 4, aiff.index(b"COMM") + 10

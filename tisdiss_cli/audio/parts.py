@@ -17,6 +17,8 @@ from pathlib import Path
 from tisdiss_cli.audio.part import NotHere, Part, count_bytes
 from tisdiss_cli.audio.wave import aiff, au, wav
 
+_SEARCHED = 1 << 24  # bytes at a time
+
 
 def find_parts(path: Path) -> list[Part]:
     """The recordings in a file that is not empty, in order, almost always one; OSError where it cannot be read."""
@@ -80,6 +82,21 @@ def _little(data: mmap.mmap, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "little")
 
 
+def _find(data: mmap.mmap, needles: list[bytes], start: int) -> int:
+    """The first place of any of them from `start` on, or the end; what was searched leaves the memory again."""
+    size, longest = len(data), max(map(len, needles))
+    begin = start - start % _SEARCHED
+    while begin < size:
+        end = min(size, begin + _SEARCHED)
+        places = [data.find(needle, max(start, begin), min(size, end + longest - 1)) for needle in needles]
+        if found := [at for at in places if at >= 0]:
+            return min(found)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        begin = end
+    return size
+
+
 def _until(data: mmap.mmap, kind: str, start: int, end: int) -> Part:
     """A part with its promised end."""
     part = Part(kind, start, min(end, len(data)), missing=max(0, end - len(data)))
@@ -129,8 +146,7 @@ def _voc(data: mmap.mmap, start: int) -> Part:
 
 def _flac(data: mmap.mmap, start: int) -> Part:
     # "fLaC" and a STREAMINFO of 34 bytes, last of its headers or not.
-    following = [data.find(b"fLaC" + last + b"\0\0\x22", start + 4) for last in (b"\0", b"\x80")]
-    end = min((at for at in following if at >= 0), default=len(data))
+    end = _find(data, [b"fLaC" + last + b"\0\0\x22" for last in (b"\0", b"\x80")], start + 4)
     length = _big(data, start + 21, 5) & (1 << 36) - 1
     return Part("flac", start, end, note="" if length else "its header has no length")
 
@@ -140,8 +156,7 @@ def _ogg(data: mmap.mmap, start: int) -> Part:
     size, at = len(data), start
     while data[at : at + 5] == b"OggS\0" and data[at + 5] & 2 and (after := _after_page(data, at)) <= size:
         at = after
-    following = [data.find(b"OggS\0" + bytes([flags]), at) for flags in (2, 6)]
-    end = min((at for at in following if at > start), default=size)
+    end = _find(data, [b"OggS\0" + bytes([flags]) for flags in (2, 6)], max(at, start + 1))
     last = data.rfind(b"OggS\0", start, end)
     part = Part("ogg", start, end)
     if (after := _after_page(data, last)) > end:
@@ -232,8 +247,7 @@ def _caf(data: mmap.mmap, start: int) -> Part:
 
 def _amr(data: mmap.mmap, start: int) -> Part:
     magic = data[start : data.find(b"\n", start) + 1]
-    following = data.find(magic, start + 6)
-    return Part("amr", start, following if following > 0 else len(data))
+    return Part("amr", start, _find(data, [magic], start + 6))
 
 
 def _mp3(data: mmap.mmap, start: int) -> Part:

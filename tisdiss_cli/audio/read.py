@@ -246,7 +246,7 @@ class Source:
             self.warnings.append(f"it is damaged or truncated: {held}, which are taken")
         elif part.frames is not None and seconds - promised > SLACK:
             self.warnings.append(f"its header announces {promised:.2f} s, it holds {seconds:.2f} s: all of it is taken")
-        elif promised > seconds and isinstance(file, Sndfile):
+        elif promised - seconds > 0.5 / file.samplerate and isinstance(file, Sndfile):
             self.warnings.append(f"its header announces {promised:.3f} s, it holds {seconds:.3f} s")
 
 
