@@ -94,7 +94,7 @@ def test_whole_wav_files_have_no_warning_whatever_follows_the_samples(tmp_path, 
     assert warnings == []
 
 
-@pytest.mark.parametrize(("name", "rate"), [("a.flac", 11_025), ("a.wav", 44_100), ("a.ogg", 11_025), ("a.aiff", 1001)])
+@pytest.mark.parametrize(("name", "rate"), [("a.flac", 48_000), ("a.wav", 48_000), ("a.aiff", 1001)])
 def test_a_long_whole_file_has_no_warning(tmp_path, name, rate):
     written(tmp_path / name, name[2:].upper(), np.zeros(65_536 * 40 + 17, np.int16), rate)
     source = Source(tmp_path / name, rate)
