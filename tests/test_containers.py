@@ -83,6 +83,17 @@ def test_containers_that_cannot_tell_the_priming_samples_keep_all_else(tmp_path,
     assert si_snr(heard[max(0, shift) :], sound[max(0, -shift) :]) > 15
 
 
+@pytest.mark.skipif(not has_encoder("libopencore_amrnb"), reason="this FFmpeg does not encode AMR")
+@pytest.mark.parametrize("name", ["a.amr", "a.3gp"])
+def test_speech_of_old_phones(tmp_path, name):
+    sound = melody(8000)
+    heard = read(encode(tmp_path / name, [sound], 8000, "libopencore_amrnb", bit_rate=12_200), 8000).numpy()
+    assert 0 <= len(heard) - len(sound) <= 160
+    shift = lag(heard, sound)  # by the codec's look-ahead, of which 3gp has more taken off
+    assert abs(shift) <= 50
+    assert si_snr(heard[max(0, shift) :], sound[max(0, -shift) :]) > 5
+
+
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="compares with the ffmpeg command, which is not installed")
 @pytest.mark.parametrize("cut", [(), ("-ss", "0.7", "-i")])
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("a.webm", "libopus")])
