@@ -30,7 +30,7 @@ class Entry:
     band: tuple[float, float] | None = None  # of the prediction
     worst: tuple[float, float] | None = None  # seconds from and to where the prediction is lowest
     seams: tuple[float, ...] = ()  # seconds at which the speakers may be swapped
-    speech: tuple[tuple[tuple[float, float], ...], ...] = ()  # for each voice, seconds from and to
+    segments: tuple[str, ...] = ()  # files of who speaks when, relative to OUT
     speech_seconds: float | None = None  # of all voices together
     overlap_seconds: float | None = None
     talkers: int | None = None
@@ -84,7 +84,6 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
     quality = line["quality"] if isinstance(line.get("quality"), dict) else {}
     low, high = _number(quality.get("low")), _number(quality.get("high"))
     warnings = tuple(map(str, _list(line.get("warnings"))))
-    speech = _speech(line.get("segments"))
     return Entry(
         name=str(line["input"]),
         status="done" if done else "failed",
@@ -99,7 +98,7 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
         band=(low, high) if low is not None and high is not None else None,
         worst=_span(quality.get("worst")),
         seams=_seams(line, warnings),
-        speech=speech,
+        segments=tuple(one for one in _list(line.get("segments")) if isinstance(one, str)),
         speech_seconds=_sum(line.get("speech_seconds")),
         overlap_seconds=_sum(line.get("overlap_seconds")),
         talkers=int(found) if (found := _number(line.get("talkers"))) is not None else None,
@@ -132,14 +131,9 @@ def _mixture(line: dict[str, Any]) -> Path | None:
 
 
 def _span(value: Any) -> tuple[float, float] | None:
-    """ "worst" as {"start", "end"}, as [from, to], or as the second at which ten seconds begin."""
-    if isinstance(value, dict):
-        value = [value.get("start"), value.get("end")]
-    numbers = [_number(one) for one in (value if isinstance(value, list) else [value])]
-    if not numbers or numbers[0] is None:
-        return None
-    last = numbers[1] if len(numbers) > 1 else None
-    return numbers[0], last if last is not None else numbers[0] + 10.0
+    """`{"from", "to"}` in seconds."""
+    start, end = (_number(value.get(key)) if isinstance(value, dict) else None for key in ("from", "to"))
+    return (start, end) if start is not None and end is not None else None
 
 
 def _seams(line: dict[str, Any], warnings: Sequence[str]) -> tuple[float, ...]:
@@ -149,15 +143,6 @@ def _seams(line: dict[str, Any], warnings: Sequence[str]) -> tuple[float, ...]:
         told = [re.search(r"swapped from (.*?) on\b", sentence) for sentence in warnings]
         given = [float(at) for found in told if found for at in re.findall(r"(\d+(?:\.\d+)?) s\b", found[1])]
     return tuple(given)
-
-
-def _speech(value: Any) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """One list of [from, to] for each voice."""
-    voices = []
-    for voice in _list(value):
-        spans = [_span(one) for one in _list(voice)]
-        voices.append(tuple(span for span in spans if span))
-    return tuple(voices)
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:

@@ -71,7 +71,7 @@ def write_report(
     for index in chosen:
         entry = entries[index]
         tracks = draw_tracks(out, entry, matches.get(entry.name), pictures, index)
-        found[index][-1].update(spoken(entry) | tracks.facts)
+        found[index][-1].update(spoken(out, entry) | tracks.facts)
         drawn |= tracks.files
         advance()
     sweep(pictures, drawn)
