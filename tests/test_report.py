@@ -92,6 +92,15 @@ def test_of_two_recordings_of_one_name_that_counts_whose_voices_are_there(tmp_pa
     assert set(entries) == {"/day2/a.wav", "/day3/a.wav"} and entries["/day2/a.wav"].seconds == 3.0
 
 
+def test_each_channel_of_a_mixture_has_its_line(tmp_path):
+    lines = [line("a.wav", path="/in/a.wav", channel=n, outputs=[f"a_c{n}_s1.wav", f"a_c{n}_s2.wav"]) for n in (1, 2)]
+    found = report(write_record(tmp_path / "out", lines), "--against", write_record(tmp_path / "two", lines[:1]))
+    assert sorted((file["more"]["channel"], "other" in file["more"]) for file in found["files"]) == [
+        (1, True),
+        (2, False),
+    ]
+
+
 def test_a_linked_mixture_is_found_where_it_is(tmp_path):
     add_file(tmp_path / "in", tmp_path / "out", "there.wav")
     one = line("sub/here.wav", path=str(tmp_path / "in" / "there.wav"))

@@ -19,6 +19,7 @@ class Entry:
 
     name: str  # as in the record, relative to IN; bytes that are no UTF-8 as surrogates
     status: str  # "done" or "failed"
+    channel: int | None = None  # of the mixture, from 1 on, where each was separated by itself
     mixture: Path | None = None  # where the input is, if that is known
     outputs: tuple[str, ...] = ()  # relative to OUT
     remarks: tuple[str, ...] = ()  # why it failed, or its warnings
@@ -55,8 +56,8 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
         UserError: there is no record, or nothing in it.
     """
     files = [out / RECORD, *sorted(path for path in out.glob("tisdiss.*.jsonl") if path.name != RECORD)]
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    makers: dict[str, tuple[str, str]] = {}  # of each output, the input whose voices it holds
+    lines: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+    makers: dict[str, tuple[str, str, int | None]] = {}  # of each output, the input whose voices it holds
     for path in files:
         try:
             text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -68,9 +69,10 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
                 name, whence = str(line["input"]), str(line.get("path") or "")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # torn by a kill while it was written
-            lines.pop((name, ""), None)  # of a time when paths were not kept
-            lines[name, whence] = line
-            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, whence))
+            channel = _whole(line.get("channel"))
+            lines.pop((name, "", channel), None)  # of a time when paths were not kept
+            lines[name, whence, channel] = line
+            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, whence, channel))
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
@@ -87,6 +89,7 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
     return Entry(
         name=str(line["input"]),
         status="done" if done else "failed",
+        channel=_whole(line.get("channel")),
         mixture=source / str(line["input"]) if source else _mixture(line),
         outputs=tuple(map(str, _list(line.get("outputs")))),
         remarks=warnings if done else (str(line.get("reason") or "failed"), *warnings),
@@ -101,7 +104,7 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
         segments=tuple(one for one in _list(line.get("segments")) if isinstance(one, str)),
         speech_seconds=_sum(line.get("speech_seconds")),
         overlap_seconds=_sum(line.get("overlap_seconds")),
-        talkers=int(found) if (found := _number(line.get("talkers"))) is not None else None,
+        talkers=_whole(line.get("talkers")),
         doubtful=done and bool(warnings or line.get("doubtful")),
     )
 
@@ -110,6 +113,11 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
 
 
 def _list(value: Any) -> list[Any]:

@@ -45,6 +45,8 @@ def as_row(entry: Entry, root: int, settings: list[Pairs], out: Path, other: Oth
     more: dict[str, Any] = {}
     if (name := root_of(entry)[1]) != entry.name:
         more["mixture"] = name
+    if entry.channel is not None:
+        more["channel"] = entry.channel
     if entry.seams:
         more["seams"] = [round(at, 2) for at in entry.seams]
     if entry.worst:
