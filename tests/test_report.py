@@ -15,6 +15,7 @@ from tests.mixtures import write_set
 from tests.runs import HOSTILE, RATE, SETTINGS, add_file, failed, line, tone, write, write_record
 from tisdiss_cli.report.entries import read_entries, worst_first
 from tisdiss_cli.report.run import choose
+from tisdiss_cli.report.segments import read_segments
 from tisdiss_cli.report.spectrograms import BANDS, COLUMNS, spectrogram
 
 SCORES = "id,repeats,si_snri,sdri,si_snr,sdr,stoi,pesq,permutation,seconds,network_seconds,warnings,key"
@@ -50,8 +51,8 @@ def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
     told = ["the speakers may be swapped from 4.5 s, 12.0 s and 3 more on: the overlap there is too quiet"]
     full = {
         "root": "/somewhere",
-        "quality": {"si_snri": 7.25, "low": 5.0, "high": 9.0, "worst": {"start": 2.0, "end": 12.0}},
-        "segments": [[[0.5, 1.5]], [[2.0, 3.0], {"start": 4.0, "end": 5.0}]],
+        "quality": {"si_snri": 7.25, "low": 5.0, "high": 9.0, "worst": {"from": 2.0, "to": 12.0}},
+        "segments": ["full.TextGrid", "full.rttm"],
         "speech_seconds": [1.0, 2.0],
         "overlap_seconds": 0.25,
         "talkers": 2,
@@ -69,7 +70,7 @@ def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
         (5.0, 9.0),
         (2.0, 12.0),
     )
-    assert one.speech == (((0.5, 1.5),), ((2.0, 3.0), (4.0, 5.0))) and one.speech_seconds == 3.0
+    assert one.segments == ("full.TextGrid", "full.rttm") and one.speech_seconds == 3.0
     assert one.seams == (4.5, 12.0) and one.doubtful and one.talkers == 2
     for name in ("bare.wav", "odd.wav"):
         assert entries[name].si_snri is None and entries[name].seams == () and not entries[name].doubtful
@@ -91,12 +92,43 @@ def test_of_two_recordings_of_one_name_that_counts_whose_voices_are_there(tmp_pa
     assert set(entries) == {"/day2/a.wav", "/day3/a.wav"} and entries["/day2/a.wav"].seconds == 3.0
 
 
+def test_each_channel_of_a_mixture_has_its_line(tmp_path):
+    lines = [line("a.wav", path="/in/a.wav", channel=n, outputs=[f"a_c{n}_s1.wav", f"a_c{n}_s2.wav"]) for n in (1, 2)]
+    found = report(write_record(tmp_path / "out", lines), "--against", write_record(tmp_path / "two", lines[:1]))
+    assert sorted((file["more"]["channel"], "other" in file["more"]) for file in found["files"]) == [
+        (1, True),
+        (2, False),
+    ]
+
+
 def test_a_linked_mixture_is_found_where_it_is(tmp_path):
     add_file(tmp_path / "in", tmp_path / "out", "there.wav")
     one = line("sub/here.wav", path=str(tmp_path / "in" / "there.wav"))
     found = report(write_record(tmp_path / "out", [one]))
     assert (found["roots"], found["files"][0]["more"]["mixture"]) == (["../../in/"], "there.wav")
     assert found["files"][0]["here"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.rttm",
+            "SPEAKER a 1 0.500 1.000 <NA> <NA> s1 <NA> <NA>\nSPEAKER a 1 2.000 1.500 <NA> <NA> s2 <NA> <NA>\n",
+        ),
+        (
+            "a.json",
+            '{"segments": [{"start": 0.5, "end": 1.5, "speaker": "s1"}, {"start": 2, "end": 3.5, "speaker": "s2"}]}',
+        ),
+        ("a.txt", "0.500000\t1.500000\ts1\n2.000000\t3.500000\ts2\n"),
+    ],
+)
+def test_who_speaks_when_is_read_from_the_files_beside_the_voices(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "torn.rttm").write_text("SPEAKER a 1 x")
+    paths = [tmp_path / other for other in ("a.TextGrid", "gone.json", "torn.rttm", name)]
+    assert read_segments(paths, 2) == [[(0.5, 1.5)], [(2.0, 3.5)]]
+    assert read_segments(paths[:3], 2) == []
 
 
 def test_worst_first(tmp_path):

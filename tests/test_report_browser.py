@@ -56,12 +56,16 @@ def visit(browser):
 def run(tmp_path_factory) -> Path:
     """A run of some files to hear and many to list, with another run beside it."""
     root = tmp_path_factory.mktemp("run")
-    quality = {"low": 1.0, "high": 9.0, "worst": {"start": 1.0, "end": 3.0}}
-    spoken = [[[0.5, 1.5]], [[2.0, 3.0], [4.0, 5.0]]]
+    quality = {"low": 1.0, "high": 9.0, "worst": {"from": 1.0, "to": 3.0}}
+    spoken = [(0.5, "s1"), (2.0, "s2"), (4.0, "s2")]
     lines = [
-        add_file(root / "in", root / "out", f"sub/call {k}.wav", quality={"si_snri": k, **quality}, segments=spoken)
+        add_file(
+            root / "in", root / "out", f"sub/call {k}.wav", quality={"si_snri": k, **quality}, segments=["call.rttm"]
+        )
         for k in range(2)
     ]
+    rows = [f"SPEAKER call 1 {start} 1.0 <NA> <NA> {voice} <NA> <NA>\n" for start, voice in spoken]
+    (root / "out" / "call.rttm").write_text("".join(rows))
     lines[0]["warnings"] = SEAMS
     lines += [line(f"many/{k:03d}.wav", 1.0 + (k * 37) % 101, quality={"si_snri": 5 + k / 10}) for k in range(200)]
     lines.append(failed("broken.wav", "broken.wav is truncated"))

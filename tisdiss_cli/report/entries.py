@@ -19,6 +19,7 @@ class Entry:
 
     name: str  # as in the record, relative to IN; bytes that are no UTF-8 as surrogates
     status: str  # "done" or "failed"
+    channel: int | None = None  # of the mixture, from 1 on, where each was separated by itself
     mixture: Path | None = None  # where the input is, if that is known
     outputs: tuple[str, ...] = ()  # relative to OUT
     remarks: tuple[str, ...] = ()  # why it failed, or its warnings
@@ -30,7 +31,7 @@ class Entry:
     band: tuple[float, float] | None = None  # of the prediction
     worst: tuple[float, float] | None = None  # seconds from and to where the prediction is lowest
     seams: tuple[float, ...] = ()  # seconds at which the speakers may be swapped
-    speech: tuple[tuple[tuple[float, float], ...], ...] = ()  # for each voice, seconds from and to
+    segments: tuple[str, ...] = ()  # files of who speaks when, relative to OUT
     speech_seconds: float | None = None  # of all voices together
     overlap_seconds: float | None = None
     talkers: int | None = None
@@ -55,8 +56,8 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
         UserError: there is no record, or nothing in it.
     """
     files = [out / RECORD, *sorted(path for path in out.glob("tisdiss.*.jsonl") if path.name != RECORD)]
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    makers: dict[str, tuple[str, str]] = {}  # of each output, the input whose voices it holds
+    lines: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+    makers: dict[str, tuple[str, str, int | None]] = {}  # of each output, the input whose voices it holds
     for path in files:
         try:
             text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -68,9 +69,10 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
                 name, whence = str(line["input"]), str(line.get("path") or "")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # torn by a kill while it was written
-            lines.pop((name, ""), None)  # of a time when paths were not kept
-            lines[name, whence] = line
-            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, whence))
+            channel = _whole(line.get("channel"))
+            lines.pop((name, "", channel), None)  # of a time when paths were not kept
+            lines[name, whence, channel] = line
+            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, whence, channel))
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
@@ -84,10 +86,10 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
     quality = line["quality"] if isinstance(line.get("quality"), dict) else {}
     low, high = _number(quality.get("low")), _number(quality.get("high"))
     warnings = tuple(map(str, _list(line.get("warnings"))))
-    speech = _speech(line.get("segments"))
     return Entry(
         name=str(line["input"]),
         status="done" if done else "failed",
+        channel=_whole(line.get("channel")),
         mixture=source / str(line["input"]) if source else _mixture(line),
         outputs=tuple(map(str, _list(line.get("outputs")))),
         remarks=warnings if done else (str(line.get("reason") or "failed"), *warnings),
@@ -99,10 +101,10 @@ def _entry(line: dict[str, Any], source: Path | None) -> Entry:
         band=(low, high) if low is not None and high is not None else None,
         worst=_span(quality.get("worst")),
         seams=_seams(line, warnings),
-        speech=speech,
+        segments=tuple(one for one in _list(line.get("segments")) if isinstance(one, str)),
         speech_seconds=_sum(line.get("speech_seconds")),
         overlap_seconds=_sum(line.get("overlap_seconds")),
-        talkers=int(found) if (found := _number(line.get("talkers"))) is not None else None,
+        talkers=_whole(line.get("talkers")),
         doubtful=done and bool(warnings or line.get("doubtful")),
     )
 
@@ -111,6 +113,11 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
 
 
 def _list(value: Any) -> list[Any]:
@@ -132,14 +139,9 @@ def _mixture(line: dict[str, Any]) -> Path | None:
 
 
 def _span(value: Any) -> tuple[float, float] | None:
-    """ "worst" as {"start", "end"}, as [from, to], or as the second at which ten seconds begin."""
-    if isinstance(value, dict):
-        value = [value.get("start"), value.get("end")]
-    numbers = [_number(one) for one in (value if isinstance(value, list) else [value])]
-    if not numbers or numbers[0] is None:
-        return None
-    last = numbers[1] if len(numbers) > 1 else None
-    return numbers[0], last if last is not None else numbers[0] + 10.0
+    """`{"from", "to"}` in seconds."""
+    start, end = (_number(value.get(key)) if isinstance(value, dict) else None for key in ("from", "to"))
+    return (start, end) if start is not None and end is not None else None
 
 
 def _seams(line: dict[str, Any], warnings: Sequence[str]) -> tuple[float, ...]:
@@ -149,15 +151,6 @@ def _seams(line: dict[str, Any], warnings: Sequence[str]) -> tuple[float, ...]:
         told = [re.search(r"swapped from (.*?) on\b", sentence) for sentence in warnings]
         given = [float(at) for found in told if found for at in re.findall(r"(\d+(?:\.\d+)?) s\b", found[1])]
     return tuple(given)
-
-
-def _speech(value: Any) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """One list of [from, to] for each voice."""
-    voices = []
-    for voice in _list(value):
-        spans = [_span(one) for one in _list(voice)]
-        voices.append(tuple(span for span in spans if span))
-    return tuple(voices)
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.report.entries import Entry
+from tisdiss_cli.report.segments import read_segments
 
 # What a row has, in this order; shared.js makes objects of them. Outputs are written as how many characters they share
 # with the name, and what follows.
@@ -44,6 +45,8 @@ def as_row(entry: Entry, root: int, settings: list[Pairs], out: Path, other: Oth
     more: dict[str, Any] = {}
     if (name := root_of(entry)[1]) != entry.name:
         more["mixture"] = name
+    if entry.channel is not None:
+        more["channel"] = entry.channel
     if entry.seams:
         more["seams"] = [round(at, 2) for at in entry.seams]
     if entry.worst:
@@ -84,11 +87,11 @@ def as_row(entry: Entry, root: int, settings: list[Pairs], out: Path, other: Oth
     ]
 
 
-def spoken(entry: Entry) -> dict[str, Any]:
+def spoken(out: Path, entry: Entry) -> dict[str, Any]:
     """Who speaks when, only for the files that are drawn: it may be long."""
-    if not any(entry.speech):
-        return {}
-    return {"spoken": [[[round(start, 2), round(end, 2)] for start, end in voice] for voice in entry.speech]}
+    found = read_segments([out / path for path in entry.segments], len(entry.outputs))
+    spans = [[[round(start, 2), round(end, 2)] for start, end in voice] for voice in found]
+    return {"spoken": spans} if any(spans) else {}
 
 
 def _round(value: float | None) -> float | None:

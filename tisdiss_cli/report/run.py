@@ -53,8 +53,8 @@ def write_report(
         if all(entry.si_snri is None for entry in entries):
             log.warning(f"warning: --scores {scores} has nothing on the files of {out} at their repeats")
     entries = worst_first(entries)
-    matches = {entry.name: Other(against, entry) for entry in others} if against else {}
-    if against and not any(entry.name in matches for entry in entries):
+    matches = {(entry.name, entry.channel): Other(against, entry) for entry in others} if against else {}
+    if against and not any((entry.name, entry.channel) in matches for entry in entries):
         raise UserError(f"--against {against} has no file of {out}: name a folder made of the same recordings")
     if most:
         check_matplotlib()
@@ -64,14 +64,18 @@ def write_report(
         raise UserError(f"{page.parent} cannot be made: {error.strerror}: name another file with --html") from None
 
     settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(one)[0] for one in entries))
-    found = [as_row(one, roots.index(root_of(one)[0]), settings, out, matches.get(one.name)) for one in entries]
+    others_of = [matches.get((one.name, one.channel)) for one in entries]
+    found = [
+        as_row(one, roots.index(root_of(one)[0]), settings, out, other)
+        for one, other in zip(entries, others_of, strict=True)
+    ]
     chosen = choose(entries, most)
     start(len(chosen))
     drawn: set[Path] = set()
     for index in chosen:
         entry = entries[index]
-        tracks = draw_tracks(out, entry, matches.get(entry.name), pictures, index)
-        found[index][-1].update(spoken(entry) | tracks.facts)
+        tracks = draw_tracks(out, entry, others_of[index], pictures, index)
+        found[index][-1].update(spoken(out, entry) | tracks.facts)
         drawn |= tracks.files
         advance()
     sweep(pictures, drawn)

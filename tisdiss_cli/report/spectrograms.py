@@ -21,12 +21,14 @@ def shown_rate(path: Path) -> int:
     return min(source.input_rate, _HIGHEST_RATE)
 
 
-def spectrogram(path: Path, rate: int, seconds: float, *, track: int | None = None) -> np.ndarray:
+def spectrogram(
+    path: Path, rate: int, seconds: float, *, track: int | None = None, channel: int | None = None
+) -> np.ndarray:
     """Levels in dB (BANDS, columns), lowest band first, of a file heard at `rate`, Hz, on an axis of `seconds`.
 
     A column is the maximum over its stretch of time, a band over its frequencies, so that nothing short or narrow is
     lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed, of a damaged one what
-    there is. `track` as for `Source`.
+    there is. `track` as for `Source`; `channel`, from 1 on, else their average.
 
     Raises:
         AudioError: as `Source`.
@@ -38,7 +40,9 @@ def spectrogram(path: Path, rate: int, seconds: float, *, track: int | None = No
     powers = np.full((columns, BANDS), _FLOOR, np.float32)
     taper = np.hanning(window + 1)[:-1].astype(np.float32)
     rest, start = np.zeros(window // 2, np.float32), 0  # `start`: where the middle of the rest's first frame lies
-    for block in _padded(Source(path, rate, track=track, partial=True), window // 2):
+    wanted = (channel,) if channel else ()
+    source = Source(path, rate, track=track, partial=True, wanted=wanted)
+    for block in _padded(source, window // 2):
         rest = np.concatenate((rest, block))
         frames = (len(rest) - window) // hop + 1
         if frames < 1:

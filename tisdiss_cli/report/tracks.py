@@ -50,7 +50,8 @@ def draw_tracks(out: Path, entry: Entry, other: Other | None, folder: Path, numb
             continue
         try:
             chosen = entry.settings.get("track") if track == 0 else None
-            levels[track] = spectrogram(path, rate, entry.seconds, track=chosen)
+            channel = entry.channel if track == 0 else None
+            levels[track] = spectrogram(path, rate, entry.seconds, track=chosen, channel=channel)
         except AudioError as error:
             log.warning(f"warning: not drawn: {error}")
     if not levels:

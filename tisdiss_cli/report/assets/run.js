@@ -5,6 +5,7 @@ const MEASURE = DATA.measure === "true" ? "SI-SNRi" : "predicted SI-SNRi";
 const files = DATA.rows.map((values, index) => {
   const file = Object.fromEntries(DATA.fields.map((field, k) => [field, values[k]]));
   file.index = index;
+  file.label = visible(file.name) + (file.more.channel ? ` · channel ${file.more.channel}` : "");
   file.rtf = file.status < 2 && file.seconds ? file.elapsed / file.seconds : null;
   file.worse = DATA.against && file.more.other && file.sisnri !== null && file.more.other.sisnri !== null ? file.sisnri - file.more.other.sisnri : null;
   return file;
@@ -50,7 +51,7 @@ function overview() {
 function fileTable() {
   const band = (file) => (file.low !== null ? ` (${fixed(file.low, 0)} to ${fixed(file.high, 0)})` : "");
   const columns = [
-    { key: "name", title: "file", width: "minmax(180px, 5fr)", value: (f) => f.name, text: (f) => visible(f.name) },
+    { key: "name", title: "file", width: "minmax(180px, 5fr)", value: (f) => f.label, text: (f) => f.label },
     { key: "sisnri", title: DATA.measure === "predicted" ? "predicted" : "SI-SNRi", number: true, width: DATA.measure === "predicted" ? "130px" : "80px", unit: " dB", value: (f) => f.sisnri, text: (f) => (f.sisnri === null ? "" : fixed(f.sisnri, 1) + band(f)) },
     { key: "against", title: "difference", width: "90px", number: true, unit: " dB on the other", value: (f) => f.worse, text: (f) => (f.worse === null ? "" : signed(f.worse, 1)) },
     { key: "seconds", title: "length", width: "80px", number: true, down: true, value: (f) => f.seconds || null, text: (f) => (f.seconds ? clock(f.seconds) : "") },
@@ -60,7 +61,7 @@ function fileTable() {
     { key: "remarks", title: "remarks", width: "minmax(0, 5fr)", value: (f) => f.remarks.join("; "), text: (f) => visible(f.remarks.join("; ")), style: () => "faint" },
   ];
   const table = makeTable($("table"), columns, files, {
-    haystack: (file) => visible(file.name) + " " + STATUS[file.status] + " " + visible(file.remarks.join(" ")),
+    haystack: (file) => file.label + " " + STATUS[file.status] + " " + visible(file.remarks.join(" ")),
     address: (file) => "#file=" + file.index,
   });
   $("search").addEventListener("input", (event) => {
@@ -154,7 +155,7 @@ function openFile(file, table) {
   }
   view.replaceChildren(
     make("nav", {}, make("a", { href: "#", className: "back" }, "← All files"), make("span", {}, go(-1, "← before"), " ", go(1, "next →"))),
-    make("h1", {}, visible(file.name)),
+    make("h1", {}, file.label),
     facts,
     file.remarks.length ? make("ul", { className: `remarks ${STATUS[file.status]}` }, ...file.remarks.map((remark) => make("li", {}, visible(remark)))) : "",
     player.stage, marks.children.length ? marks : "", tracks.some((track) => track.url) ? player.bar : "", links, player.sounds,
