@@ -28,7 +28,8 @@ def test_the_packages_recipes():
     paper = Recipe.from_dict(read_recipe("released"))
     assert (paper.batch_size, paper.segment_seconds, paper.learning_rate, paper.weight_decay) == (6, 4.0, 1e-3, 1e-2)
     assert (paper.clip_norm, paper.warm_up_steps, paper.patience, paper.stop_after) == (5.0, 2000, 3, 10)
-    assert (paper.epochs, paper.average_best, paper.repeat_range, paper.precision) == (150, 5, (6, 6), "fp32")
+    assert (paper.epochs, paper.average_best, paper.repeat_range, paper.precision) == (150, 5, (6, 6), "bf16")
+    assert paper.activation_checkpointing
     assert paper.config == Config()
     with torch.device("meta"):
         assert TISDiSS(paper.config).parameter_count == 8_011_827  # table 2
