@@ -68,7 +68,7 @@ def test_tf32_is_on_where_it_is_asked_for_and_only_meanwhile(mini_weights, setti
 
 
 def test_precisions_are_named():
-    assert choose_precision("tf32", torch.device("cuda")) == "tf32"
+    assert choose_precision("tf32", torch.device("cuda"))[0] == "tf32"
     for name, device in (("fp16", CPU), ("tf32", CPU), ("tf32", torch.device("mps"))):
         with pytest.raises(UserError, match=name):
             choose_precision(name, device)

@@ -19,6 +19,7 @@ from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
+from tisdiss_cli.separation.agreement import known_agreement
 from tisdiss_cli.separation.capacity import affordable_seconds, free_bytes
 from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, settle
@@ -34,11 +35,13 @@ class Separator:
     Attributes:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
+        precision_why: why `load` took that one, in words.
         device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
+        self.precision_why = "it was asked for"
         self._largest_batch: int | None = None  # after the device's memory has run out
         self._longest_chunk: int | None = None
 
@@ -53,7 +56,11 @@ class Separator:
         """
         chosen = choose_device(device)
         path = find_weights(name_or_path)
-        return cls(load_weights(path), read_info(path), chosen, choose_precision(precision, chosen))
+        weights = read_info(path)
+        taken, why = choose_precision(precision, chosen, known_agreement(weights))
+        separator = cls(load_weights(path), weights, chosen, taken)
+        separator.precision_why = why
+        return separator
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Has torch.compile fuse each path, for any length, when it first runs; which takes a minute or two.
