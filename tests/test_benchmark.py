@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.cli import tisdiss
 from tisdiss_cli.benchmark import grid
@@ -42,6 +43,13 @@ def test_macs_do_not_depend_on_what_else_is_decoded(tmp_path):
     for repeats, macs in together.items():
         assert count_macs(small, 2000, [repeats]) == {repeats: macs}
     assert together[4] - together[2] == 2 * (together[2] - together[1])
+
+
+def test_fused_attention_is_counted_as_if_written_out(tmp_path):
+    small = separator(Config(channels=16, ffn_hidden=24, attention_channels=16), tmp_path)
+    fused = count_macs(small, 2000, [1, 2])
+    with sdpa_kernel(SDPBackend.MATH):
+        assert count_macs(small, 2000, [1, 2]) == fused
 
 
 def test_a_measurement_of_a_network_that_takes_as_long_as_it_says(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def test_the_loss_falls_and_deeper_is_not_worse(learned):
 
 
 def test_the_weights_load_and_separate(learned):
-    separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu")
+    separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu", precision="fp32")
     assert separator.config.reconstructor_repeats == 2 and separator.weights.trained
     gains = []
     for example in load_examples(learned / "valid", RATE, 2):
@@ -67,7 +67,7 @@ def test_the_weights_load_and_separate(learned):
 
 def test_exported_voices_have_the_sources_level(learned):
     """Least squares by numpy, one factor over all voices, is 1 on the mixtures that the level was taken from."""
-    separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu")
+    separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu", precision="fp32")
     shared = energy = 0.0
     for example in load_examples(learned / "valid", RATE, 2):
         voices = separator.separate(example.mixture, RATE)
@@ -87,8 +87,10 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     status, _, _ = train(speech, tmp_path / "o", "--init", weights, "--repeats", 3, "--steps", 1, *SHORT)
     assert status == 0
     deeper = tmp_path / "o" / "weights.safetensors"
-    assert Separator.load(deeper, device="cpu").config.reconstructor_repeats == 3
-    facts = [Separator.load(file, device="cpu").weights.info["training"] for file in (weights, deeper)]
+    assert Separator.load(deeper, device="cpu", precision="fp32").config.reconstructor_repeats == 3
+    facts = [
+        Separator.load(file, device="cpu", precision="fp32").weights.info["training"] for file in (weights, deeper)
+    ]
     assert facts[1]["steps"] == facts[0]["steps"] + 1  # counted with what is behind the weights it began with
     before, after = load_file(weights), load_file(deeper)
     for name in before:  # one step, with Adam, changes no value by more than about the learning rate

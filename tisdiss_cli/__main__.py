@@ -11,7 +11,7 @@ from tisdiss_cli.errors import UserError
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one sentence on stderr and exit status 2."""
+    """Runs the command line; a user's mistake is one sentence on stderr and exit status 2, want of memory 1."""
     # Read by torch when it first allocates: huge pages spare a CPU hundreds of thousands of page faults a second.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mend_streams()
@@ -33,6 +33,14 @@ def _run() -> None:
     except UserError as error:
         log.error(error)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        from tisdiss_cli.devices import OutOfMemory, ran_out
+
+        if not isinstance(error, OutOfMemory) and not ran_out(error):
+            raise
+        what = error if isinstance(error, OutOfMemory) else "memory ran out"
+        log.error(f"{what}: free some or choose another --device")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import torch
 
 from tisdiss_cli.errors import UserError
 
+LEAST_AGREEMENT_DB = 30.0  # from which on "auto" takes bf16
+
 
 def choose_device(name: str) -> torch.device:
     """ "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:1" or "mps"; UserError if it is not there."""
@@ -24,23 +26,68 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no MPS device; use --device cpu")
+    if device.type == "cuda":
+        # cuDNN's attention, which torch tries first on some cards, makes a plan for every new length.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        use_tf32(False)
     return device
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """ "auto": bf16 on CUDA devices that compute in it, else fp32. Returns "fp32" or "bf16"."""
+def use_tf32(wanted: bool) -> None:
+    """Whether float32 products and convolutions run in TF32 on CUDA; torch's own default is that convolutions do."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
+@contextmanager
+def computing(device: torch.device, precision: str) -> Iterator[None]:
+    """The context in which a network runs on the device: at "fp32" (no TF32), "tf32" or "bf16"."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    use_tf32(precision == "tf32")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def auto_precision(kind: str, units: bool, agreement_db: float | None) -> tuple[str, str]:
+    """What "auto" takes to separate, "fp32" or "bf16", and why, in words.
+
+    Args:
+        kind: of the device: "cpu", "cuda" or "mps".
+        units: whether it has units for bf16; a CPU without them computes in it many times slower than in fp32.
+        agreement_db: SI-SNR of the weights' voices at bf16 to those at fp32; None: not known, which a CPU takes for
+            too little.
+    """
+    name = {"cuda": "this card", "mps": "this device", "cpu": "this CPU"}[kind]
+    if kind == "mps":
+        return "fp32", "bf16 is only for CUDA and CPUs"
+    if not units:
+        return "fp32", f"{name} has no units for bf16"
+    if agreement_db is None and kind == "cpu":
+        return "fp32", f"{name} has units for bf16, but how well the weights' voices keep in it is not known"
+    if agreement_db is not None and agreement_db < LEAST_AGREEMENT_DB:
+        return "fp32", f"{name} has units for bf16, but the weights' voices keep only to {agreement_db:g} dB in it"
+    return "bf16", f"{name} has units for bf16"
+
+
+def choose_precision(name: str, device: torch.device, agreement_db: float | None = None) -> tuple[str, str]:
+    """A precision to separate at, "fp32", "tf32" or "bf16", and why; "auto": as `auto_precision`.
+
+    TF32 rounds what goes into float32 products and convolutions to ten binary digits; only CUDA devices have it.
+    """
     if name == "auto":
-        return "bf16" if device.type == "cuda" and computes_in_bf16(device) else "fp32"
-    if name not in ("fp32", "bf16"):
-        raise UserError(f"--precision {name} is unknown: choose auto, fp32 or bf16")
-    return name
+        return auto_precision(device.type, computes_in_bf16(device), agreement_db)
+    if name not in ("fp32", "tf32", "bf16"):
+        raise UserError(f"--precision {name} is unknown: choose auto, fp32, tf32 or bf16")
+    if name == "tf32" and device.type != "cuda":
+        raise UserError(f"--precision tf32 is for CUDA devices, and this one is {device.type}: choose fp32 or bf16")
+    return name, "it was asked for"
 
 
 def choose_training_precision(name: str, device: torch.device) -> str:
-    """As `choose_precision`, but "auto" is bf16 on a CPU with units for it too: gradients do not need fp32's digits."""
-    if name == "auto":
-        return "bf16" if computes_in_bf16(device) else "fp32"
-    return choose_precision(name, device)
+    """As `choose_precision`, but "auto" is bf16 wherever there are units for it: gradients need fewer digits."""
+    return choose_precision(name, device, float("inf"))[0]
 
 
 def computes_in_bf16(device: torch.device) -> bool:
@@ -64,7 +111,7 @@ def memory_guard(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _ran_out(error):
+        if not ran_out(error):
             raise
         traceback.clear_frames(error.__traceback__)
         if torch.cuda.is_available():
@@ -72,10 +119,19 @@ def memory_guard(what: str) -> Iterator[None]:
         raise OutOfMemory(f"memory ran out on {what}") from None
 
 
-def _ran_out(error: Exception) -> bool:
-    """CUDA and MPS have an exception for it, the CPU's allocator only words."""
-    words = ("not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+# In lower case: CUDA's runtime and MPS, the CPU's allocator in two versions and C++'s own, cuBLAS and cuDNN (whose
+# workspace did not fit), and cuDNN for which no algorithm's workspace did.
+_WORDS = (
+    *("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),
+    *("alloc_failed", "unable to find an engine"),
+)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether the error is one of the ways to say that memory ran out, which are classes or only words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
 
 
 def now(device: torch.device) -> float:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from tisdiss_cli.benchmark.memory import peak_memory
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now
@@ -22,6 +21,12 @@ from tisdiss_cli.separation.separator import Separator
 
 _MIN_SECONDS = 1.0  # that a setting is run for
 _SEED = 0
+# Fused kernels that torch's counter, which knows CUDA's, does not: a CPU's, MPS' and those of devices to come.
+_OTHER_ATTENTION = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_attention_math_for_mps,
+    torch.ops.aten._scaled_dot_product_fused_attention_overrideable,
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Measurement:
     Where it ran out for the count alone, `macs`, `flops` and `of_ceiling` are None.
     """
 
-    precision: str  # "fp32" or "bf16"
+    precision: str  # "fp32", "tf32" or "bf16"
     batch_size: int
     audio_seconds: float  # of each item of the batch
     repeats: int
@@ -72,7 +77,7 @@ def measure(
     samples = max(round(audio_seconds * separator.sample_rate), 1)
     what = f"{batch_size} x {audio_seconds:g} s of audio"
     macs: dict[int, int] = {}
-    with suppress(OutOfMemory), memory_guard(what):  # attention written out takes more than a run does
+    with suppress(OutOfMemory), memory_guard(what):
         macs = count_macs(separator, samples, repeats)
     for setting in repeats:
         shape = (separator.precision, batch_size, audio_seconds, setting)
@@ -122,12 +127,9 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
     mixture = torch.randn(1, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
     found: dict[int, int] = {}
     decoding = 0
-    # Attention written out, and nothing compiled: the counter does not know every fused kernel.
-    with (
-        torch.compiler.set_stance("force_eager"),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
+    # Nothing compiled: the counter sees into no kernel that the compiler made.
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_OTHER_ATTENTION, _attention_flops))
+    with torch.compiler.set_stance("force_eager"), counter:
         for estimate in separator.estimates(mixture, max(repeats)):
             if estimate.repeat in repeats:
                 reached = counter.get_total_flops()
@@ -135,6 +137,11 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
                 found[estimate.repeat] = (counter.get_total_flops() - decoding) // 2
                 decoding += counter.get_total_flops() - reached
     return found
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of a fused attention kernel, from the shapes that it is called with."""
+    return sdpa_flop_count(query, key, value)
 
 
 def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | None:
@@ -147,7 +154,8 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
     for size in sizes:
         with suppress(OutOfMemory), memory_guard(f"a matrix product of {size} x {size}"):
             a, b = torch.randn(2, size, size, device=separator.device).to(dtype)
-            times = time_runs(partial(torch.matmul, a, b), separator.device, min_seconds)
+            with separator.autocast():
+                times = time_runs(partial(torch.matmul, a, b), separator.device, min_seconds)
             best = max(best, 2 * size**3 / float(np.median(times)))
     return best or None
 

@@ -3,7 +3,7 @@
 import json as json_format
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import print_table
 from tisdiss_cli.commands.options import versions
 from tisdiss_cli.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hub")
 
@@ -24,17 +21,20 @@ def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False)
     import soundfile
 
     from tisdiss_cli.benchmark.measure import describe_machine
-    from tisdiss_cli.devices import choose_device, choose_precision, choose_training_precision
+    from tisdiss_cli.devices import choose_device, choose_precision
 
     device = choose_device("auto")
-    separating, training = choose_precision("auto", device), choose_training_precision("auto", device)
+    # Separating, with the default weights; a training's gradients do not need fp32's digits.
+    separating, training = (
+        choose_precision("auto", device, agreement) for agreement in (_default_agreement(), float("inf"))
+    )
     facts = {
         "versions": {**versions(), "soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__},
         "machine": describe_machine(device),
         "cuda": _cuda(),
         "precision": {
-            "separate": {"precision": separating, "why": why_precision(separating, device)},
-            "train": {"precision": training, "why": why_precision(training, device)},
+            "separate": dict(zip(("precision", "why"), separating, strict=True)),
+            "train": dict(zip(("precision", "why"), training, strict=True)),
         },
         "weights": _weights(),
         "optional": {name: _installed(name) for name in _OPTIONAL},
@@ -45,16 +45,15 @@ def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False)
         _print(facts)
 
 
-def why_precision(chosen: str, device: "torch.device") -> str:
-    """Why `--precision auto` took this one on the device."""
-    from tisdiss_cli.devices import computes_in_bf16
+def _default_agreement() -> float | None:
+    """What is known of the default weights, if there are any that can be read."""
+    from tisdiss_cli.model.weights import find_weights, read_info
+    from tisdiss_cli.separation.agreement import known_agreement
 
-    name = {"cuda": "this card", "mps": "this device", "cpu": "this CPU"}[device.type]
-    if not computes_in_bf16(device):
-        return f"{name} has no units for bf16" if device.type != "mps" else "bf16 is only for CUDA and CPUs"
-    if chosen == "fp32":
-        return f"{name} has units for bf16, but voices keep fp32's digits unless --precision bf16 is given"
-    return f"{name} has units for bf16"
+    try:
+        return known_agreement(read_info(find_weights()))
+    except UserError:
+        return None
 
 
 def _cuda() -> dict[str, Any]:

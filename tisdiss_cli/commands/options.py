@@ -13,7 +13,7 @@ from tisdiss_cli.model.config import MOST_REPEATS
 
 WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32.")]
 
 
 def parse_repeats(text: str) -> list[int]:

@@ -58,7 +58,7 @@ def train(
     rirs: Annotated[Path | None, typer.Option(help="Room impulse responses to mix with, a folder a room.")] = None,
     noise: Annotated[Path | None, typer.Option(help="Noise to mix with: a folder.")] = None,
     valid_items: Annotated[int | None, typer.Option(help="Mixtures to validate on; 0: all.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32.")] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the paths.")] = None,
     activation_checkpointing: Annotated[
         bool | None,

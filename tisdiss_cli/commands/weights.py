@@ -69,9 +69,11 @@ def import_(
             raise UserError(f"{what} {path} does not exist: name the file")
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
+    from tisdiss_cli.separation.agreement import measure_agreement
 
     described = read_config(config)
-    save_weights(out, described, import_checkpoint(checkpoint, described), {"imported_from": checkpoint.name})
+    state = import_checkpoint(checkpoint, described)
+    save_weights(out, described, state, {"imported_from": checkpoint.name, **measure_agreement(described, state)})
     print(out)
 
 
@@ -92,10 +94,12 @@ def fetch(
 
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
+    from tisdiss_cli.separation.agreement import measure_agreement
 
     described = read_config(config)
-    facts = {"imported_from": f"{repository}/{pth.name}"}
-    save_weights(out, described, import_checkpoint(pth, described), facts)
+    state = import_checkpoint(pth, described)
+    facts = {"imported_from": f"{repository}/{pth.name}", **measure_agreement(described, state)}
+    save_weights(out, described, state, facts)
     print(out)
 
 

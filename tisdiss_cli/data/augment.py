@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.audio.read import AudioError, Source
-from tisdiss_cli.data.clips import BadFiles, read_clips, to_device, to_int16
+from tisdiss_cli.data.clips import BadFiles, pick_by_weight, read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
 
 
@@ -98,7 +98,7 @@ class Rooms:
     def draw(self, batch: int, speakers: int, random: torch.Generator) -> Tensor:
         """(batch, speakers, R): for each mixture a room and different responses of it."""
         room = torch.randint(len(self.member), (batch,), device=self.member.device, generator=random)
-        return self.responses[torch.multinomial(self.member[room], speakers, generator=random)]
+        return self.responses[pick_by_weight(self.member[room], speakers, random)]
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,16 @@ def active_frames(clip: Tensor) -> Tensor:
     return (energy > energy.amax(dim=-1, keepdim=True) * 10 ** (-ACTIVE_DB / 10)) & (energy > 0)
 
 
+def pick_by_weight(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """(..., N) not negative, at least `count` of them above 0 -> (..., count) indices, none twice.
+
+    As torch.multinomial without replacement, whose draws these are; but that reads from the device whether the weights
+    are in order, and so waits for it.
+    """
+    races = weights / torch.empty_like(weights).exponential_(generator=random)
+    return races.argmax(dim=-1, keepdim=True) if count == 1 else races.topk(count, dim=-1).indices
+
+
 def to_int16(clip: Tensor) -> Tensor:
     """Values in +-1 as 16-bit samples."""
     return (clip * 32767).round().to(torch.int16)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
-from tisdiss_cli.data.clips import FRAME, active_frames, checksum, to_device
+from tisdiss_cli.data.clips import FRAME, active_frames, checksum, pick_by_weight, to_device
 from tisdiss_cli.data.corpus import Corpus, active_before
 from tisdiss_cli.data.filters import Filters
 
@@ -30,7 +30,7 @@ def draw_speakers(compatible: Tensor, batch: int, speakers: int, random: torch.G
     allowed = torch.ones(batch, compatible.shape[0], device=compatible.device)
     picks: list[Tensor] = []
     for _ in range(speakers):
-        pick = torch.multinomial(allowed, 1, generator=random).squeeze(1)
+        pick = pick_by_weight(allowed, 1, random).squeeze(1)
         allowed = allowed * compatible[pick]
         picks.append(pick)
     return torch.stack(picks, dim=1)
@@ -54,7 +54,7 @@ def draw_positions(start: Tensor, length: Tensor, active: Tensor, samples: int, 
     offset = (torch.rand(*start.shape, CANDIDATES, device=device, generator=random) * slack).long()
     inside = offset.clamp(min=0)
     frame = (start[..., None] + inside) // FRAME
-    frames = torch.minimum(length[..., None] - inside, torch.tensor(samples, device=device)) // FRAME
+    frames = (length[..., None] - inside).clamp(max=samples) // FRAME
     activity = (active[:, frame + frames] - active[:, frame]).amin(dim=0).clamp(max=samples // FRAME // 2)
     offset = offset.gather(-1, activity.argmax(dim=-1, keepdim=True))  # (..., 1)
     return offset + torch.arange(samples, device=device)
@@ -145,7 +145,7 @@ def draw_sources(
         segments = take_turns(segments, turn_taking, random)
     segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
     level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * level_db
-    level[:, 0] = 0  # the network is blind to the mixture's own level
+    level[:, :1].zero_()  # the network is blind to the mixture's own level
     return segments * 10 ** (level / 20)
 
 

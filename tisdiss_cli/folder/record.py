@@ -35,6 +35,7 @@ class Line:
     source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
     path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
     channel: int | None = None  # of the input, with --channels each
+    precision_why: str = ""  # why the precision of the settings was taken, in words
 
 
 class RecordError(Exception):

@@ -218,6 +218,7 @@ class FolderRun:
             source=file.reading.fingerprint,
             path=file.job.resolved,
             channel=file.job.channel,
+            precision_why=self.separator.precision_why,
         )
         record.append(line)
         if voices:

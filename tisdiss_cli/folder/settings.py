@@ -4,8 +4,6 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
-
 from tisdiss_cli.audio.write import check_rate, choices
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.pace import Limit, Pace, measure_pace
@@ -33,11 +31,6 @@ class Settings:
     partial: bool = False  # whether what there is of a truncated or damaged input is separated
     pace: Pace | None = None  # chooses each input's repeats instead
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
-
-
-def default_batch(device: torch.device) -> int:
-    """Chunks at a time: a CPU is busy with one."""
-    return 1 if device.type == "cpu" else 16
 
 
 def choose_settings(
@@ -110,7 +103,7 @@ def choose_settings(
         repeats=chosen,
         separator_repeats=separator_repeats,
         plan=plan,
-        batch_size=batch_size or default_batch(separator.device),
+        batch_size=batch_size or separator.default_batch(plan),
         format=format,
         subtype=subtype,
         channels=() if channels == "each" else channels,

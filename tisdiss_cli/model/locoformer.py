@@ -6,6 +6,8 @@ along one axis, all the others are batch: the frequency path along F, the frame 
 speaker path along S. Parameters keep the published shapes.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,12 +17,24 @@ from torch import Tensor, nn
 from tisdiss_cli.model.config import Config
 
 FREQUENCY, FRAME = "frequency", "frame"
+MOST_SEQUENCES = 65_535  # that CUDA's attention kernels take at a time
+MOST_ELEMENTS = 2_000_000_000  # of a tensor: most CUDA kernels count in 32 bits
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What a linear map of x runs in: autocast's choice, else x's own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def sliced(function: Callable[[Tensor], Tensor], x: Tensor, axis: int, elements: int) -> Tensor:
+    """`function` of x, in slices along an `axis` that is batch to it where a tensor in it would be too large.
+
+    `elements`: of the largest tensor that it makes of the whole of x.
+    """
+    if elements <= MOST_ELEMENTS:
+        return function(x)
+    return torch.cat([function(part) for part in x.chunk(-(-elements // MOST_ELEMENTS), axis)], axis)
 
 
 class RMSGroupNorm(nn.Module):
@@ -57,6 +71,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
+        own, other = (2, 1) if axis == FREQUENCY else (1, 2)
+        hidden = self.conv.out_channels * (x.shape[own] + self.conv.kernel_size[0] - 1)
+        elements = x.shape[0] * x.shape[other] * hidden
+        return sliced(partial(self._along, norm=norm, axis=axis), x, other, elements)
+
+    def _along(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         pad = self.conv.kernel_size[0] - 1
         kernel_axis, padding = (2, (0, pad)) if axis == FREQUENCY else (3, (pad, 0))
         conv_weight = (self.conv.weight * norm.gamma[:, None]).unsqueeze(kernel_axis)
@@ -90,20 +110,37 @@ class FeedForward(nn.Module):
         )
 
 
-def rotary_turns(length: int, head_dim: int, device: torch.device) -> Tensor:
-    """The rotary embedding's turns exp(i position frequency), complex (length, head_dim / 2), base 10000."""
+def rotary_angles(length: int, head_dim: int, device: torch.device) -> Tensor:
+    """The rotary embedding's angles, position times frequency, (length, head_dim / 2), base 10000."""
     frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turns interleaved pairs, (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
 
-    As complex numbers, which is one pass over memory instead of eight.
+    As complex numbers, which is one pass over memory instead of several; but torch.compile has no code for these, and
+    makes one pass of the real form.
     """
+    if torch.compiler.is_compiling():
+        return rotate_in_parts(x, angles)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2)
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+
+def rotate_in_parts(x: Tensor, angles: Tensor) -> Tensor:
+    """`rotate` without complex numbers."""
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of any number of sequences, 3 x (N, heads, n, dim) -> (N, heads, n, dim)."""
+    if len(q) <= MOST_SEQUENCES:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = zip(*(x.split(MOST_SEQUENCES) for x in (q, k, v)), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
 
 
 class Attention(nn.Module):
@@ -119,8 +156,8 @@ class Attention(nn.Module):
         """Queries and keys, turned by their place along `axis`, and values: (..., D) -> 3 x (..., heads, dim)."""
         qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=-3)
-        turns = rotary_turns(x.shape[axis], v.shape[-1], x.device)
-        q, k = rotate(qk, turns.view(len(turns), *[1] * (qk.dim() - axis - 2), -1)).unbind(-3)
+        angles = rotary_angles(x.shape[axis], v.shape[-1], x.device)
+        q, k = rotate(qk, angles.view(len(angles), *[1] * (qk.dim() - axis - 2), -1)).unbind(-3)
         return q, k, v.squeeze(-3)
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
@@ -131,7 +168,7 @@ class Attention(nn.Module):
         # (N * T, F, heads, dim) or (N, T, F * heads, dim), a view of the same memory: all but the sequence is batch.
         q, k, v = (part.to(dtype).flatten(*((0, 1) if axis == FREQUENCY else (2, 3))) for part in (q, k, v))
         with torch.autocast(x.device.type, enabled=False):
-            y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+            y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.out(y.transpose(1, 2).reshape(*x.shape[:-1], -1).contiguous())
 
     def across(self, x: Tensor, norm: RMSGroupNorm) -> Tensor:
@@ -181,6 +218,11 @@ class SpeakerPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, T, F, D) -> (B, S, T, F, D)."""
+        conv = self.ffn_post.conv
+        hidden = conv.out_channels * (x.shape[1] + conv.kernel_size[0] - 1)
+        return sliced(self._across, x, 2, x.shape[0] * x.shape[2] * x.shape[3] * hidden)
+
+    def _across(self, x: Tensor) -> Tensor:
         x = x + self.attention.across(x, self.attention_norm)
         first, first_bias, second, second_bias = self.ffn_post.dense_maps(x.shape[1], self.ffn_post_norm)
         y = self.ffn_post_norm(x).permute(0, 2, 3, 1, 4).flatten(3)  # (B, T, F, S * D)

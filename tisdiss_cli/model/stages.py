@@ -174,6 +174,24 @@ class Reconstructor(nn.Module):
             yield x
 
 
+def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, length: int) -> Tensor:
+    """Complex (N, T, F) -> (N, length), float32: overlapping frames under the window, divided by what it adds up to.
+
+    As torch.istft, of centred frames, which reads from the device whether that sum is above 0 and so waits for it; of
+    a Hann window that hops by half its length or less it always is.
+    """
+    n_fft, frames = len(window), spectrum.shape[1]
+    size = n_fft + hop * (frames - 1)
+    parts = torch.fft.irfft(spectrum, n_fft) * window
+
+    def overlapped(parts: Tensor) -> Tensor:
+        whole: Tensor = torch.ops.aten.unfold_backward(parts, [len(parts), size], 1, n_fft, hop)
+        return whole[:, n_fft // 2 : n_fft // 2 + length]
+
+    y = overlapped(parts) / overlapped(window.square().expand(1, frames, n_fft))
+    return F.pad(y, (0, length - y.shape[1]))  # fewer where the last samples lie under no frame's middle
+
+
 class Decoder(nn.Module):
     """Features to waveforms: ConvTranspose2d D -> 2 (real, imaginary), inverse STFT.
 
@@ -185,7 +203,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.masks = config.n_fft, config.hop_length, config.output == "mask"
+        self.hop_length, self.masks = config.hop_length, config.output == "mask"
         self.deconv = nn.ConvTranspose2d(config.channels, 2, *spectral_kernel(config))
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
@@ -196,7 +214,5 @@ class Decoder(nn.Module):
             spectrum = torch.view_as_complex(y.float().contiguous())  # (B * S, T, F)
             if self.masks:
                 spectrum = (spectrum.unflatten(0, x.shape[:2]) * mixture[:, None]).flatten(0, 1)
-            waveform = torch.istft(
-                spectrum.transpose(1, 2), self.n_fft, self.hop_length, window=self.window, length=length
-            )
+            waveform = inverse_stft(spectrum, self.hop_length, self.window, length)
         return waveform.unflatten(0, x.shape[:2])

@@ -49,10 +49,10 @@ def settle(estimates: Iterator[Estimate], auto: Auto) -> tuple[Tensor, list[int]
         if older is None:  # the Splitter's, with which the first repeat's is compared
             result, used, settled = voices.clone(), [0] * len(voices), [False] * len(voices)
         else:
-            near = similarity(voices, older) >= auto.threshold_db
+            near = (similarity(voices, older) >= auto.threshold_db).tolist()  # waits for the device, once a repeat
             for item in range(len(voices)):
                 if not settled[item]:
-                    result[item], used[item], settled[item] = voices[item], estimate.repeat, bool(near[item])
+                    result[item], used[item], settled[item] = voices[item], estimate.repeat, near[item]
             if all(settled):
                 break
         older = voices

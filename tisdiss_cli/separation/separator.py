@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,14 +13,18 @@ from torch import Tensor
 
 from tisdiss_cli.audio.channels import Survey
 from tisdiss_cli.audio.resample import Resampler
-from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, memory_guard
+from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, computing, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
+from tisdiss_cli.separation.agreement import known_agreement
+from tisdiss_cli.separation.capacity import affordable_seconds, free_bytes
 from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, settle
+
+MOST_CHUNKS = 16  # in a batch, where nobody asks for more
 
 log = logging.getLogger("tisdiss")
 
@@ -31,11 +35,13 @@ class Separator:
     Attributes:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
-        device, precision: as chosen; precision is "fp32" or "bf16".
+        precision_why: why `load` took that one, in words.
+        device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
+        self.precision_why = "it was asked for"
         self._largest_batch: int | None = None  # after the device's memory has run out
         self._longest_chunk: int | None = None
 
@@ -50,7 +56,11 @@ class Separator:
         """
         chosen = choose_device(device)
         path = find_weights(name_or_path)
-        return cls(load_weights(path), read_info(path), chosen, choose_precision(precision, chosen))
+        weights = read_info(path)
+        taken, why = choose_precision(precision, chosen, known_agreement(weights))
+        separator = cls(load_weights(path), weights, chosen, taken)
+        separator.precision_why = why
+        return separator
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Has torch.compile fuse each path, for any length, when it first runs; which takes a minute or two.
@@ -88,9 +98,20 @@ class Separator:
         seconds = seconds or self.weights.chunk_seconds
         return ChunkPlan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
 
+    @cached_property
+    def affordable_seconds(self) -> float:
+        """Of audio that the device takes at a time, by its free memory when this was first asked."""
+        return affordable_seconds(self.config, self.precision, free_bytes(self.device))
+
+    def default_batch(self, plan: ChunkPlan) -> int:
+        """Chunks at a time: a CPU is busy with one, another device takes what it affords, up to MOST_CHUNKS."""
+        if self.device.type == "cpu":
+            return 1
+        return max(1, min(MOST_CHUNKS, int(self.affordable_seconds * self.sample_rate / plan.chunk)))
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network runs at this precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return computing(self.device, self.precision)
 
     def separate(
         self,
@@ -191,18 +212,19 @@ class Separator:
     ) -> tuple[Tensor, list[int]]:
         """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU and the repeats of each.
 
-        When the device's memory runs out the batch is halved, then the chunk, and the smaller size is
-        kept from then on; the log has one sentence of each.
+        No more than `affordable_seconds` are run at a time. When the device's memory runs out all the same the batch is
+        halved, then the chunk, and the smaller size is kept from then on; the log has one sentence of each.
         """
         batch, length = mixtures.shape
         if self._longest_chunk and length > self._longest_chunk:
             plan = ChunkPlan.of(int(self._longest_chunk / LAST))
             cut = [self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
             return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
-        if self._largest_batch and batch > self._largest_batch:
-            parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(self._largest_batch)]
-            return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
         seconds = length / self.sample_rate
+        largest = min(self._largest_batch or batch, max(1, int(self.affordable_seconds / seconds)))
+        if batch > largest:
+            parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(largest)]
+            return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
         try:
             with memory_guard(f"{batch} x {seconds:.1f} s of audio"):
                 on_device = mixtures.to(self.device)

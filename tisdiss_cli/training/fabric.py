@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from tisdiss_cli.devices import use_tf32
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 
@@ -25,7 +26,7 @@ def launch(device: torch.device, *, devices: int, precision: str, config: Config
     Args:
         device: the kind, and which one if there is one.
         devices: how many.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "tf32" or "bf16".
         config: of the network.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
@@ -39,6 +40,7 @@ def launch(device: torch.device, *, devices: int, precision: str, config: Config
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
+    use_tf32(precision == "tf32")
     return fabric
 
 

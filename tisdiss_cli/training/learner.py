@@ -21,23 +21,30 @@ def decay_after(step: int, highest: float) -> float:
     return min(highest, (1 + step) / (10 + step))
 
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
 class Learner:
     """Takes the steps; what it is made of is on the device, and of all ranks alike."""
 
     def __init__(self, fabric: Fabric, network: TISDiSS, recipe: Recipe) -> None:
         self.fabric, self.network = fabric, network
-        self.decay = 0.0  # of the moving average in this step
-        self.average = AveragedModel(network.to(fabric.device), multi_avg_fn=self.follow)
+        self.average = AveragedModel(network.to(fabric.device))
+        self.followed = False  # whether the average has taken a step
         prepare(network, recipe.compile, recipe.activation_checkpointing, fabric.device)
         self.optimizers = build_optimizers(network, recipe)
         self.model, *_ = fabric.setup(MultiLoss(network, recipe.separator_loss), *self.optimizers)
 
-    def follow(self, average: Tensors, current: Tensors, count: Tensor | int) -> None:
-        """Moves the average, in place, towards the current weights."""
-        torch._foreach_lerp_(average, current, 1 - self.decay)
+    @torch.no_grad()
+    def follow(self, step: int, highest: float) -> None:
+        """Moves the average towards the current weights, which it is after the first time.
+
+        What `AveragedModel` itself does reads its counter from the device, and waits for that.
+        """
+        average, current = tuple(self.averaged.parameters()), tuple(self.network.parameters())
+        if self.followed:
+            torch._foreach_lerp_(average, current, 1 - decay_after(step, highest))
+        else:
+            torch._foreach_copy_(average, current)
+        self.average.n_averaged += 1
+        self.followed = True
 
     def learn(
         self, mixture: Tensor, references: Tensor, *, repeats: int, recipe: Recipe, factor: float, step: int
@@ -64,8 +71,7 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.step()
         if recipe.ema_decay:
-            self.decay = decay_after(step, recipe.ema_decay)
-            self.average.update_parameters(self.network)
+            self.follow(step, recipe.ema_decay)
         return loss, norm
 
     @property
@@ -89,5 +95,6 @@ class Learner:
         """Takes back what `state` gave."""
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
+        self.followed = bool(state["average"]["n_averaged"] > 0)
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)

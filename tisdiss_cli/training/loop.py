@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from tisdiss_cli.data.dynamic_mixing import generator
+from tisdiss_cli.devices import OutOfMemory, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import CHECKPOINT, save_checkpoint
@@ -64,7 +65,8 @@ class Training:
         """
         self.fabric, self.recipe, self.out, self.origin = fabric, recipe, out, origin or {}
         self.now = recipe.at(0)  # the recipe of the coming step
-        self.data, self.examples = data.to(fabric.device), examples
+        with memory_guard("all that is drawn from"):
+            self.data, self.examples = data.to(fabric.device), examples
         self.learner, self.config = Learner(fabric, network, recipe), network.config
         self.schedule, self.best = Schedule(recipe), Best(recipe.average_best)
         self.clock = Clock(time.monotonic() if started is None else started)
@@ -150,7 +152,20 @@ class Training:
         log.info(f"from step {self.step} on: {words}")
 
     def train_step(self, factor: float) -> None:
-        """Draws, runs and learns from one batch, at a share of the learning rates; nothing waits for the device."""
+        """Draws, runs and learns from one batch, at a share of the learning rates; nothing waits for the device.
+
+        Raises:
+            UserError: the memory of the device does not suffice.
+        """
+        try:
+            with memory_guard(f"a step of {self.now.batch_size} x {self.now.segment_seconds:g} s of mixtures"):
+                self._train_step(factor)
+        except OutOfMemory as error:
+            raise UserError(
+                f"{error}: lower --batch-size or --segment-seconds, or pass --activation-checkpointing"
+            ) from None
+
+    def _train_step(self, factor: float) -> None:
         recipe, speakers = self.now, self.config.speakers
         random = generator(self.fabric.device, recipe.seed, self.step, self.fabric.global_rank)
         mixture, references = self.data.draw(recipe.batch_size, speakers, recipe.segment_samples, random)
@@ -168,7 +183,7 @@ class Training:
         """Of the averaged weights, known to every rank; None without examples."""
         result = None
         if self.examples and self.fabric.is_global_zero:
-            with self.fabric.autocast():
+            with memory_guard("the validation"), self.fabric.autocast():
                 result = validate(self.learner.averaged, self.examples, self.now.repeat_range[1], self.fabric.device)
         return self.fabric.broadcast(result) if self.fabric.world_size > 1 else result
 
@@ -244,7 +259,7 @@ class Training:
             UserError: a loss or gradient is not finite, or the checkpoint cannot be written.
         """
         if self.examples:  # so that nothing goes wrong later, and the time it takes is known
-            with self.fabric.autocast():
+            with memory_guard("the validation"), self.fabric.autocast():
                 seconds = rehearse(self.learner.averaged, self.examples, self.recipe.deepest, self.fabric.device)
             self.clock.epoch_end_seconds = max(self.clock.epoch_end_seconds, 2.0 + seconds)
         self.clock.begin_rows(self.step)

@@ -38,9 +38,13 @@ def pairwise_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
 
 def best_mean(scores: Tensor) -> Tensor:
     """The highest mean score over all assignments of estimates to references: (..., S, S) -> (...)."""
-    speakers = scores.shape[-1]
-    rows = range(speakers)
-    means = [scores[..., rows, order].mean(dim=-1) for order in permutations(rows)]
+    rows = range(scores.shape[-1])
+    # One by one: a list of indices is a tensor that has to come to the device first, and waits for it.
+    pairs = [[scores[..., row, column] for column in rows] for row in rows]
+    means = [
+        torch.stack([pairs[row][column] for row, column in enumerate(order)], dim=-1).mean(dim=-1)
+        for order in permutations(rows)
+    ]
     return torch.stack(means).amax(dim=0)
 
 

@@ -82,7 +82,7 @@ class Recipe:
     patience: int = 3  # epochs without improvement until the rate is halved
     stop_after: int = 10  # epochs without improvement until the run ends
     # Engine
-    precision: str = "fp32"  # or "bf16", or "auto": bf16 where the device has units for it
+    precision: str = "fp32"  # or "bf16", "tf32" (on CUDA), or "auto": bf16 where the device has units for it
     compile: bool = False
     activation_checkpointing: bool = False
 
@@ -117,8 +117,8 @@ class Recipe:
             raise UserError("recipe: a run has either minutes or steps as its budget, or is open_ended")
         if (self.cooldown or self.changes) and not self.open_ended:
             raise UserError("recipe: only an open_ended run has changes or a cooldown")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise UserError(f"recipe: precision must be 'auto', 'fp32' or 'bf16', not {self.precision!r}")
+        if self.precision not in ("auto", "fp32", "tf32", "bf16"):
+            raise UserError(f"recipe: precision must be 'auto', 'fp32', 'tf32' or 'bf16', not {self.precision!r}")
         if not self.speeds or not all(type(v) in (int, float) and 0.5 <= v <= 2 for v in self.speeds):
             raise UserError(f"recipe: speeds must be factors between 0.5 and 2, not {self.speeds}")
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(s, str) for s in p) for p in self.exclude):

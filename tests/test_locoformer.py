@@ -1,0 +1,117 @@
+"""The paths' pieces: turns without complex numbers, any number of sequences, slices of what is too large."""
+
+import pytest
+import torch
+
+from tests.reference_cases import drawn_network, relative_error
+from tisdiss_cli.model import locoformer, naive
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.locoformer import attend, rotary_angles, rotate, rotate_in_parts, sliced
+
+SMALL = {"channels": 16, "ffn_hidden": 24, "attention_channels": 16, "heads": 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_turns_with_and_without_complex_numbers_are_the_same(dtype):
+    x = torch.randn(2, 300, 3, 8).to(dtype)
+    angles = rotary_angles(300, 8, x.device)[:, None]
+    # A turn by the angle is a product with a 2 x 2 matrix.
+    matrix = torch.stack((angles.cos(), -angles.sin(), angles.sin(), angles.cos()), -1).unflatten(-1, (2, 2)).double()
+    expected = (matrix @ x.double().unflatten(-1, (4, 2))[..., None]).flatten(-3)
+    for turned in (rotate(x, angles), rotate_in_parts(x, angles)):
+        assert turned.dtype == torch.float32
+        torch.testing.assert_close(turned.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_compiled_has_no_complex_number_and_the_eager_result(precision):
+    """No graph of a path may hold one: the compiler has no code for complex products."""
+    network = drawn_network(Config(**SMALL, reconstructor_repeats=1), "compiled")
+    mixture, kinds = torch.randn(2, 600), set()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        for node in graph.graph.nodes:
+            if isinstance(value := node.meta.get("example_value"), torch.Tensor):
+                kinds.add(value.dtype)
+        return graph
+
+    context = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), context:
+        expected = network(mixture)
+        for module in network.modules():
+            if isinstance(module, locoformer.SpectralPath | locoformer.SpeakerPath):
+                module.compile(backend=backend, dynamic=True, fullgraph=True)
+        compiled = network(mixture)
+    assert torch.float32 in kinds and not any(kind.is_complex for kind in kinds)
+    assert relative_error(compiled, expected) < (1e-5 if precision == "fp32" else 0.02)
+
+
+def softmax_attention(q, k, v):
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return weights @ v
+
+
+@pytest.mark.parametrize("sequences", [65_535, 65_536, 2 * 65_535 + 1])
+def test_attention_of_more_sequences_than_a_kernel_takes(sequences):
+    q, k, v = torch.randn(3, sequences, 1, 3, 4)
+    torch.testing.assert_close(attend(q, k, v), softmax_attention(q, k, v))
+
+
+def test_no_kernel_is_given_more_sequences_than_it_takes(monkeypatch):
+    """Along frequency every frame of every item is a sequence: 65,536 of them come from two minutes of a batch of 4."""
+    given, kernel = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counting(q, k, v):
+        given.append(len(q))
+        return kernel(q, k, v)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    network = drawn_network(Config(**SMALL), "limit")
+    mixture = torch.randn(2, 1500)
+    with torch.no_grad():
+        expected = network(mixture, 1)
+        assert max(given) > 40
+        given.clear()
+        monkeypatch.setattr(locoformer, "MOST_SEQUENCES", 17)
+        actual = network(mixture, 1)
+    assert max(given) == 17
+    assert relative_error(actual, expected) < 1e-5
+    assert relative_error(actual, naive.estimates(network, mixture, 1)[-1]) < 1e-4
+
+
+def test_slices_are_no_larger_than_asked_for_and_exact(monkeypatch):
+    monkeypatch.setattr(locoformer, "MOST_ELEMENTS", 1000)
+    sizes = []
+
+    def seven_times(part):
+        sizes.append(part.numel() * 7)
+        return part.cumsum(0)
+
+    x = torch.randn(3, 50, 2)
+    assert torch.equal(sliced(seven_times, x, 1, 7 * x.numel()), x.cumsum(0))
+    assert len(sizes) > 1 and max(sizes) <= 1000
+    sizes.clear()
+    sliced(seven_times, x[:, :20], 1, 7 * 120)
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("differences", [{}, {"speakers": 3, "path_order": "tf"}, {"encoder_stride": [1, 2]}])
+def test_a_network_in_slices_computes_and_learns_the_same(monkeypatch, differences):
+    network = drawn_network(Config(**SMALL, **differences), "slices")
+    mixture, counted = torch.randn(2, 1000), []
+
+    def outcome():
+        network.zero_grad()
+        estimate = network(mixture, 1)
+        estimate.square().sum().backward()
+        return [estimate.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
+
+    expected = outcome()
+    chunk = torch.Tensor.chunk
+    monkeypatch.setattr(locoformer, "MOST_ELEMENTS", 20_000)
+    monkeypatch.setattr(torch.Tensor, "chunk", lambda x, n, dim=0: counted.append((n, dim)) or chunk(x, n, dim))
+    sliced_outcome = outcome()
+    assert {dim for n, dim in counted if n > 2} >= {1, 2}  # slices of frames and of bins
+    assert relative_error(sliced_outcome[0], expected[0]) < 1e-5
+    for actual, whole in zip(sliced_outcome[1:], expected[1:], strict=True):
+        assert relative_error(actual, whole) < 1e-3  # sums of many terms that nearly cancel
