@@ -109,7 +109,7 @@ def _ridge(inputs: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's, of two samples (N,) whose ties, if any, are taken in order; 0 where one is constant."""
-    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b)]
+    one, other = (np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(one, other)[0, 1])
