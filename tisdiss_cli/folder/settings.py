@@ -92,8 +92,8 @@ def choose_settings(
         min_quality: predicted SI-SNRi, in dB, below which an input is marked as doubtful.
 
     Raises:
-        UserError: "auto" with weights that have no threshold, `min_quality` with weights that have no predictor; a format
-            that cannot hold the subtype or the rate.
+        UserError: "auto" with weights that have no threshold, `min_quality` with weights that have no predictor; a
+            format that cannot hold the subtype or the rate.
     """
     if subtype not in choices(format):
         others = " or ".join(choices(format))
