@@ -14,11 +14,23 @@ WINGS = {
     "model": {"audio", "devices", "errors", "files"},
     "separation": {"model", "audio", "devices", "errors", "files"},
     "data": {"separation", "model", "audio", "devices", "errors", "files"},
-    "evaluation": {"data", "separation", "model", "audio", "devices", "errors", "files"},
-    "folder": {"data", "separation", "model", "audio", "devices", "errors", "files"},
+    "activity": {"separation", "model", "audio", "devices", "errors", "files"},
+    "evaluation": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files"},
+    "folder": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files"},
     "training": {"data", "separation", "model", "audio", "devices", "errors", "files"},
     "report": {"evaluation", "folder", "audio", "errors", "files"},
-    "benchmark": {"evaluation", "folder", "data", "separation", "model", "audio", "devices", "errors", "files"},
+    "benchmark": {
+        "evaluation",
+        "folder",
+        "activity",
+        "data",
+        "separation",
+        "model",
+        "audio",
+        "devices",
+        "errors",
+        "files",
+    },
 }
 
 

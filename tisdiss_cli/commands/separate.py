@@ -81,6 +81,16 @@ def separate(  # the options make it long
         int | None, typer.Option(help="Chunks at a time. [default: 1 on a CPU, else up to 16, as memory allows]")
     ] = None,
     separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
+    segments: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT,...", help="Write who speaks when beside the voices: rttm, json, textgrid, audacity."
+        ),
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Fade a voice out where only the other talks.")] = False,
+    min_quality: Annotated[
+        float | None, typer.Option(help="Mark files as doubtful whose predicted SI-SNRi, in dB, is below this.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything again, replace any file.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="At the end, a page to look at and listen to: OUT/report/index.html.")
@@ -103,6 +113,7 @@ def separate(  # the options make it long
         rtf=rtf,
         separator_repeats=separator_repeats,
         track=track,
+        min_quality=min_quality,
     )
     wanted = _parse_repeats(repeats)
     if sum(option is not None for option in (repeats, rtf, budget)) > 1:
@@ -118,6 +129,8 @@ def separate(  # the options make it long
     from tisdiss_cli.folder.jobs import check_ends, each_channel, plan_jobs
 
     check_ends(source, out)
+    from tisdiss_cli.activity.formats import parse_formats
+    from tisdiss_cli.folder.hearing import name_segments
     from tisdiss_cli.folder.pace import parse_limit
     from tisdiss_cli.folder.record import Record
     from tisdiss_cli.folder.settings import choose_settings
@@ -125,6 +138,7 @@ def separate(  # the options make it long
     from tisdiss_cli.separation.separator import Separator
 
     limit, wanted_channels = parse_limit(rtf, budget), parse_channels(channels)
+    formats = [] if segments is None else parse_formats(segments)
     separator = Separator.load(weights, device, precision)
     if compile:
         separator.compile()
@@ -147,7 +161,11 @@ def separate(  # the options make it long
         overwrite=overwrite,
         track=track,
         partial=partial,
+        segments=formats,
+        gate=gate,
+        min_quality=min_quality,
     )
+    name_segments(jobs, formats)
     _name_left_out(left_out(source) if source.is_dir() else {})
     record = Record(out)
     found = triage(jobs, record, settings)
@@ -261,9 +279,12 @@ def _check_numbers(
     rtf: float | None,
     separator_repeats: int | None,
     track: int | None,
+    min_quality: float | None,
 ) -> None:
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
+    if min_quality is not None and not isfinite(min_quality):
+        raise UserError(f"--min-quality {min_quality:g}: it must be a finite number of decibels")
     if rtf is not None and not 0 < rtf < inf:
         raise UserError(f"--rtf {rtf:g}: it must be a finite number above 0")
     if batch_size is not None and not 1 <= batch_size <= 65536:

@@ -29,7 +29,8 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
     """Print configuration, parameters, rate and training facts."""
     from rich.table import Table
 
-    from tisdiss_cli.model.weights import find_weights, load_weights, read_info
+    from tisdiss_cli.model.weights import QUALITY, find_weights, load_weights, read_info
+    from tisdiss_cli.separation.quality import QualityModel
 
     weights = read_info(find_weights(name))
     facts: dict[str, Any] = {
@@ -40,6 +41,10 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
         **{key: value for key, value in weights.info.items() if key != "trained"},
     }
     facts["sample_rate"] = f"{weights.config.sample_rate} Hz"
+    if quality := QualityModel.of(facts.get(QUALITY)):
+        facts[QUALITY] = f"{quality}; dB for each: " + ", ".join(
+            f"{name} {value:+.2f}" for name, value in quality.terms().items()
+        )
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
         table.add_row(key, _words(value))
@@ -130,7 +135,8 @@ def calibrate(
 ) -> None:
     """Find the default repeats and the threshold of --repeats auto on validation data; store them in the weight file.
 
-    The default is the smallest setting within 0.1 dB of the best.
+    The default is the smallest setting within 0.1 dB of the best. A predictor of SI-SNRi at that setting is fitted too,
+    from which separate tells the quality of recordings that have no references.
     """
     check_repeats("--max-repeats", max_repeats, least=2)
     if chunk is not None and not 0.5 <= chunk <= 3600:
@@ -141,20 +147,24 @@ def calibrate(
 
     from tisdiss_cli.data.datasets import find_dataset
     from tisdiss_cli.evaluation.calibrate import choose_threshold, trace
+    from tisdiss_cli.evaluation.predict_quality import fit_quality
     from tisdiss_cli.evaluation.results import smallest_within
     from tisdiss_cli.folder.pace import counted
-    from tisdiss_cli.model.weights import CHUNK, REPEATS, THRESHOLD, load_weights, save_weights
+    from tisdiss_cli.model.weights import CHUNK, QUALITY, REPEATS, THRESHOLD, load_weights, save_weights
     from tisdiss_cli.separation.separator import Separator
 
     separator = Separator.load(name, device, "fp32")
     check_weights_output("--out", out or separator.weights.path)
     dataset = find_dataset(data)
-    with bar(total=len(dataset.items), unit="file", leave=False) as shown:
-        traces = trace(separator, dataset, max_repeats, shown.update)
-    choice = choose_threshold(traces)
+    with bar(total=2 * len(dataset.items), unit="file", leave=False) as shown:
+        choice = choose_threshold(trace(separator, dataset, max_repeats, shown.update))
+        default = smallest_within(dict(enumerate(choice.fixed, 1)))
+        quality = fit_quality(separator, dataset, default, shown.update)
     path = out or separator.weights.path
-    default = smallest_within(dict(enumerate(choice.fixed, 1)))
     info = {**separator.weights.info, THRESHOLD: choice.threshold_db, REPEATS: default}
+    info.pop(QUALITY, None)  # another fit's would not go with these repeats
+    if quality:
+        info[QUALITY] = quality.facts()
     if chunk:
         info[CHUNK] = chunk
     save_weights(path, separator.config, load_weights(separator.weights.path).state_dict(), info)
@@ -168,3 +178,5 @@ def calibrate(
     print(
         f"{path}: {counted(default)} by default; --repeats auto stops at {choice.threshold_db:g} dB between estimates"
     )
+    if quality:
+        print(quality)

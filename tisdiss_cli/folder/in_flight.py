@@ -91,3 +91,4 @@ class Separated:
     file: File
     start: int  # as the chunk's
     voices: Tensor  # (S, n)
+    mixture: Tensor  # (n,)

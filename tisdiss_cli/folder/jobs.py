@@ -26,6 +26,7 @@ class Job:
     path: Path
     input: str  # relative to IN
     outputs: list[str] = field(default_factory=list)  # relative to OUT
+    besides: list[str] = field(default_factory=list)  # files of its segments, relative to OUT
     refused: str | None = None  # one sentence: why it cannot have these outputs
     channel: int | None = None  # the one that is separated, from 1 on; None: as the settings have it
 

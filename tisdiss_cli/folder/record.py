@@ -33,6 +33,13 @@ class Line:
     warnings: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)  # all that the samples depend on
     source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
+    segments: list[str] = field(default_factory=list)  # files of who speaks when, relative to OUT
+    speech_seconds: list[float] | None = None  # of each voice; None: nobody listened
+    overlap_seconds: float | None = None  # in which two or more speak
+    silence_seconds: float | None = None  # in which nobody does
+    talkers: int | None = None  # voices that speak
+    quality: dict[str, Any] | None = None  # predicted SI-SNRi in dB, its 80 % band, and the worst chunk's
+    doubtful: bool = False  # predicted below --min-quality
     path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
     channel: int | None = None  # of the input, with --channels each
     precision_why: str = ""  # why the precision of the settings was taken, in words
@@ -112,10 +119,11 @@ class Record:
             raise UserError(f"{self.path} cannot be read: {error.strerror or error}: {advice}") from None
 
     def _take(self, line: Line) -> None:
-        for output in line.outputs:
+        made = [*line.outputs, *line.segments]
+        for output in made:
             self.makers[output] = line
-        self._unsure.difference_update(line.outputs)
-        self._outputs.setdefault((line.input, line.path, line.channel), set()).update(line.outputs)
+        self._unsure.difference_update(made)
+        self._outputs.setdefault((line.input, line.path, line.channel), set()).update(made)
         if line.status != "done":
             for path in (line.path, ""):
                 self._unsure |= self._outputs.get((line.input, path, line.channel), set())
@@ -129,7 +137,11 @@ def _parse(row: bytes) -> Line:
     """The line in a row; ValueError, KeyError or TypeError if there is none."""
     values = json.loads(row)
     line = Line(**{key: values[key] for key in set(Line.__dataclass_fields__) & set(values)})
-    texts = [line.input, line.status, line.path, *line.outputs]
-    if not isinstance(line.outputs, list) or not all(isinstance(text, str) for text in texts):
+    texts = [line.input, line.status, line.path, *line.outputs, *line.segments]
+    if (
+        not isinstance(line.outputs, list)
+        or not isinstance(line.segments, list)
+        or not all(isinstance(text, str) for text in texts)
+    ):
         raise TypeError("a line of another kind")
     return line

@@ -121,6 +121,7 @@ class FolderRun:
             format=settings.format,
             subtype=settings.subtype,
             source_subtype=source.subtype,
+            hearing=settings.wanted.hearing(len(job.outputs), self.separator.sample_rate),
         )
         chunker = settings.plan.chunker()
         for block in source.blocks():
@@ -173,7 +174,7 @@ class FolderRun:
             own = chunk.file.computing
             own.elapsed += elapsed / len(batch)
             own.used.append(used_here)
-            self._put(self.results, Separated(chunk.file, chunk.start, separated))
+            self._put(self.results, Separated(chunk.file, chunk.start, separated, chunk.mixture))
             advanced += (chunk.end - own.end) / self.separator.sample_rate
             own.end = chunk.end
         if self.on_audio:
@@ -194,7 +195,7 @@ class FolderRun:
                 self._finish(item, record)
             elif not item.file.failure:
                 try:
-                    item.file.reading.voices.push(item.start, item.voices)
+                    item.file.reading.voices.push(item.start, item.voices, item.mixture)
                 except Exception as error:
                     item.file.writing.failure = _sentence(item.file.job, error)
 
@@ -216,6 +217,7 @@ class FolderRun:
             warnings=[*file.reading.warnings, *warnings],
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
+            **(voices.facts() if voices and not file.failure else {}),
             path=file.job.resolved,
             channel=file.job.channel,
             precision_why=self.separator.precision_why,

@@ -1,14 +1,18 @@
 """What a folder is separated with: options as these weights, this device and the clock allow them."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tisdiss_cli.audio.write import check_rate, choices
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.folder.hearing import Wanted
 from tisdiss_cli.folder.pace import Limit, Pace, measure_pace
+from tisdiss_cli.model.weights import QUALITY
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.early_exit import Auto
+from tisdiss_cli.separation.quality import QualityModel
 from tisdiss_cli.separation.separator import Separator
 
 log = logging.getLogger("tisdiss")
@@ -30,6 +34,7 @@ class Settings:
     track: int | None = None  # which audio track of a container; None: the first
     partial: bool = False  # whether what there is of a truncated or damaged input is separated
     pace: Pace | None = None  # chooses each input's repeats instead
+    wanted: Wanted = field(default_factory=Wanted)  # what is told of the inputs, and whether voices are gated
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
 
@@ -50,6 +55,9 @@ def choose_settings(
     overwrite: bool = False,
     track: int | None = None,
     partial: bool = False,
+    segments: Sequence[str] = (),
+    gate: bool = False,
+    min_quality: float | None = None,
 ) -> Settings:
     """The options of `tisdiss separate`, None where the weights or the device decide, as settings.
 
@@ -72,9 +80,13 @@ def choose_settings(
         track: which audio track of a container, from 1 on.
         partial: whether what there is of a truncated or damaged input is separated; changes nothing of whole ones, and
             is not recorded.
+        segments: formats of the files of who speaks when.
+        gate: whether a voice is faded out where only another one talks.
+        min_quality: predicted SI-SNRi, in dB, below which an input is marked as doubtful.
 
     Raises:
-        UserError: "auto" with weights that have no threshold; a format that cannot hold the subtype or the rate.
+        UserError: "auto" with weights that have no threshold, `min_quality` with weights that have no predictor; a
+            format that cannot hold the subtype or the rate.
     """
     if subtype not in choices(format):
         others = " or ".join(choices(format))
@@ -85,6 +97,12 @@ def choose_settings(
     chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
     plan = separator.plan(chunk)
+    quality = QualityModel.of(separator.weights.info.get(QUALITY))
+    if min_quality is not None and quality is None:
+        raise UserError(
+            f"--min-quality: the weights {separator.weights.name!r} do not predict SI-SNRi: run "
+            "'tisdiss weights calibrate' on them"
+        )
     recorded = {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
@@ -98,6 +116,8 @@ def choose_settings(
         **({"track": track} if track and track > 1 else {}),
         **({"subtype": subtype} if subtype != "auto" else {}),
         **({"channels": channels if channels == "each" else list(channels)} if channels else {}),
+        **({"gate": True} if gate else {}),
+        **({"segments": sorted(segments)} if segments else {}),
     }
     return Settings(
         repeats=chosen,
@@ -111,6 +131,14 @@ def choose_settings(
         overwrite=overwrite,
         track=track,
         partial=partial,
+        wanted=Wanted(
+            # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
+            speech=separator.device.type == "cpu",
+            gate=gate,
+            segments=tuple(segments),
+            quality=quality,
+            least=min_quality,
+        ),
         recorded=recorded,
     )
 

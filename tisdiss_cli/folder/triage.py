@@ -34,7 +34,7 @@ def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
             holds = f"{record.out / job.outputs[0]} holds the voices of {maker.path or maker.input}"
             reason = f"{holds}, not of {job.resolved}: name another OUT, or pass --overwrite to replace them"
         elif not (reason or settings.overwrite):
-            if record.done(job.outputs, settings.recorded, source):
+            if record.done([*job.outputs, *job.besides], settings.recorded, source):
                 found.done += 1
                 continue
             if stranger := _stranger(job, record):
@@ -51,7 +51,7 @@ def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
 
 def _obstacle(job: Job, out: Path) -> str | None:
     """What keeps an output from being written, whoever may replace files: a folder of its name, a name too long."""
-    for name in job.outputs:
+    for name in (*job.outputs, *job.besides):
         target = out / name
         try:
             if any(len(os.fsencode(part)) > _longest(out) for part in target.parts):
@@ -79,7 +79,7 @@ def _longest(out: Path) -> int:
 
 def _other_maker(job: Job, source: list[int], record: Record) -> Line | None:
     """The line of another input whose voices an output of the job holds; None if nothing would be lost."""
-    for name in job.outputs:
+    for name in (*job.outputs, *job.besides):
         maker = record.makers.get(name)
         if maker and not _same_input(maker, job, source) and os.path.lexists(record.out / name):
             return maker
@@ -111,5 +111,10 @@ def _stranger(job: Job, record: Record) -> str | None:
     if job.parts(record.out).exists():  # an interrupted run has just named them
         return None
     return next(
-        (name for name in job.outputs if name not in record.makers and os.path.lexists(record.out / name)), None
+        (
+            name
+            for name in (*job.outputs, *job.besides)
+            if name not in record.makers and os.path.lexists(record.out / name)
+        ),
+        None,
     )

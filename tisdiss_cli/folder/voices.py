@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from tisdiss_cli.audio.read import AudioError
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.audio.write import LOSSY, Writer, check_rate, choices, choose_subtype, least_subtype
+from tisdiss_cli.folder.hearing import Hearing
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.separation.chunking import ChunkPlan
 
@@ -27,6 +29,7 @@ class VoiceFiles:
         format: one of `audio.write.FORMATS`.
         subtype: one of `audio.write.SUBTYPES` that the format holds.
         source_subtype: the input's, as libsndfile calls it; "auto" holds at least as much.
+        hearing: what is told of the voices, and may gate them, on their way.
 
     Its methods raise OSError when the disk does not take the voices, AudioError when they cannot be
     written as asked, also when it is made.
@@ -42,11 +45,13 @@ class VoiceFiles:
         format: str = "wav",
         subtype: str = "auto",
         source_subtype: str = "",
+        hearing: Hearing,
     ) -> None:
         try:
             check_rate(format, rates[1])
         except AudioError as error:
             raise AudioError(f"{job.path}: {error}") from None
+        self.hearing = hearing
         self.job, self.out, self.rates, self.format = job, out, rates, format
         self.subtype, self.least = subtype, least_subtype(source_subtype)
         self.stitcher = plan.stitcher()
@@ -56,9 +61,10 @@ class VoiceFiles:
         self.writers: list[Writer] = []
         self.resamplers = [Resampler(*rates) for _ in job.outputs]
 
-    def push(self, start: int, voices: Tensor) -> None:
-        """The voices (S, n) of the chunk that begins at sample `start` of the input."""
-        final = self.stitcher.push(start, voices)
+    def push(self, start: int, voices: Tensor, mixture: Tensor) -> None:
+        """The voices (S, n) of the chunk `mixture` (n,) that begins at sample `start` of the input."""
+        self.hearing.chunk(start, mixture, voices)
+        final = self.hearing.push(self.stitcher.push(start, voices))
         self._write([resampler.push(v) for resampler, v in zip(self.resamplers, final, strict=True)])
 
     def finish(self, frames: int | None) -> list[str]:
@@ -67,7 +73,7 @@ class VoiceFiles:
         Args:
             frames: the length that the outputs must have, in samples; None: as it comes.
         """
-        last = self.stitcher.finish()
+        last = self.hearing.finish(self.stitcher.finish())
         rest = [
             torch.cat((resampler.push(v), resampler.finish()))
             for resampler, v in zip(self.resamplers, last, strict=True)
@@ -91,7 +97,12 @@ class VoiceFiles:
             target = self.out / output
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, target)
-        return self._warnings(subtype)
+        self.hearing.write(self.out, self.job)
+        return [*self._warnings(subtype), *self.hearing.warnings()]
+
+    def facts(self) -> dict[str, Any]:
+        """What the input's line tells of its voices, once they are finished."""
+        return {"segments": self.job.besides, **self.hearing.facts()}
 
     def discard(self) -> None:
         """Removes what is unfinished, and with it the mark that the outputs are ours."""

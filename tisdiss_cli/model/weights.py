@@ -23,7 +23,7 @@ FORMAT = "tisdiss-1"
 CHUNK_SECONDS = 8.0  # unless a file or the caller say otherwise
 
 # Keys of a file's facts that calibration writes
-THRESHOLD, REPEATS, CHUNK = "auto_threshold_db", "repeats", "chunk_seconds"
+THRESHOLD, REPEATS, CHUNK, QUALITY = "auto_threshold_db", "repeats", "chunk_seconds", "quality"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from tisdiss_cli.separation.memory import VoiceMemory
+
 OVERLAP = 0.25  # of a chunk
 LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
 LAST = 1.5  # of a chunk: what is left at the end of a stream is one chunk up to this length
@@ -89,12 +91,16 @@ def align(before: Tensor, after: Tensor) -> Alignment:
 class Stitcher:
     """Joins the estimates of a `Chunker`'s chunks, in their order, to one stream of S voices.
 
+    Where the overlap is too quiet or too alike to tell the order, what the voices sounded like before decides, if it
+    can; `sample_rate` is theirs, in Hz, and without it nothing is remembered.
+
     Attributes:
         uncertain: positions, in samples, of the seams at which the speakers may be swapped.
     """
 
-    def __init__(self, *, fade: int, longest: int) -> None:
-        self.fade, self.longest = fade, longest
+    def __init__(self, *, fade: int, longest: int, sample_rate: int | None = None) -> None:
+        self.fade, self.longest, self.sample_rate = fade, longest, sample_rate
+        self.memory: VoiceMemory | None = None
         ramp = torch.linspace(0, torch.pi, fade + 2)[1:-1]
         self.ramp = (1 - ramp.cos()) / 2  # (fade,), rising
         self.history: Tensor | None = None  # (S, <= longest), the newest voices, the unsent tail among them
@@ -106,6 +112,9 @@ class Stitcher:
         """Adds a chunk's voices (S, n) that begin at sample `start`; returns the voices (S, m) now final."""
         if self.history is None:
             fresh = voices
+            if self.sample_rate:
+                self.memory = VoiceMemory(voices.shape[0], self.sample_rate)
+                self.memory.learn(self.memory.portraits(voices))
         else:
             overlap = self.end - start
             voices = self._in_order(self.history, start, overlap, voices)
@@ -133,9 +142,18 @@ class Stitcher:
         quiet = min(float(before.double().square().mean()), float(after.double().square().mean()))
         # Nothing can be swapped where one side of the seam has not a voice in it.
         audible = min(power, self.heard) > 1e-6 * max(power, self.heard)
-        if audible and (alignment.margin < _MARGIN or quiet < 1e-6 * max(power, self.heard)):
+        sure = not audible or (alignment.margin >= _MARGIN and quiet >= 1e-6 * max(power, self.heard))
+        order = list(alignment.order)
+        if self.memory:
+            portraits = self.memory.portraits(voices)
+            known = None if sure else self.memory.order(portraits)
+            if known:
+                order, sure = list(known), True
+            if sure:
+                self.memory.learn([portraits[voice] for voice in order])
+        if not sure:
             self.uncertain.append(start + overlap)
-        return voices[list(alignment.order)]
+        return voices[order]
 
 
 @dataclass(frozen=True)
@@ -145,11 +163,12 @@ class ChunkPlan:
     chunk: int
     overlap: int
     longest: int
+    sample_rate: int | None = None  # Hz; None: voices are not remembered across seams
 
     @classmethod
-    def of(cls, chunk: int) -> "ChunkPlan":
+    def of(cls, chunk: int, sample_rate: int | None = None) -> "ChunkPlan":
         """The plan for chunks of that many samples."""
-        return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)))
+        return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)), sample_rate)
 
     @property
     def last(self) -> int:
@@ -162,4 +181,4 @@ class ChunkPlan:
 
     def stitcher(self) -> Stitcher:
         """The `Stitcher` that goes with it."""
-        return Stitcher(fade=self.overlap, longest=self.longest)
+        return Stitcher(fade=self.overlap, longest=self.longest, sample_rate=self.sample_rate)

@@ -96,7 +96,7 @@ class Separator:
     def plan(self, seconds: float | None = None) -> ChunkPlan:
         """How waveforms longer than `seconds` are cut (None: as the weights' metadata recommend)."""
         seconds = seconds or self.weights.chunk_seconds
-        return ChunkPlan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)))
+        return ChunkPlan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)), self.sample_rate)
 
     @cached_property
     def affordable_seconds(self) -> float:
@@ -217,7 +217,7 @@ class Separator:
         """
         batch, length = mixtures.shape
         if self._longest_chunk and length > self._longest_chunk:
-            plan = ChunkPlan.of(int(self._longest_chunk / LAST))
+            plan = ChunkPlan.of(int(self._longest_chunk / LAST), self.sample_rate)
             cut = [self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
             return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
         seconds = length / self.sample_rate

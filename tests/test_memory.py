@@ -1,0 +1,85 @@
+"""Voices are known again after a pause that is longer than any overlap, whatever order each chunk returns them in."""
+
+import pytest
+import torch
+
+from tests.cli import ROOT
+from tisdiss_cli.audio.read import read
+from tisdiss_cli.separation.chunking import ChunkPlan
+from tisdiss_cli.separation.memory import VoiceMemory
+
+
+def speaker(source: str, index: int, rate: int = 8000) -> torch.Tensor:
+    clip = read(sorted((ROOT / "examples" / "mixtures" / source).iterdir())[index], rate)
+    return clip / clip.std() * 0.05
+
+
+def turns(second_is_first: bool = False) -> torch.Tensor:
+    """(2, L): each speaks alone for 3 s, then nobody for 12 s, then the second, or the first once more."""
+    man, woman, size = speaker("s1", 0), speaker("s2", 0), 24000  # of one mixture: two people
+    none = torch.zeros(size)
+    again = man[-size:] if second_is_first else woman[-size:]
+    later = torch.stack((again, none) if second_is_first else (none, again))
+    first = torch.cat((man[:size], none)), torch.cat((none, woman[:size]))
+    return torch.cat((torch.stack(first), torch.zeros(2, 97000), later, later), dim=1)
+
+
+def stitched(voices: torch.Tensor, code: int, sample_rate: int | None) -> tuple[torch.Tensor, list[int]]:
+    plan = ChunkPlan.of(64000, sample_rate)
+    chunker, stitcher = plan.chunker(), plan.stitcher()
+    parts = []
+    for index, (start, chunk) in enumerate(chunker.push(voices.sum(0)) + chunker.finish()):
+        piece = voices[:, start : start + len(chunk)]
+        parts.append(stitcher.push(start, piece.flip(0) if code >> index & 1 else piece))
+    out = torch.cat([*parts, stitcher.finish()], dim=1)
+    return out.flip(0) if code & 1 else out, stitcher.uncertain
+
+
+@pytest.mark.parametrize("code", range(0, 32, 3))
+@pytest.mark.parametrize("second_is_first", [False, True])
+def test_a_voice_is_known_again_after_a_pause(second_is_first, code):
+    voices = turns(second_is_first)
+    out, uncertain = stitched(voices, code, 8000)
+    assert torch.equal(out, voices)
+    assert uncertain == []
+
+
+def test_without_a_memory_it_is_not():
+    outcomes = [stitched(turns(), code, None) for code in range(0, 32, 3)]
+    assert all(uncertain for _, uncertain in outcomes)
+    assert not all(torch.equal(out, turns()) for out, _ in outcomes)
+
+
+def test_two_of_one_kind_are_not_told_apart():
+    memory = VoiceMemory(2, 8000)
+    clip = speaker("s1", 0)[:24000]
+    alike = torch.stack((torch.cat((clip, 0 * clip)), torch.cat((0 * clip, clip))))
+    memory.learn(memory.portraits(alike))
+    assert memory.order(memory.portraits(alike)) is None
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_levels_and_rates_make_no_difference(rate):
+    one, other = speaker("s1", 0, rate)[: 3 * rate], speaker("s2", 0, rate)[: 3 * rate]
+    voices = torch.stack((torch.cat((one, 0 * other)), torch.cat((0 * one, other))))
+    memory = VoiceMemory(2, rate)
+    memory.learn(memory.portraits(voices))
+    assert memory.order(memory.portraits(0.1 * voices.flip(0))) == (1, 0)
+    assert memory.order(memory.portraits(0.1 * voices)) == (0, 1)
+
+
+def test_what_says_nothing_decides_nothing():
+    memory = VoiceMemory(2, 8000)
+    silence, noise = torch.zeros(2, 32000), torch.randn(2, 32000)
+    for voices in (silence, noise, noise[:, :100]):  # no frame is one voice's own
+        assert memory.portraits(voices) == [None, None]
+        assert memory.order(memory.portraits(voices)) is None
+    memory.learn([None, None])
+    assert memory.frames == [0, 0]
+
+
+def test_memory_stays_as_it_is():
+    voices, memory = turns(), VoiceMemory(2, 8000)
+    for _ in range(3):
+        memory.learn(memory.portraits(voices))
+    assert sum(tensor.numel() for tensor in memory.sums) == 24

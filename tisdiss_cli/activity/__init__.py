@@ -1,0 +1,1 @@
+"""Who speaks when: speech in the separated voices, block by block."""

@@ -1,0 +1,154 @@
+"""Predicted SI-SNRi: how well voices are separated, told from them and their mixture alone.
+
+A network that is unsure leaves each voice a share of the other: the voices are alike, no part of the spectrum is one
+voice's alone, and their levels go together. A linear model of such inputs, which `tisdiss weights calibrate` fits to
+mixtures with references and stores in the weight file, gives decibels and a band that 80 % of them fell into.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What the model hears of a mixture and its voices, in this order
+INPUTS = ("likeness", "levels", "residual", "envelopes", "contrast", "undecided", "power")
+_SILENT = 1e-10  # mean square of a mixture that nothing can be told of, -100 dB of full scale
+_FRAME = 256  # samples; of the envelopes and the spectrum
+
+
+def describe(mixture: Tensor, voices: Tensor) -> Tensor | None:
+    """The INPUTS (7,) of a mixture (n,) and its voices (S, n), S at least 2; None of silence or less than a frame.
+
+    likeness: correlation of the voices, the mean over pairs. levels: dB from the loudest to the quietest. residual:
+    dB of what the voices leave of the mixture over it. envelopes: correlation of their levels in dB, the mean over
+    pairs. contrast: dB between the loudest and the next, the mean over frames. undecided: how evenly the spectrum's
+    power is shared between voices, 0 to 1, the mean over it. power: dB of all voices together over the mixture.
+    """
+    mixture, voices = mixture.float(), voices.float()
+    whole = mixture.square().mean()
+    if mixture.shape[0] < 2 * _FRAME or whole < _SILENT or voices.shape[0] < 2:
+        return None
+    voices = voices / whole.sqrt()
+    mixture = mixture / whole.sqrt()
+    centred = voices - voices.mean(1, keepdim=True)
+    norms = centred.norm(dim=1).clamp_min(1e-6)
+    pairs = list(combinations(range(voices.shape[0]), 2))
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    likeness = ((centred[first] * centred[second]).sum(1) / (norms[first] * norms[second])).mean()
+    power = norms.square() / mixture.shape[0]
+    frames = voices[:, : voices.shape[1] // _FRAME * _FRAME].unflatten(1, (-1, _FRAME)).square().mean(-1)
+    envelope = _decibels(frames + 1e-5)
+    around = envelope - envelope.mean(1, keepdim=True)
+    spread = around.norm(dim=1).clamp_min(1e-6)
+    envelopes = ((around[first] * around[second]).sum(1) / (spread[first] * spread[second])).mean()
+    together = frames.sum(0)
+    heard = envelope[:, together >= 1e-4 * together.max()].topk(2, dim=0).values
+    return torch.stack(
+        [
+            likeness,
+            (_decibels(power.max() + 1e-6) - _decibels(power.min() + 1e-6)).clamp_max(40),
+            _decibels((mixture - voices.sum(0)).square().mean() + 1e-6),
+            envelopes,
+            (heard[0] - heard[1]).clamp_max(30).mean(),
+            _undecided(mixture, voices),
+            _decibels(power.sum() + 1e-6),
+        ]
+    )
+
+
+def _decibels(power: Tensor) -> Tensor:
+    return 10 * power.log10()
+
+
+def _undecided(mixture: Tensor, voices: Tensor) -> Tensor:
+    """Entropy of the voices' shares of each place of the spectrum, 0 to 1, weighted by the mixture's power there."""
+    window = torch.hann_window(_FRAME)
+    spectra, whole = (
+        torch.stft(x, _FRAME, _FRAME // 2, window=window, center=False, return_complex=True).abs().square()
+        for x in (voices, mixture)
+    )
+    shares = spectra / spectra.sum(0).clamp_min(1e-12)
+    entropy = -(shares * shares.clamp_min(1e-9).log()).sum(0) / torch.tensor(float(len(voices))).log()
+    return (entropy * whole).sum() / whole.sum().clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class QualityModel:
+    """A linear model of INPUTS; all lists are in their order.
+
+    Attributes:
+        mean, scale: of the inputs, by which they are made comparable.
+        coefficients, constant: dB of SI-SNRi for each.
+        low, high: dB to add for the ends of the band that holds 80 % of held-out mixtures.
+        rank_correlation, mean_error: with the true SI-SNRi, and dB from it, on held-out mixtures.
+        mixtures: that it was fitted to.
+    """
+
+    mean: list[float]
+    scale: list[float]
+    coefficients: list[float]
+    constant: float
+    low: float
+    high: float
+    rank_correlation: float
+    mean_error: float
+    mixtures: int
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any] | None) -> "QualityModel | None":
+        """From a weight file's facts; None where they are of no model, or of one with other inputs."""
+        if not facts or tuple(facts.get("inputs", ())) != INPUTS:
+            return None
+        return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
+
+    def facts(self) -> dict[str, Any]:
+        """For a weight file."""
+        return {"inputs": list(INPUTS), **asdict(self)}
+
+    def __str__(self) -> str:
+        return (
+            f"predicts SI-SNRi within {self.mean_error:.1f} dB on the mean, "
+            f"80 % band {self.low:+.1f} to {self.high:+.1f} dB, "
+            f"rank correlation {self.rank_correlation:.2f}, from {self.mixtures} mixtures"
+        )
+
+    def terms(self) -> dict[str, float]:
+        """What each input adds, in dB, when it is one standard deviation above its mean."""
+        return dict(zip(INPUTS, self.coefficients, strict=True))
+
+    def predict(self, inputs: Tensor) -> float:
+        """SI-SNRi in dB that is to be expected of INPUTS (7,)."""
+        scaled = (inputs.double() - torch.tensor(self.mean).double()) / torch.tensor(self.scale).double()
+        return float(scaled.clamp(-4, 4) @ torch.tensor(self.coefficients).double()) + self.constant
+
+
+class QualityMeter:
+    """Chunks of a recording in, its predicted quality out; keeps sums alone."""
+
+    def __init__(self, model: QualityModel, sample_rate: int) -> None:
+        self.model, self.sample_rate = model, sample_rate
+        self.sum = self.seconds = 0.0
+        self.worst: dict[str, float] | None = None
+
+    def push(self, start: int, mixture: Tensor, voices: Tensor) -> None:
+        """A chunk (n,) from sample `start` on and its voices (S, n); silence counts for nothing."""
+        inputs = describe(mixture, voices)
+        if inputs is None:
+            return
+        predicted, seconds = self.model.predict(inputs), mixture.shape[0] / self.sample_rate
+        self.sum += predicted * seconds
+        self.seconds += seconds
+        if self.worst is None or predicted < self.worst["si_snri"]:
+            begin = start / self.sample_rate
+            self.worst = {"si_snri": round(predicted, 2), "from": round(begin, 2), "to": round(begin + seconds, 2)}
+
+    def finish(self) -> dict[str, Any] | None:
+        """`si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` chunk; None where all was silent."""
+        if self.worst is None:
+            return None
+        predicted = self.sum / self.seconds
+        ends = {"low": round(predicted + self.model.low, 2), "high": round(predicted + self.model.high, 2)}
+        return {"si_snri": round(predicted, 2), **ends, "worst": self.worst}
