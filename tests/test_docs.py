@@ -33,6 +33,9 @@ BESIDES = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASE.
 
 # Not run here but parsed, as the command line would be: an option or argument that there is not fails.
 ONLY_PARSED = {
+    "tisdiss separate --devices": "starts Ray, or needs a cluster",
+    "tisdiss status": "needs a run before it",
+    "tisdiss score --merge": "needs the shards' sheets",
     "tisdiss bench": "measures each setting for at least a second",
     "tisdiss train": "takes minutes, or has no end",
     "tisdiss report": "reads what a run has left",

@@ -4,7 +4,7 @@ import os
 import sys
 
 # Importing a command registers it.
-from tisdiss_cli.commands import app, bench, info, mix, report, score, separate, train, weights  # noqa: F401
+from tisdiss_cli.commands import app, bench, info, mix, report, score, separate, status, train, weights  # noqa: F401
 from tisdiss_cli.commands.console import log, start_logging
 from tisdiss_cli.commands.streams import lost_output, mend_streams
 from tisdiss_cli.errors import UserError

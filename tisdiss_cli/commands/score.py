@@ -20,6 +20,8 @@ from tisdiss_cli.commands.options import (
     versions,
     write_json,
 )
+from tisdiss_cli.commands.score_shards import merge as merge_shards
+from tisdiss_cli.commands.score_shards import share_of
 from tisdiss_cli.commands.score_tables import results_table
 from tisdiss_cli.errors import UserError
 
@@ -57,6 +59,11 @@ def score(
     workers: Annotated[
         int | None, typer.Option(help="Processes that compute SDR. [default: by the CPU's cores]")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N|slurm", help="Only this share: 3/8, or by a SLURM array; writes scores.3-of-8.csv."),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Unite the shards' CSVs in --csv; no network runs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; the table and errors only.")] = False,
 ) -> None:
     """Score separation on mixtures with references: SI-SNRi and SDRi of every repetition setting, in one pass.
@@ -73,6 +80,8 @@ def score(
         check_repeats("--separator-repeats", separator_repeats)
     if workers is not None and not 0 <= workers <= _MOST_WORKERS:
         raise UserError(f"--workers {workers}: it must be 0 (score in this process) to {_MOST_WORKERS}")
+    if merge and (shard or estimates or wanted):
+        raise UserError("--merge only unites what was scored: leave --shard, --estimates and --repeats out")
     for option, path in (("--csv", csv), ("--json", json), ("--html", html)):
         check_output(option, path)
     if csv is not None and json is not None and os.path.realpath(csv) == os.path.realpath(json):
@@ -85,6 +94,12 @@ def score(
     from tisdiss_cli.separation.separator import Separator
 
     dataset = find_dataset(data, mixture, parse_names(references))
+    if merge:
+        merge_shards(dataset, csv, json)
+        return
+    dataset, csv = share_of(dataset, csv, shard)
+    if not dataset.items:
+        return
     sheet = Sheet(csv) if csv else None
     separator = None if estimates else Separator.load(weights, device, precision)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"

@@ -1,28 +1,17 @@
 """`tisdiss separate IN OUT`: each voice of every recording in its own file."""
 
 import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from math import inf, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import advance, audio_bar, keep_quiet, log, shown, warn_if_untrained
+from tisdiss_cli.commands.console import keep_quiet, log
 from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, check_repeats
 from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
-
-if TYPE_CHECKING:
-    from tisdiss_cli.folder.pace import Limit
-    from tisdiss_cli.folder.record import Line, Record
-    from tisdiss_cli.folder.settings import Settings
-    from tisdiss_cli.folder.triage import Triage
-    from tisdiss_cli.separation.separator import Separator
 
 
 @app.command()
@@ -91,6 +80,20 @@ def separate(  # the options make it long
     min_quality: Annotated[
         float | None, typer.Option(help="Mark files as doubtful whose predicted SI-SNRi, in dB, is below this.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N|slurm", help="Only this share of IN: 3/8, or by the variables of a SLURM array."),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="N|all", help="So many devices at once, by Ray (pip install 'tisdiss[cluster]')."),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="auto|ADDRESS", help="The devices of a Ray cluster instead of this machine's.")
+    ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Help a run that is at work in OUT: do what it has not begun.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything again, replace any file.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="At the end, a page to look at and listen to: OUT/report/index.html.")
@@ -124,146 +127,79 @@ def separate(  # the options make it long
 
         check_pictures()
 
-    from tisdiss_cli.audio.channels import parse_channels
-    from tisdiss_cli.audio.find import left_out
-    from tisdiss_cli.folder.jobs import check_ends, each_channel, plan_jobs
+    several = devices is not None or cluster is not None
+    number = _parse_devices(devices)
+    if several and device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is one device: write auto, cpu or cuda with --devices and --cluster")
+    if several and (rtf or budget):
+        raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
 
+    from tisdiss_cli.audio.channels import parse_channels
+    from tisdiss_cli.folder.jobs import check_ends
+    from tisdiss_cli.folder.locks import check_free
+    from tisdiss_cli.folder.shards import parse_shard
+
+    share = parse_shard(shard)
     check_ends(source, out)
     from tisdiss_cli.activity.formats import parse_formats
-    from tisdiss_cli.folder.hearing import name_segments
+
+    check_free(out, source, share, join or dry_run)
+    from tisdiss_cli.commands.separate_run import Run, run_here, run_on_devices
     from tisdiss_cli.folder.pace import parse_limit
-    from tisdiss_cli.folder.record import Record
-    from tisdiss_cli.folder.settings import choose_settings
-    from tisdiss_cli.folder.triage import triage
     from tisdiss_cli.separation.separator import Separator
 
     limit, wanted_channels = parse_limit(rtf, budget), parse_channels(channels)
     formats = [] if segments is None else parse_formats(segments)
-    separator = Separator.load(weights, device, precision)
-    if compile:
-        separator.compile()
-    jobs = plan_jobs(source, out, voices=separator.sources, extension=format)
-    if wanted_channels == "each":
-        jobs = each_channel(jobs, out, track=track)
-    settings = choose_settings(
-        separator,
-        repeats=wanted,
-        max_repeats=max_repeats,
-        separator_repeats=separator_repeats,
-        limit=limit,
-        chunk=chunk,
-        batch_size=batch_size,
-        format=format,
-        subtype=subtype,
-        channels=wanted_channels,
-        sample_rate=sample_rate,
-        compiled=compile,
-        overwrite=overwrite,
-        track=track,
-        partial=partial,
-        segments=formats,
-        gate=gate,
-        min_quality=min_quality,
-    )
-    name_segments(jobs, formats)
-    _name_left_out(left_out(source) if source.is_dir() else {})
-    record = Record(out)
-    found = triage(jobs, record, settings)
+    run = Run(source, out, share, join, format, wanted_channels == "each", track, formats)
+    options = {
+        "repeats": wanted,
+        "max_repeats": max_repeats,
+        "separator_repeats": separator_repeats,
+        "chunk": chunk,
+        "batch_size": batch_size,
+        "format": format,
+        "subtype": subtype,
+        "channels": wanted_channels,
+        "sample_rate": sample_rate,
+        "compiled": compile,
+        "overwrite": overwrite,
+        "track": track,
+        "partial": partial,
+        "segments": formats,
+        "gate": gate,
+        "min_quality": min_quality,
+    }
+    if several and not dry_run:
+        run_on_devices(
+            run, number, cluster, options, weights=weights, device=device, precision=precision, compile=compile
+        )
+    else:
+        separator = Separator.load(weights, device, precision)
+        if compile:
+            separator.compile()
+        run_here(run, separator, options, limit=limit, max_repeats=max_repeats, dry_run=dry_run)
     if dry_run:
-        _print_plan(found)
         return
-    _make_folder(out)
-    warn_if_untrained(separator.weights)
-    lines, elapsed = _run(separator, found, settings, record, limit=limit, max_repeats=max_repeats)
     if not quiet:
-        print_report(lines, skipped=found.done, elapsed=elapsed)
+        print_report(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed)
     if report:
         from tisdiss_cli.commands.pages import run_page
 
         log.info(f"wrote {run_page(out)}")
-    failed = [line for line in lines if line.status == "failed"]
+    failed = [line for line in run.lines if line.status == "failed"]
     for line in failed if quiet else ():
         log.error(line.reason)
     if failed:
         raise typer.Exit(1)
 
 
-def _run(
-    separator: "Separator",
-    found: "Triage",
-    settings: "Settings",
-    record: "Record",
-    *,
-    limit: "Limit | None",
-    max_repeats: int | None,
-) -> "tuple[list[Line], float]":
-    """Does what is to do under a bar of the seconds of audio; returns each input's line and the seconds it took."""
-    from tisdiss_cli.audio.read import announced_seconds
-    from tisdiss_cli.folder.run import FolderRun
-    from tisdiss_cli.folder.settings import with_pace
-
-    audio = sum(seconds for job in found.todo if isfinite(seconds := announced_seconds(job.path, settings.track)))
-    lines: list[Line] = []
-    with _one_last_sentence():
-        if found.todo or found.refused:
-            record.prepare()
-        if found.todo and limit:
-            settings = with_pace(settings, separator, limit=limit, seconds=audio, most=max_repeats)
-        began = time.perf_counter()
-        for line in found.refused:
-            record.append(line)
-            lines.append(line)
-        if found.todo:
-            with audio_bar(audio) as moving:
-
-                def tell(seconds: float) -> None:
-                    factor = (time.perf_counter() - began) / max(moving.n + seconds, 1e-9)
-                    advance(moving, seconds, f"real-time factor {factor:.3f}")
-
-                run = FolderRun(separator, found.todo, record.out, settings, on_audio=tell, on_line=lines.append)
-                run.run(record)
-    return lines, time.perf_counter() - began
-
-
-@contextmanager
-def _one_last_sentence() -> Iterator[None]:
-    """What ends a run early as a sentence and an exit status; what is done stays done."""
-    from tisdiss_cli.devices import OutOfMemory
-    from tisdiss_cli.folder.record import RecordError
-
-    try:
-        yield
-    except RecordError as error:
-        log.error(error)
-        raise typer.Exit(1) from None
-    except OutOfMemory as error:  # smaller batches and chunks have been tried: the next input would not fit either
-        log.error(f"{error}, the shortest chunk: free some or choose another --device; the same command then goes on")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        log.error("stopped; the same command goes on where this one ended")
-        raise typer.Exit(130) from None
-
-
-def _print_plan(found: "Triage") -> None:
-    for job in found.todo:
-        print(shown(f"{job.input} -> {', '.join(job.outputs)}"))
-    for line in found.refused:
-        log.warning(line.reason)
-    refused = f", {len(found.refused)} refused" if found.refused else ""
-    print(f"{len(found.todo)} to separate, {found.done} done already{refused}", file=sys.stderr)
-
-
-def _name_left_out(kinds: Mapping[str, int]) -> None:
-    """Files that sound by their names, and that nothing here reads."""
-    if kinds:
-        log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be made: {error.strerror}: name a folder that can be written to") from None
+def _parse_devices(text: str | None) -> int | None:
+    """A number, or None for all."""
+    if text is None or text == "all":
+        return None
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= 100_000:
+        raise UserError(f"--devices {text}: write how many, or all")
+    return int(text)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

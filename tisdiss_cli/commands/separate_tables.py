@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 _ROWS = 30  # files listed one by one
 
 
-def print_report(lines: "Sequence[Line]", *, skipped: int, elapsed: float) -> None:
+def print_report(lines: "Sequence[Line]", *, skipped: int, left: int = 0, elapsed: float) -> None:
     """A table of the inputs, of many only those with something to tell, and a sentence of the sums.
 
     Args:
         lines: of this run.
         skipped: inputs that were done before.
+        left: inputs that another run has begun or done meanwhile.
         elapsed: seconds of the run.
     """
     console = plain_console() if sys.stdout.isatty() else plain_console(width=200)
@@ -29,8 +30,9 @@ def print_report(lines: "Sequence[Line]", *, skipped: int, elapsed: float) -> No
     done = [line for line in lines if line.status == "done"]
     seconds = sum(line.audio_seconds for line in done)
     rate = f", {elapsed / seconds:.3f} times its length" if seconds else ""
+    others = f", {left} left to another run" if left else ""
     console.print(
-        f"{len(done)} separated, {len(lines) - len(done)} failed, {skipped} done before; "
+        f"{len(done)} separated, {len(lines) - len(done)} failed, {skipped} done before{others}; "
         f"{seconds:.1f} s of audio in {elapsed:.1f} s{rate}"
     )
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tisdiss_cli.folder.record import RECORD
+from tisdiss_cli.folder.lines import RECORD
 
 
 def loose(name: str) -> str:
@@ -42,13 +42,15 @@ def find_collisions(inputs: Sequence[Path], outputs: Sequence[Sequence[str]], ou
                 reasons[index] = f"{inputs[index]} and {inputs[other]} would both become {target}: rename one of them"
     folders: dict[str, int] = {}
     for index, names in enumerate(outputs):
-        for parent in Path(names[0]).parents:
-            folders.setdefault(parent.as_posix(), index)
+        folder = names[0].rpartition("/")[0]
+        while folder and folder not in folders:
+            folders[folder] = index
+            folder = folder.rpartition("/")[0]
     for index, names in enumerate(outputs):
         if name := next((name for name in names if name in folders), None):
             below = inputs[folders[name]]
             reasons[index] = f"{inputs[index]} would become {out / name}, the folder that {below} needs: rename one"
-        elif Path(names[0]).parts[0] == RECORD:
+        elif names[0].partition("/")[0] == RECORD:
             reasons[index] = f"{inputs[index]} would come under {out / RECORD}, which is the record: rename the folder"
     return reasons
 

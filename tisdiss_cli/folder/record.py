@@ -1,48 +1,48 @@
-"""`tisdiss.jsonl`: one line an input, and whose voices each output holds; what makes a stopped run resume."""
+"""Which inputs are done, and whose voices each output holds: the record of OUT, by which a stopped run resumes."""
 
 import json
 import logging
 import os
-import stat
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import sys
+import time
+from dataclasses import asdict, dataclass
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
-from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import dump_json
+from tisdiss_cli.files import dump_json, fingerprint
+from tisdiss_cli.folder.jobs import Job
+from tisdiss_cli.folder.lines import RECORD, Line, LineFile, merged, record_files
+
+__all__ = ["RECORD", "Line", "Made", "Record", "RecordError"]
+
+_Key = tuple[str, str, int | None]
 
 log = logging.getLogger("tisdiss")
 
-RECORD = "tisdiss.jsonl"
-_LONGEST = 1 << 24  # bytes of a line; one that is longer is not ours
 
+@dataclass(slots=True, frozen=True)
+class Made:
+    """What counts of a line that lists outputs. A million of these are kept, so it holds no more than it must."""
 
-@dataclass
-class Line:
-    """What became of one input."""
+    input: str
+    settings: dict[str, Any]  # the same object for all that have the same
+    size: int  # of the input then, in bytes; -1: not known
+    changed: int  # its time of change, in nanoseconds
+    number: int  # of the line, in the order in which they count
+    folder: str | None  # what stands before the input in its path, also the same object; None: `path` has all of it
+    whole: str = ""
+    channel: int | None = None
 
-    input: str  # relative to IN
-    status: str  # "done" or "failed"
-    reason: str | None = None  # one sentence, of a failed one
-    outputs: list[str] = field(default_factory=list)  # relative to OUT
-    repeats: float = 0  # of the Reconstructor; with --repeats auto the mean over the chunks
-    audio_seconds: float = 0.0
-    elapsed_seconds: float = 0.0  # the network's time on its chunks
-    warnings: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)  # all that the samples depend on
-    source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
-    segments: list[str] = field(default_factory=list)  # files of who speaks when, relative to OUT
-    speech_seconds: list[float] | None = None  # of each voice; None: nobody listened
-    overlap_seconds: float | None = None  # in which two or more speak
-    silence_seconds: float | None = None  # in which nobody does
-    talkers: int | None = None  # voices that speak
-    quality: dict[str, Any] | None = None  # predicted SI-SNRi in dB, its 80 % band, and the worst chunk's
-    doubtful: bool = False  # predicted below --min-quality
-    path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
-    channel: int | None = None  # of the input, with --channels each
-    precision_why: str = ""  # why the precision of the settings was taken, in words
+    @property
+    def path(self) -> str:
+        """Of the input, absolute and without links; "" in records from before it was kept."""
+        return self.whole if self.folder is None else self.folder + self.input
+
+    @property
+    def source(self) -> list[int]:
+        """Its fingerprint."""
+        return [] if self.size < 0 else [self.size, self.changed]
 
 
 class RecordError(Exception):
@@ -50,98 +50,115 @@ class RecordError(Exception):
 
 
 class Record:
-    """The file in OUT, read when opened, appended to line by line.
+    """The files in OUT, read when opened; one of them, the writer's own, is appended to line by line.
 
-    UserError when there is something of its name that is no file, or that cannot be read.
+    UserError when there is something of a record's name that is no file, or that cannot be read.
     """
 
     def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / RECORD
-        self.makers: dict[str, Line] = {}  # of each output: the newest line that lists it, whose voices it holds
-        self._outputs: dict[tuple[str, str, int | None], set[str]] = {}  # by input, path and channel
-        self._unsure: set[str] = set()  # outputs whose input has failed since: an attempt may have replaced some
-        self._torn = False
-        rows = lines = 0
-        for row in self._rows():
-            rows, self._torn = rows + 1, not row.endswith(b"\n")
-            try:
-                self._take(_parse(row))
-                lines += 1
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # torn by a kill while it was written: that input is simply done again
-        if rows and not lines:
+        self.out, self.path, self.within = out, out / RECORD, ""
+        self.makers: dict[str, Made] = {}  # of each output: the newest line that lists it, whose voices it holds
+        self._settings: dict[str, dict[str, Any]] = {}  # each once, by its JSON
+        self._failed: dict[_Key, int] = {}  # by input, path and channel: the newest line that says so
+        self._failed_inputs: dict[tuple[str, int | None], int] = {}  # the same without the path, for old lines
+        self._former: dict[_Key, set[str]] = {}  # outputs that another has made since
+        self._unsure: set[str] = set()  # of those, which an attempt that failed may have replaced
+        self._count = 0
+        self._files: dict[Path, LineFile] = {self.path: LineFile(self.path)}
+        self.reread()
+        if not self._count and any(not file.empty for file in self._files.values()):
             log.warning(f"warning: {self.path} holds no line of a record: nothing counts as done")
+
+    def write_to(self, name: str, within: str) -> None:
+        """Chooses the file that is written, by its name in OUT, and says which IN the lines are from."""
+        self.path, self.within = self.out / name, within
+        self._files.setdefault(self.path, LineFile(self.path))
+
+    def reread(self) -> bool:
+        """Takes in what other writers have added, and says whether there was anything."""
+        before = self._count
+        for path in record_files(self.out):
+            self._files.setdefault(path, LineFile(path))
+        for line in merged(self._files.values()):
+            self._take(line)
+        return self._count > before
 
     def done(self, outputs: list[str], settings: dict[str, Any], source: list[int]) -> bool:
         """Whether all the outputs are there, from one input that was this then, under the same settings."""
-        line = self.makers.get(outputs[0])
+        made = self.makers.get(outputs[0])
         return (
-            line is not None
-            and line.settings == settings
-            and line.source == source
-            and all(self.makers.get(output) is line and output not in self._unsure for output in outputs)
+            made is not None
+            and made.settings == settings
+            and made.source == source
+            and all(self.makers.get(output) is made and output not in self._unsure for output in outputs)
+            and not self._failed_since(made)
             and all((self.out / output).is_file() for output in outputs)
         )
 
+    def done_since(self, job: Job, settings: dict[str, Any], since: int) -> bool:
+        """Whether another run has done the job after that time on OUT's clock, in nanoseconds."""
+        found = fingerprint(self.out / job.outputs[0])
+        if not found or found[1] < since:
+            return False
+        self.reread()
+        return self.done([*job.outputs, *job.besides], settings, fingerprint(job.path))
+
     def prepare(self) -> None:
         """RecordError now, and not after the first input's work, if nothing can be added."""
-        try:
-            with self.path.open("ab"):
-                pass
-        except OSError as error:
-            raise self._error(error) from None
+        self._write("")
 
     def append(self, line: Line) -> None:
-        """Adds a line and hands it to the disk; RecordError when that fails."""
-        text = ("\n" if self._torn else "") + dump_json(asdict(line)) + "\n"
-        self._torn = True
+        """Adds a line, with the time and with IN, and hands it to the disk; RecordError when that fails."""
+        line.time, line.within = time.time(), line.within or self.within
+        self._write(dump_json(asdict(line)) + "\n")
+        self._take(line)
+
+    def _write(self, text: str) -> None:
+        own = self._files[self.path]
+        if text and own.torn:
+            text = "\n" + text
+        own.torn = own.torn or bool(text)
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+                own.skip(file.tell())
         except OSError as error:
-            raise self._error(error) from None
-        self._torn = False
-        self._take(line)
-
-    def _rows(self) -> Iterator[bytes]:
-        try:
-            if not stat.S_ISREG(self.path.stat().st_mode):
-                raise UserError(f"{self.path} is where the record of OUT must be: move it away, or name another OUT")
-            with self.path.open("rb") as file:
-                while row := file.readline(_LONGEST):
-                    yield row
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            advice = "make it readable, or name another OUT"
-            raise UserError(f"{self.path} cannot be read: {error.strerror or error}: {advice}") from None
+            advice = (
+                "free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "name an OUT that can be written to"
+            )
+            raise RecordError(f"{self.path} cannot be written: {error.strerror or error}: {advice}") from None
+        if text:
+            own.torn = False
 
     def _take(self, line: Line) -> None:
-        made = [*line.outputs, *line.segments]
-        for output in made:
-            self.makers[output] = line
-        self._unsure.difference_update(made)
-        self._outputs.setdefault((line.input, line.path, line.channel), set()).update(made)
+        self._count += 1
+        key = (line.input, line.path, line.channel)
         if line.status != "done":
+            self._failed[key] = self._failed_inputs[line.input, line.channel] = self._count
             for path in (line.path, ""):
-                self._unsure |= self._outputs.get((line.input, path, line.channel), set())
+                self._unsure |= self._former.get((line.input, path, line.channel), set())
+        if not line.outputs:
+            return
+        made, outputs = self._made(line), [*line.outputs, *line.segments]
+        for output in outputs:
+            before = self.makers.get(output)
+            if before and (before.input, before.path, before.channel) != key:
+                self._former.setdefault((before.input, before.path, before.channel), set()).add(output)
+            self.makers[output] = made
+        self._unsure.difference_update(outputs)
 
-    def _error(self, error: OSError) -> RecordError:
-        advice = "free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "name an OUT that can be written to"
-        return RecordError(f"{self.path} cannot be written: {error.strerror or error}: {advice}")
+    def _made(self, line: Line) -> Made:
+        settings = self._settings.setdefault(json.dumps(line.settings, sort_keys=True), line.settings)
+        size, changed = line.source if len(line.source) == 2 else (-1, 0)
+        folder, whole = None, line.path
+        if line.path.endswith(line.input):
+            folder, whole = sys.intern(line.path.removesuffix(line.input)), ""
+        return Made(line.input, settings, size, changed, self._count, folder, whole, line.channel)
 
-
-def _parse(row: bytes) -> Line:
-    """The line in a row; ValueError, KeyError or TypeError if there is none."""
-    values = json.loads(row)
-    line = Line(**{key: values[key] for key in set(Line.__dataclass_fields__) & set(values)})
-    texts = [line.input, line.status, line.path, *line.outputs, *line.segments]
-    if (
-        not isinstance(line.outputs, list)
-        or not isinstance(line.segments, list)
-        or not all(isinstance(text, str) for text in texts)
-    ):
-        raise TypeError("a line of another kind")
-    return line
+    def _failed_since(self, made: Made) -> bool:
+        """Whether the input has failed after it was made: an attempt may have replaced some of its outputs."""
+        if made.path:
+            return self._failed.get((made.input, made.path, made.channel), 0) > made.number
+        return self._failed_inputs.get((made.input, made.channel), 0) > made.number

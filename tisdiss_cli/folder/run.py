@@ -8,10 +8,10 @@ sample by sample.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.batcher import Batcher
 from tisdiss_cli.folder.in_flight import Chunk, File, Separated
-from tisdiss_cli.folder.jobs import Job, sweep
-from tisdiss_cli.folder.record import Line, Record
+from tisdiss_cli.folder.jobs import Job
+from tisdiss_cli.folder.locks import Presence
+from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.folder.voices import VoiceFiles
 from tisdiss_cli.separation.separator import Separator
@@ -32,6 +33,20 @@ _WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their len
 
 class _Stopped(Exception):
     """The run is over; a thread that waits shall return."""
+
+
+class Lines(Protocol):
+    """What takes the lines of a run: a `Record`, or what hands them on to one."""
+
+    @property
+    def makers(self) -> Container[str]:
+        """The outputs that its lines list."""
+
+    def append(self, line: Line) -> None:
+        """Takes the line of one input; RecordError when that fails."""
+
+    def done_since(self, job: Job, settings: dict[str, Any], since: int) -> bool:
+        """Whether another run has done the job after that time, in nanoseconds."""
 
 
 class FolderRun:
@@ -44,6 +59,8 @@ class FolderRun:
         settings: for all of them.
         on_audio: is told how many seconds of audio were separated since the last call, from the caller's thread.
         on_line: is given the line of each input that is done or has failed, from the writing thread.
+        on_left: is given each job that another run in OUT has begun, or done since, from the reading thread.
+        presence: of the caller in OUT; None: the run's own, for as long as it lasts.
     """
 
     def __init__(
@@ -55,23 +72,34 @@ class FolderRun:
         *,
         on_audio: Callable[[float], object] | None = None,
         on_line: Callable[[Line], object] | None = None,
+        on_left: Callable[[Job], object] | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.separator, self.jobs, self.out, self.settings = separator, jobs, out, settings
-        self.on_audio, self.on_line = on_audio, on_line
+        self.on_audio, self.on_line, self.on_left = on_audio, on_line, on_left
+        self._given = presence
         self.stop = threading.Event()
         self.chunks: Queue[Chunk | File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
         self.results: Queue[Separated | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
         self.error: BaseException | None = None  # of a thread
 
-    def run(self, record: Record) -> None:
+    def run(self, record: Lines) -> None:
         """Does every job; returns when all is written and recorded.
 
         Raises:
             RecordError: the record itself cannot be written.
             OutOfMemory: memory does not suffice for the shortest chunk, so that no input could be separated.
         """
+        self.presence = self._given or Presence(self.out)
+        try:
+            self._run_threads(record)
+        finally:
+            if not self._given:
+                self.presence.leave(record.makers)
+
+    def _run_threads(self, record: Lines) -> None:
         threads = [
-            threading.Thread(target=self._guarded, args=(self._read,), daemon=True),
+            threading.Thread(target=self._guarded, args=(lambda: self._read(record),), daemon=True),
             threading.Thread(target=self._guarded, args=(lambda: self._write(record),), daemon=True),
         ]
         for thread in threads:
@@ -88,14 +116,15 @@ class FolderRun:
                 thread.join()
         if self.error:
             raise self.error
-        sweep(self.out, keep=set())
 
     # Reading ------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self, record: Lines) -> None:
         for job in self.jobs:
             file = File(job)
             try:
+                if not self._begin(job, record):
+                    continue
                 self._read_file(file)
             except _Stopped:
                 raise
@@ -103,6 +132,16 @@ class FolderRun:
                 file.reading.failure = _sentence(job, error)
             self._put(self.chunks, file)
         self._put(self.chunks, None)
+
+    def _begin(self, job: Job, record: Lines) -> bool:
+        """Claims the job; False if another run has, or has done it since this one came."""
+        mine = self.presence.claim(job)
+        if mine and record.done_since(job, self.settings.recorded, self.presence.entered):
+            self.presence.release(job)
+            mine = False
+        if not mine and self.on_left:
+            self.on_left(job)
+        return mine
 
     def _read_file(self, file: File) -> None:
         settings, job, own = self.settings, file.job, file.reading
@@ -116,6 +155,7 @@ class FolderRun:
         own.voices = VoiceFiles(
             job,
             self.out,
+            self.presence.parts(job),
             plan=settings.plan,
             rates=(self.separator.sample_rate, rate),
             format=settings.format,
@@ -189,7 +229,7 @@ class FolderRun:
 
     # Writing ------------------------------------------------------------------------------------
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Lines) -> None:
         while (item := self._get(self.results)) is not None:
             if isinstance(item, File):
                 self._finish(item, record)
@@ -199,7 +239,7 @@ class FolderRun:
                 except Exception as error:
                     item.file.writing.failure = _sentence(item.file.job, error)
 
-    def _finish(self, file: File, record: Record) -> None:
+    def _finish(self, file: File, record: Lines) -> None:
         voices, warnings = file.reading.voices, list[str]()
         if voices and not file.failure:
             try:
@@ -225,6 +265,7 @@ class FolderRun:
         record.append(line)
         if voices:
             voices.discard()
+        self.presence.release(file.job)
         if self.on_line:
             self.on_line(line)
 

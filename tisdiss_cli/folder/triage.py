@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
-from tisdiss_cli.folder.record import Line, Record
+from tisdiss_cli.folder.locks import claimed
+from tisdiss_cli.folder.record import Line, Made, Record
 from tisdiss_cli.folder.settings import Settings
 
 
@@ -51,10 +52,11 @@ def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
 
 def _obstacle(job: Job, out: Path) -> str | None:
     """What keeps an output from being written, whoever may replace files: a folder of its name, a name too long."""
+    longest = _longest(out)
     for name in (*job.outputs, *job.besides):
-        target = out / name
+        target = os.path.join(out, name)
         try:
-            if any(len(os.fsencode(part)) > _longest(out) for part in target.parts):
+            if max(map(len, os.fsencode(name).split(b"/"))) > longest:
                 return f"{job.path} cannot become {target}: the name is too long: shorten the input's"
             if stat.S_ISDIR(os.lstat(target).st_mode):
                 return f"{job.path} cannot become {target}, which is a folder: move it away"
@@ -77,7 +79,7 @@ def _longest(out: Path) -> int:
         return 255
 
 
-def _other_maker(job: Job, source: list[int], record: Record) -> Line | None:
+def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
     """The line of another input whose voices an output of the job holds; None if nothing would be lost."""
     for name in (*job.outputs, *job.besides):
         maker = record.makers.get(name)
@@ -86,7 +88,7 @@ def _other_maker(job: Job, source: list[int], record: Record) -> Line | None:
     return None
 
 
-def _same_input(line: Line, job: Job, source: list[int]) -> bool:
+def _same_input(line: Made, job: Job, source: list[int]) -> bool:
     """Whether a line is of the job's input: by its place, or, where that has moved, by size, time and content."""
     if not line.path:
         return line.input == job.input
@@ -108,13 +110,7 @@ def _alike(one: Path, other: Path) -> bool:
 
 def _stranger(job: Job, record: Record) -> str | None:
     """An output of the job that is there and that no run of this folder made."""
-    if job.parts(record.out).exists():  # an interrupted run has just named them
-        return None
-    return next(
-        (
-            name
-            for name in (*job.outputs, *job.besides)
-            if name not in record.makers and os.path.lexists(record.out / name)
-        ),
-        None,
-    )
+    for name in (*job.outputs, *job.besides):
+        if name not in record.makers and os.path.lexists(os.path.join(record.out, name)):
+            return None if claimed(record.out, job) else name  # an interrupted run may just have named them
+    return None

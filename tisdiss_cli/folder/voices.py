@@ -24,6 +24,7 @@ class VoiceFiles:
     Args:
         job: the input and its outputs.
         out: the folder OUT.
+        folder: for what is unfinished, the run's own.
         plan: how the input is cut.
         rates: (the network's, the outputs'), Hz.
         format: one of `audio.write.FORMATS`.
@@ -39,6 +40,7 @@ class VoiceFiles:
         self,
         job: Job,
         out: Path,
+        folder: Path,
         *,
         plan: ChunkPlan,
         rates: tuple[int, int],
@@ -55,8 +57,8 @@ class VoiceFiles:
         self.job, self.out, self.rates, self.format = job, out, rates, format
         self.subtype, self.least = subtype, least_subtype(source_subtype)
         self.stitcher = plan.stitcher()
-        self.folder = job.parts(out)
-        shutil.rmtree(self.folder, ignore_errors=True)  # an interrupted run's
+        self.folder = folder
+        shutil.rmtree(self.folder, ignore_errors=True)  # of an attempt before
         self.folder.mkdir(parents=True)
         self.writers: list[Writer] = []
         self.resamplers = [Resampler(*rates) for _ in job.outputs]
@@ -91,8 +93,8 @@ class VoiceFiles:
                 writer.convert(path, self.format, subtype)
             except AudioError as error:
                 raise AudioError(f"{self.job.path}: {error}") from None
-        # Not `files.replacing`: the parts grow for as long as the input lasts, in a folder whose being there marks the
-        # outputs as ours, and none may get its name before all are whole.
+        # Not `files.replacing`: the parts grow for as long as the input lasts, and none may get its name before all are
+        # whole.
         for part, output in zip(whole, self.job.outputs, strict=True):
             target = self.out / output
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ class VoiceFiles:
         return {"segments": self.job.besides, **self.hearing.facts()}
 
     def discard(self) -> None:
-        """Removes what is unfinished, and with it the mark that the outputs are ours."""
+        """Removes what is unfinished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, parts: list[Tensor]) -> None:

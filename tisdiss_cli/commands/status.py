@@ -1,0 +1,73 @@
+"""`tisdiss status OUT`: how far a folder is."""
+
+import json as json_format
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tisdiss_cli.commands import app
+from tisdiss_cli.commands.console import log, plain_console
+from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from tisdiss_cli.folder.status import Status
+
+
+@app.command()
+def status(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that separate writes, or has written, to.")],
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="IN", help="Where the recordings are. [default: as the record says]")
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option(metavar="N", help="How many there are. [default: as the record's files say]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Print how far OUT is: inputs done, failed and missing, hours of audio, speed, and which shards lack something.
+
+    The shards are written as sbatch --array takes them.
+    """
+    if shards is not None and not 1 <= shards <= 1_000_000:
+        raise UserError(f"--shards {shards}: it must be at least 1")
+    from tisdiss_cli.folder.status import read_status
+
+    out = Path(os.path.expanduser(out))
+    found = read_status(out, Path(os.path.expanduser(inputs)) if inputs else None, shards)
+    for place in found.unseen:
+        log.warning(f"warning: {place} is not here, so what is missing of it is not known: pass --inputs IN")
+    if json:
+        print(json_format.dumps(_as_dict(found), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(found)
+
+
+def _as_dict(found: "Status") -> dict[str, Any]:
+    shards = [{"shard": index, **vars(counts)} for index, counts in found.shards.items()]
+    return {
+        **vars(found.total),
+        "hours": found.seconds / 3600,
+        "rtf": found.rtf,
+        "shards": {"count": len(shards), "lacking": found.array, "each": shards} if shards else None,
+        "inputs": found.sources,
+        "unseen": found.unseen,
+        "at_work": [
+            {"host": run.host, "process": run.process, "since": run.start, "shard": run.shard or None}
+            for run in found.at_work
+        ],
+    }
+
+
+def _print(found: "Status") -> None:
+    console, total = plain_console(soft_wrap=True), found.total
+    missing = f"{total.missing} missing" if not found.unseen else "missing unknown"
+    speed = "" if found.rtf is None else f", real-time factor {found.rtf:.3f}"
+    console.print(f"{total.done} done, {total.failed} failed, {missing}; {found.seconds / 3600:.2f} h of audio{speed}")
+    if found.shards:
+        lacking = [index for index, counts in found.shards.items() if counts.lacks]
+        said = f"{len(lacking)} lack something: {found.array}" if lacking else "all have all of theirs"
+        console.print(f"of {len(found.shards)} shards {said}")
+    for run in found.at_work:
+        console.print(f"at work: {run}")
