@@ -111,7 +111,7 @@ def test_folders_of_any_name_hold_voices(tmp_path, mini_weights):
         ("separate", "a.wav", "out", "--format", "{}"),
         ("separate", "a.wav", "out", "--budget", "{}"),
         ("separate", "a.wav", "out", "--{}"),
-        ("separate", "a.wav", "out", "{}"),
+        ("separate", "a.wav", "{}", "out"),
         ("score", "{}"),
         ("{}",),
     ],

@@ -16,8 +16,25 @@ from tisdiss_cli.errors import UserError
 
 @app.command()
 def separate(  # the options make it long
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A sound file, or a folder searched recursively.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the voices; mirrors IN's tree.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IN... OUT",
+            help="Sound files, or folders searched recursively; last the folder for the voices, mirroring their trees.",
+        ),
+    ],
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="A list of inputs (-: standard input): paths, JSON lines with audio_filepath or path, or a wav.scp; "
+            "relative to the list.",
+        ),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(help="Of the outputs, below OUT; also {input} (with its extension), {ext}, {repeats}, {channel}."),
+    ] = "{folder}/{stem}_s{voice}",
     repeats: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +121,10 @@ def separate(  # the options make it long
     """Separate recordings of several talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.
 
     OUT/tisdiss.jsonl records each input; run the same command again to go on where it stopped.
+
+    Names that would meet: inputs that differ only in their extension get it into the stem (call_wav_s1.wav), inputs of
+    several IN get the name of their own IN's folder in front (monday/call_s1.wav), all of them; those that still meet
+    fail. What a LIST names is called as if the list's folder were IN; what lies elsewhere, by its whole path.
     """
     keep_quiet(quiet)
     _check_choice("--format", format, ("wav", "flac", "ogg", "opus", "mp3", "aiff", "w64"))
@@ -121,7 +142,9 @@ def separate(  # the options make it long
     wanted = _parse_repeats(repeats)
     if sum(option is not None for option in (repeats, rtf, budget)) > 1:
         raise UserError("--repeats, --rtf and --budget each choose the repeats: give one of them")
-    source, out = (Path(os.path.expanduser(path)) for path in (source, out))
+    *sources, out = (Path(os.path.expanduser(path)) for path in paths)
+    if not sources and files_from is None:
+        raise UserError(f"OUT is missing: name a folder for the voices of {out} after it")
     if report:
         from tisdiss_cli.commands.pages import check_pictures
 
@@ -135,12 +158,14 @@ def separate(  # the options make it long
         raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
 
     from tisdiss_cli.audio.channels import parse_channels
-    from tisdiss_cli.folder.jobs import check_ends
+    from tisdiss_cli.folder.inputs import common_source, list_inputs
     from tisdiss_cli.folder.locks import check_free
+    from tisdiss_cli.folder.names import parse_name
     from tisdiss_cli.folder.shards import parse_shard
 
     share = parse_shard(shard)
-    check_ends(source, out)
+    inputs = list_inputs(sources, out, files_from)
+    source = common_source(sources, files_from)
     from tisdiss_cli.activity.formats import parse_formats
 
     check_free(out, source, share, join or dry_run)
@@ -150,7 +175,9 @@ def separate(  # the options make it long
 
     limit, wanted_channels = parse_limit(rtf, budget), parse_channels(channels)
     formats = [] if segments is None else parse_formats(segments)
-    run = Run(source, out, share, join, format, wanted_channels == "each", track, formats)
+    each_channel = wanted_channels == "each"
+    template = parse_name(name, format, repeats=_told_repeats(name, wanted, limit, weights), each_channel=each_channel)
+    run = Run(inputs, source, out, share, join, format, template, each_channel, track, formats)
     options = {
         "repeats": wanted,
         "max_repeats": max_repeats,
@@ -191,6 +218,15 @@ def separate(  # the options make it long
         log.error(line.reason)
     if failed:
         raise typer.Exit(1)
+
+
+def _told_repeats(name: str, wanted: int | str | None, limit: object, weights: str | None) -> str | None:
+    """What {repeats} is in `--name`; None if that is not known before the run."""
+    if limit or wanted or "{repeats}" not in name:
+        return None if limit else str(wanted or "")
+    from tisdiss_cli.model.weights import find_weights, read_info
+
+    return str(read_info(find_weights(weights)).default_repeats)
 
 
 def _parse_devices(text: str | None) -> int | None:

@@ -19,8 +19,10 @@ from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
     from tisdiss_cli.folder.fleet import Place
+    from tisdiss_cli.folder.inputs import Input
     from tisdiss_cli.folder.jobs import Job
     from tisdiss_cli.folder.locks import Presence
+    from tisdiss_cli.folder.names import Template
     from tisdiss_cli.folder.pace import Limit
     from tisdiss_cli.folder.record import Line, Record
     from tisdiss_cli.folder.shards import Shard
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 class Run:
     """A run over a folder as it was asked for, and what became of it."""
 
-    source: Path
+    inputs: "list[Input]"
+    source: Path  # where they are from: IN, or the list, or what several IN have in common
     out: Path
     shard: "Shard | None"
     join: bool
     format: str
+    template: "Template"  # of the outputs' names
     every_channel: bool  # a job for each
     track: int | None
     segments: list[str]  # formats of the files of who speaks when
@@ -46,17 +50,20 @@ class Run:
     elapsed: float = 0.0  # seconds
 
     def jobs(self, voices: int) -> "list[Job]":
-        """Of IN, those of the shard."""
-        from tisdiss_cli.audio.find import left_out
+        """Those of the shard."""
         from tisdiss_cli.folder.hearing import name_segments
-        from tisdiss_cli.folder.jobs import each_channel, plan_jobs
+        from tisdiss_cli.folder.jobs import plan_jobs
 
-        jobs = plan_jobs(self.source, self.out, voices=voices, extension=self.format)
-        if self.every_channel:
-            jobs = each_channel(jobs, self.out, track=self.track)
+        jobs = plan_jobs(
+            self.inputs,
+            self.out,
+            voices=voices,
+            extension=self.format,
+            template=self.template,
+            each_channel=self.every_channel,
+            track=self.track,
+        )
         name_segments(jobs, self.segments)
-        if kinds := left_out(self.source) if self.source.is_dir() else None:
-            log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
         return jobs if self.shard is None else [job for job in jobs if self.shard.takes(job.input)]
 
     def begin(self, record: "Record", found: "Triage", presence: "Presence") -> None:

@@ -92,8 +92,8 @@ class Hearing:
 
 
 def stem(job: Job) -> str:
-    """An input's outputs without "_s1" and the extension, relative to OUT."""
-    return job.outputs[0].rpartition("_s1")[0]
+    """What an input's segments are called but for the extension, relative to OUT, however its outputs are."""
+    return job.stem
 
 
 def name_segments(jobs: Sequence[Job], formats: Sequence[str]) -> None:
