@@ -36,7 +36,8 @@ def score(
         Path | None, typer.Option(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a ...); no network runs.")
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="How --estimates are named, as in '{id}_est{n}'. [default: found out]")
+        str | None,
+        typer.Option(help="How --estimates are named, as in '{id}_est{n}', or separate's --name. [default: found out]"),
     ] = None,
     repeats: Annotated[
         str | None, typer.Option(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")

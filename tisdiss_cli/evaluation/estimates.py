@@ -2,12 +2,12 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
 
 from tisdiss_cli.audio.find import EXTENSIONS, find
-from tisdiss_cli.data.datasets import Dataset
+from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.errors import UserError
 
 log = logging.getLogger("tisdiss")
@@ -30,6 +30,9 @@ PATTERNS = (
     "{id}/s{n}_estimate",
     "{id}/{n}",
 )
+
+
+_MOST_REPEATS = 64  # that {repeats} is tried for
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
     Args:
         folder: of the estimates.
         dataset: that they are of.
-        pattern: a path below `folder` with `{id}` and `{n}`; an extension may be left out.
+        pattern: a path below `folder` with `{id}` and `{n}`, or as `separate --name` takes it; an extension may be
+            left out.
 
     Raises:
         UserError: no folder, no pattern, or no file that fits one.
@@ -72,8 +76,7 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
     if not files:
         raise UserError(f"--estimates {folder} has no sound files: pass the folder that the estimates are in")
     wanted = PATTERNS if pattern is None else (pattern,)
-    prefixes = ("", _literal(f"{Path(dataset.mixture).name}/"))
-    tried = [_match(files, dataset, prefix + one) for one in wanted for prefix in prefixes]
+    tried = [match for one in wanted for match in _matches(files, dataset, one)]
     best = max(tried, key=lambda match: match.fit(dataset.speakers))  # the first of equals
     if not any(best.files.values()):
         id = dataset.items[0].id
@@ -90,33 +93,52 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
 def checked(pattern: str) -> str:
     """The pattern without its extension; UserError if it is none."""
     try:
-        fields = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
         path = Path(_name(pattern, "a", 1))
-        usable = {"id", "n"} == set(fields) and len({_name(pattern, id, n) for id in "ab" for n in (1, 2)}) == 4
+        usable = len({_name(pattern, id, n) for id in "ab" for n in (1, 2)}) == 4
     except (ValueError, KeyError, IndexError, AttributeError, TypeError):
         usable = False
     if not usable or path.is_absolute():
         raise UserError(
-            f"--pattern {pattern}: write a path with {{id}} and {{n}}, as in '{{id}}_est{{n}}' or 's{{n}}/{{id}}'"
+            f"--pattern {pattern}: write a path with {{id}} and {{n}}, as in '{{id}}_est{{n}}' or 's{{n}}/{{id}}', or "
+            "the --name of tisdiss separate"
         )
     suffix = Path(pattern).suffix
     return pattern.removesuffix(suffix) if suffix.lower() in EXTENSIONS else pattern
 
 
-def _name(pattern: str, id: str, number: int) -> str:
-    return pattern.format(id=id, n=number)
+def _name(pattern: str, id: str, number: int, extension: str = "wav", repeats: str = "") -> str:
+    """The path of an estimate below its folder, without its extension, by the pattern's fields or those of `--name`."""
+    folder, _, stem = id.rpartition("/")
+    separates = {"folder": folder, "stem": stem, "voice": number, "input": f"{id}.{extension}", "ext": extension}
+    name = pattern.format(id=id, n=number, repeats=repeats, channel=1, **separates)
+    if "{folder}" in pattern:  # it may be none
+        name = "/".join(part for part in name.split("/") if part)
+    return name
 
 
 def _literal(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _match(files: dict[str, Path], dataset: Dataset, pattern: str) -> _Match:
-    first = 0 if any(_name(pattern, item.id, 0) in files for item in dataset.items) else 1
+def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator[_Match]:
+    """With and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
+    folder = f"{Path(dataset.mixture).name}/"
+    for repeats in ("auto", *map(str, range(1, _MOST_REPEATS + 1))) if "{repeats}" in pattern else ("",):
+        yield _match(files, dataset, pattern, repeats=repeats)
+        yield _match(files, dataset, _literal(folder) + pattern, repeats=repeats)
+        if "{folder}" in pattern or "{input}" in pattern:
+            yield _match(files, dataset, pattern, folder, repeats)
+
+
+def _match(files: dict[str, Path], dataset: Dataset, pattern: str, folder: str = "", repeats: str = "") -> _Match:
+    def name(item: Item, number: int) -> str:
+        return _name(pattern, folder + item.id, number, item.mixture.suffix[1:], repeats)
+
+    first = 0 if any(name(item, 0) in files for item in dataset.items) else 1
     found: dict[str, tuple[Path, ...]] = {}
     for item in dataset.items:
         paths: list[Path] = []
-        while path := files.get(_name(pattern, item.id, first + len(paths))):
+        while path := files.get(name(item, first + len(paths))):
             paths.append(path)
         found[item.id] = tuple(paths)
     return _Match(pattern, first, found)

@@ -66,6 +66,7 @@ class Hearing:
     def write(self, out: Path, job: Job) -> None:
         """The segments, under the names that `name_segments` gave them; OSError where the disk does not take them."""
         if self.speech and job.besides:
+            (out / stem(job)).parent.mkdir(parents=True, exist_ok=True)  # the outputs may lie elsewhere
             write_segments(out / stem(job), self.wanted.segments, self.speech.segments, self.speech.seconds)
 
     def facts(self) -> dict[str, Any]:
