@@ -1,6 +1,7 @@
 """`tisdiss separate IN OUT`: each voice of every recording in its own file."""
 
 import os
+import time
 from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ import typer
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import keep_quiet, log
 from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, check_repeats
+from tisdiss_cli.commands.separate_json import print_summary
 from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
 
@@ -116,6 +118,10 @@ def separate(  # the options make it long
         bool, typer.Option("--report", help="At the end, a page to look at and listen to: OUT/report/index.html.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Instead of the table one JSON document of what was done; with --dry-run, lines."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table; errors only.")] = False,
 ) -> None:
     """Separate recordings of several talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.
@@ -196,18 +202,26 @@ def separate(  # the options make it long
         "gate": gate,
         "min_quality": min_quality,
     }
-    if several and not dry_run:
-        run_on_devices(
-            run, number, cluster, options, weights=weights, device=device, precision=precision, compile=compile
-        )
-    else:
-        separator = Separator.load(weights, device, precision)
-        if compile:
-            separator.compile()
-        run_here(run, separator, options, limit=limit, max_repeats=max_repeats, dry_run=dry_run)
+    began = time.perf_counter()
+    try:
+        if several and not dry_run:
+            run_on_devices(
+                run, number, cluster, options, weights=weights, device=device, precision=precision, compile=compile
+            )
+        else:
+            separator = Separator.load(weights, device, precision)
+            if compile:
+                separator.compile()
+            run_here(run, separator, options, limit=limit, max_repeats=max_repeats, dry_run=dry_run, as_json=json)
+    except typer.Exit:  # what is done is told all the same
+        if json:
+            print_summary(run, time.perf_counter() - began, stopped=True)
+        raise
     if dry_run:
         return
-    if not quiet:
+    if json:
+        print_summary(run, run.elapsed, stopped=False)
+    elif not quiet:
         print_report(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed)
     if report:
         from tisdiss_cli.commands.pages import run_page

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tisdiss_cli.commands.console import advance, audio_bar, log, shown, warn_if_untrained
+from tisdiss_cli.commands.separate_json import print_plan_lines
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run_here(
     limit: "Limit | None",
     max_repeats: int | None,
     dry_run: bool,
+    as_json: bool = False,
 ) -> None:
     """Does what is to do on one device, under a bar of the seconds of audio.
 
@@ -98,6 +100,7 @@ def run_here(
         limit: of time.
         max_repeats: the most that the limit may choose.
         dry_run: whether only to say what would be done.
+        as_json: whether to say it in JSON.
     """
     from tisdiss_cli.folder.locks import enter
     from tisdiss_cli.folder.record import Record
@@ -111,7 +114,10 @@ def run_here(
     found = triage(jobs, record, settings)
     run.done = found.done
     if dry_run:
-        _print_plan(found)
+        if as_json:
+            print_plan_lines(found, settings)
+        else:
+            _print_plan(found)
         return
     _make_folder(run.out)
     warn_if_untrained(separator.weights)
