@@ -112,6 +112,7 @@ def prepared(tmp_path_factory, mini_weights) -> Path:
     (root / "recordings" / "sub").mkdir(parents=True)
     for seed, name in enumerate(("call.wav", "sub/call.wav")):
         soundfile.write(root / "recordings" / name, speech_like(0.6, seed), RATE)
+    (root / "list.txt").write_text("recordings/call.wav\nrecordings/sub/call.wav\n")
     shutil.copytree(root / "set", root / "wsj0-2mix" / "wav8k" / "min" / "tt")
     (root / "voices").mkdir()
     for source in (1, 2):

@@ -215,12 +215,12 @@ def separate(  # the options make it long
             run_here(run, separator, options, limit=limit, max_repeats=max_repeats, dry_run=dry_run, as_json=json)
     except typer.Exit:  # what is done is told all the same
         if json:
-            print_summary(run, time.perf_counter() - began, stopped=True)
+            print_summary(run.lines, skipped=run.done, left=run.left, elapsed=time.perf_counter() - began, stopped=True)
         raise
     if dry_run:
         return
     if json:
-        print_summary(run, run.elapsed, stopped=False)
+        print_summary(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed, stopped=False)
     elif not quiet:
         print_report(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed)
     if report:

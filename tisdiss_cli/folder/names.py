@@ -62,7 +62,8 @@ class Template:
             for output in outputs:
                 other = makers.setdefault(output, (input, channel))
                 if other[0] != input:
-                    lacking = [f"{{{field}}}" for field in ("folder", "ext") if field not in self.fields]
+                    of_use = ("folder", "ext") if Path(other[0]).suffix != Path(input).suffix else ("folder",)
+                    lacking = [f"{{{field}}}" for field in of_use if field not in self.fields]
                     hint = f"put {' or '.join(lacking)} in" if lacking else "put {input} in"
                     raise UserError(f"--name {self.text}: {other[0]} and {input} would both become {output}: {hint}")
 
