@@ -67,9 +67,12 @@ def test_refine_yields_every_repeat(mini_weights):
             torch.testing.assert_close(estimate, separator.separate(mixture, repeats=repeats), rtol=0, atol=1e-6)
 
 
-def test_compiled_for_every_length_at_once(mini_weights):
-    """Tracing alone, which a later backend cannot change: nothing is compiled again for another length."""
-    separator, compiled = (Separator.load(mini_weights, "cpu", "fp32") for _ in range(2))
+def test_compiled_for_every_length_at_once():
+    """Tracing alone, which a later backend cannot change: nothing is compiled again for another length.
+
+    With the bundled weights: a network of few channels makes much of float32's rounding, which the compiled turn changes.
+    """
+    separator, compiled = (Separator.load(None, "cpu", "fp32") for _ in range(2))
     graphs = []
     compiled.compile(lambda graph, inputs: graphs.append(graph) or graph.forward)
     counts = []
