@@ -70,7 +70,7 @@ def test_refine_yields_every_repeat(mini_weights):
 def test_compiled_for_every_length_at_once():
     """Tracing alone, which a later backend cannot change: nothing is compiled again for another length.
 
-    With the bundled weights: a network of few channels makes much of float32's rounding, which the compiled turn changes.
+    With the bundled weights: a network of few channels makes much of float32's rounding, which the real turn changes.
     """
     separator, compiled = (Separator.load(None, "cpu", "fp32") for _ in range(2))
     graphs = []
