@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -525,3 +526,15 @@ def test_the_kubernetes_job_does_its_indexs_share(many, tmp_path, mini_weights):
 
 def _names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*.wav")]
+
+
+def test_a_run_killed_before_it_said_who_it_is_leaves_nothing(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    facts = replace(facts_of_this(), process=child.pid)
+    (tmp_path / PARTS / facts.name).mkdir(parents=True)
+    (tmp_path / PARTS / f"{facts.name}.lock").touch()
+    mine = facts_of_this()
+    (tmp_path / PARTS / mine.name).mkdir()  # of one that is about to say so
+    sweep(tmp_path, ())
+    assert [path.name for path in (tmp_path / PARTS).iterdir()] == [mine.name]

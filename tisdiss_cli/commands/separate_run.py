@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -236,7 +237,8 @@ def one_last_sentence() -> Iterator[None]:
     from tisdiss_cli.folder.fleet import NoDevice
     from tisdiss_cli.folder.record import RecordError
 
-    before = signal.signal(signal.SIGTERM, _terminate)
+    ours = threading.current_thread() is threading.main_thread()  # no other thread may say what a signal does
+    before = signal.signal(signal.SIGTERM, _terminate) if ours else None
     try:
         yield
     except (RecordError, NoDevice) as error:
@@ -249,7 +251,8 @@ def one_last_sentence() -> Iterator[None]:
         log.error("stopped; the same command goes on where this one ended")
         raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if ours:
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -189,9 +189,12 @@ def at_work(out: Path) -> list[Facts]:
 def gone(out: Path, name: str) -> bool:
     """Whether a run is known to be gone: on this machine by its lock, elsewhere by its silence for ten minutes."""
     facts = read_facts(out, name)
-    if facts is None:  # swept, or not yet written
-        return _age(out / PARTS / name) > _TOUCHED
     this = facts_of_this()
+    if facts is None:  # swept, not yet written, or its run was killed before they were
+        host, *rest = name.rsplit("-", 2)
+        if host == _plain(this.host) and rest and rest[0].isdecimal() and not _process_lives(int(rest[0])):
+            return True
+        return _age(out / PARTS / name) > _TOUCHED
     here = facts.host == this.host or (bool(facts.boot) and facts.boot == this.boot)
     lock = _lock_file(out, name)
     free = _try(lock) if _lock_path(out, name).exists() else None
