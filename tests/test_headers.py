@@ -331,3 +331,16 @@ def test_separate_says_what_it_did_not_believe_and_takes_parts_when_told(tmp_pat
     assert "1 separated, 0 failed, 1 done before" in again.stdout
     assert "truncated" in records(out)["cut.wav"]["warnings"][0]
     assert soundfile.info(out / "cut_s1.wav").frames == (BYTES // 2 - 44) // 2
+
+
+def test_a_length_is_told_without_reading_the_whole_file(tmp_path, monkeypatch):
+    from tisdiss_cli.audio import parts
+
+    one = written(tmp_path / "one.flac", "FLAC")
+    (tmp_path / "two.flac").write_bytes(one + one)
+    (tmp_path / "two.ogg").write_bytes(2 * written(tmp_path / "one.ogg", "OGG", np.tile(SAMPLES, 10)))
+    for name in ("two.flac", "two.ogg"):
+        whole = Source(tmp_path / name, RATE).seconds
+        with monkeypatch.context() as patch:
+            patch.setattr(parts, "_find", lambda *_: pytest.fail("all of the file was searched"))
+            assert 0 < announced_seconds(tmp_path / name) <= whole

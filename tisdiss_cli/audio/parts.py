@@ -12,6 +12,7 @@ first, box by box, never by decoding:
 import mmap
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tisdiss_cli.audio.part import NotHere, Part, count_bytes
@@ -20,19 +21,23 @@ from tisdiss_cli.audio.wave import aiff, au, wav
 _SEARCHED = 1 << 24  # bytes at a time
 
 
-def find_parts(path: Path) -> list[Part]:
-    """The recordings in a file that is not empty, in order, almost always one; OSError where it cannot be read."""
+def find_parts(path: Path, search: bool = True) -> list[Part]:
+    """The recordings in a file that is not empty, in order, almost always one; OSError where it cannot be read.
+
+    Where no header says how long a recording is in bytes (flac, ogg, amr), the next is searched for in all of the file;
+    without `search` those count as one.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        parts = [_part(data, 0)]
+        parts = [_part(data, 0, search)]
         while parts[-1].end < len(data):
-            part = _part(data, parts[-1].end)
+            part = _part(data, parts[-1].end, search)
             if part.kind != parts[-1].kind or not part.kind:
                 break  # what follows is no recording
             parts.append(part)
         return parts
 
 
-def _part(data: mmap.mmap, start: int) -> Part:
+def _part(data: mmap.mmap, start: int, search: bool) -> Part:
     start = _after_id3(data, start)
     head = data[start : start + 16]
     walkers: list[tuple[bytes, Callable[[mmap.mmap, int], Part]]] = [
@@ -43,13 +48,13 @@ def _part(data: mmap.mmap, start: int) -> Part:
         (rb"NIST_1A\n", _nist),
         (rb"Creative Voice F", _voc),
         (rb"RIFF....AVI ", _avi),
-        (rb"fLaC", _flac),
-        (rb"OggS\0", _ogg),
+        (rb"fLaC", partial(_flac, search=search)),
+        (rb"OggS\0", partial(_ogg, search=search)),
         (rb"....(ftyp|moov|mdat|free|skip|wide|pnot)", _mp4),
         (rb"\x1a\x45\xdf\xa3", _matroska),
         (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf),
         (rb"caff", _caf),
-        (rb"#!AMR", _amr),
+        (rb"#!AMR", partial(_amr, search=search)),
         (rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]", _mp3),
     ]
     for magic, walk in walkers:
@@ -144,19 +149,21 @@ def _voc(data: mmap.mmap, start: int) -> Part:
     return _until(data, "voc", start, at)
 
 
-def _flac(data: mmap.mmap, start: int) -> Part:
+def _flac(data: mmap.mmap, start: int, search: bool) -> Part:
     # "fLaC" and a STREAMINFO of 34 bytes, last of its headers or not.
-    end = _find(data, [b"fLaC" + last + b"\0\0\x22" for last in (b"\0", b"\x80")], start + 4)
+    heads = [b"fLaC" + last + b"\0\0\x22" for last in (b"\0", b"\x80")]
+    end = _find(data, heads, start + 4) if search else len(data)
     length = _big(data, start + 21, 5) & (1 << 36) - 1
     return Part("flac", start, end, note="" if length else "its header has no length")
 
 
-def _ogg(data: mmap.mmap, start: int) -> Part:
+def _ogg(data: mmap.mmap, start: int, search: bool) -> Part:
     """A chain's link: pages that begin streams, then others, up to where streams begin again."""
     size, at = len(data), start
     while data[at : at + 5] == b"OggS\0" and data[at + 5] & 2 and (after := _after_page(data, at)) <= size:
         at = after
-    end = _find(data, [b"OggS\0" + bytes([flags]) for flags in (2, 6)], max(at, start + 1))
+    heads = [b"OggS\0" + bytes([flags]) for flags in (2, 6)]
+    end = _find(data, heads, max(at, start + 1)) if search else size
     last = data.rfind(b"OggS\0", start, end)
     part = Part("ogg", start, end)
     if (after := _after_page(data, last)) > end:
@@ -245,9 +252,9 @@ def _caf(data: mmap.mmap, start: int) -> Part:
     return _until(data, "caf", start, at)
 
 
-def _amr(data: mmap.mmap, start: int) -> Part:
+def _amr(data: mmap.mmap, start: int, search: bool) -> Part:
     magic = data[start : data.find(b"\n", start) + 1]
-    return Part("amr", start, _find(data, [magic], start + 6))
+    return Part("amr", start, _find(data, [magic], start + 6) if search else len(data))
 
 
 def _mp3(data: mmap.mmap, start: int) -> Part:

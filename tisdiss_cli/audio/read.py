@@ -57,6 +57,7 @@ class Source:
         track: which audio track of a container, from 1 on; None: the first.
         partial: take what there is of a truncated or damaged file, with a warning.
         wanted: the channels that are averaged, from 1 on; () for all.
+        joined: look for recordings joined end to end; without it, only what the header says is told cheaply.
 
     Raises:
         AudioError: here or while streaming, when the file is missing, empty, no regular file, no sound file, damaged,
@@ -72,9 +73,10 @@ class Source:
         track: int | None = None,
         partial: bool = False,
         wanted: tuple[int, ...] = (),
+        joined: bool = True,
     ) -> None:
         self.path, self.sample_rate, self.frames = path, sample_rate, 0
-        self.track, self.partial, self.wanted = track, partial, wanted
+        self.track, self.partial, self.wanted, self.joined = track, partial, wanted, joined
         self.warnings: list[str] = []
         self.mix: Mix | None = None
         self.parts = self._find_parts()
@@ -134,7 +136,7 @@ class Source:
                 raise AudioError(f"{path} is no regular file: record it to one first")
             if status.st_size == 0:
                 raise AudioError(f"{path} is empty (0 bytes)")
-            return find_parts(path)
+            return find_parts(path, search=self.joined)
         except AudioError:
             raise
         except (OSError, ValueError) as error:  # ValueError: of a file that has just become empty
@@ -251,9 +253,12 @@ class Source:
 
 
 def announced_seconds(path: Path, track: int | None = None) -> float:
-    """A file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason."""
+    """A file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason.
+
+    Of flac, ogg and amr joined end to end the first alone: to find the others, all of the file would have to be read.
+    """
     try:
-        source = Source(path, RATES[0], track=track, partial=True)
+        source = Source(path, RATES[0], track=track, partial=True, joined=False)
     except AudioError:
         return 0.0
     source.close()
@@ -262,14 +267,14 @@ def announced_seconds(path: Path, track: int | None = None) -> float:
 
 def channel_count(path: Path, track: int | None = None) -> int:
     """How many channels a file has at its begin; AudioError as `Source`."""
-    source = Source(path, RATES[0], track=track, partial=True)
+    source = Source(path, RATES[0], track=track, partial=True, joined=False)
     source.close()
     return source.channels
 
 
 def input_rate(path: Path) -> int:
     """A file's own rate, Hz; AudioError as `Source`."""
-    source = Source(path, RATES[0])
+    source = Source(path, RATES[0], joined=False)
     source.close()
     return source.input_rate
 
