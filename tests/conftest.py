@@ -93,6 +93,15 @@ def speech(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def corpus(speech):
+    """That speech, as it is trained on."""
+    from tests.synthetic import RATE
+    from tisdiss_cli.data.corpus import load_corpus
+
+    return load_corpus(speech, RATE, [1.0])
+
+
+@pytest.fixture(scope="module")
 def valid(tmp_path_factory):
     """Mixtures of it to validate on."""
     from tests.synthetic import write_mixtures

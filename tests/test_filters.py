@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.synthetic import RATE, write_recipe
-from tisdiss_cli.data.corpus import load_corpus
 from tisdiss_cli.data.dynamic_mixing import (
     DynamicMixing,
     active_level,
@@ -25,11 +24,6 @@ from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from tisdiss_cli.training.loop import Training
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def corpus(speech):
-    return load_corpus(speech, RATE, [1.0])
 
 
 def biquad(kind: int, gain_db: float, corner: float, rate: int) -> tuple[list[float], list[float]]:

@@ -31,11 +31,6 @@ def speech(tmp_path_factory):
     return write_speech(tmp_path_factory.mktemp("speech"), speakers=4)
 
 
-@pytest.fixture(scope="module")
-def corpus(speech):
-    return load_corpus(speech, RATE, [1.0])
-
-
 def band(x: torch.Tensor) -> torch.Tensor:
     """Which of four equal bands has the most energy: (..., L) -> (...)."""
     spectrum = torch.fft.rfft(x).abs().square()[..., : x.shape[-1] // 2 // 4 * 4]

@@ -15,6 +15,7 @@ from tisdiss_cli.commands.options import (
     PrecisionOption,
     WeightsOption,
     check_output,
+    parse_names,
     parse_repeats,
     versions,
     write_json,
@@ -66,7 +67,7 @@ def bench(
     wanted = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
     batches = _numbers("--batch-size", batch_size, int, 1, 65536)
-    precisions = [name.strip() for name in compare.split(",")] if compare else [precision]
+    precisions = parse_names(compare) or [precision]
     if compare and precision != "auto":
         raise UserError("--compare and --precision exclude each other: leave one of them out")
     if plot is not None and data is None:
@@ -83,8 +84,7 @@ def bench(
     from tisdiss_cli.benchmark.measure import describe_machine
     from tisdiss_cli.data.datasets import find_dataset
 
-    names = [name.strip() for name in references.split(",")] if references else None
-    dataset = find_dataset(data, mixture, names) if data else None
+    dataset = find_dataset(data, mixture, parse_names(references)) if data else None
     separators = _load(weights, device, precisions, compile)
     first = separators[0]
     machine = describe_machine(first.device)
@@ -122,8 +122,7 @@ def bench(
     if html:
         _write_page(html, found, lines, outcomes, curves, machine, first.weights.name)
     if plot and curves and dataset:
-        where = machine.get("gpu", machine["cpu"])
-        _draw(curves, plot, f"{first.weights.name} on {where}, {len(dataset.items)} mixtures")
+        _draw(curves, plot, f"{first.weights.name} on {_place(machine)}, {len(dataset.items)} mixtures")
 
 
 def _load(weights: str | None, device: str, precisions: list[str], compile: bool) -> "list[Separator]":
@@ -181,6 +180,10 @@ def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) ->
     if not outcome.results:
         raise UserError(f"--data {dataset.root}: no file could be scored")
     return outcome
+
+
+def _place(machine: dict[str, Any]) -> str:
+    return str(machine.get("gpu", machine["cpu"]))
 
 
 def _draw(curves: "list[Curve]", plot: Path, title: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from tisdiss_cli.commands.score_shards import merge as merge_shards
 from tisdiss_cli.commands.score_shards import share_of
 from tisdiss_cli.commands.score_tables import results_table
 from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from tisdiss_cli.evaluation.evaluate import Evaluation
 
 _LISTED = 20  # sentences of a kind
 _MOST_WORKERS = 1024
@@ -112,12 +115,26 @@ def score(
         with bar(unit="file", leave=False) as shown:
             progress = Progress(start=shown.reset, advance=shown.update)
             outcome = evaluate(
-                dataset, separator, wanted, estimates, separator_repeats, stoi, pesq, sheet, workers, progress, pattern
+                dataset,
+                separator,
+                wanted,
+                estimates=estimates,
+                separator_repeats=separator_repeats,
+                stoi=stoi,
+                pesq=pesq,
+                sheet=sheet,
+                workers=workers,
+                progress=progress,
+                pattern=pattern,
             )
     except KeyboardInterrupt:
         log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))
         raise typer.Exit(130) from None
+    _tell(outcome, csv=csv, json=json, html=html)
 
+
+def _tell(outcome: "Evaluation", *, csv: Path | None, json: Path | None, html: Path | None) -> None:
+    """What was scored and what was not; exit status 1 if anything was not."""
     _list(logging.ERROR, "not scored", outcome.failed)
     _list(logging.ERROR, "incomplete in the set, left out", outcome.missing)
     _list(logging.WARNING, "scored with a remark", outcome.warnings)

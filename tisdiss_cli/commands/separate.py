@@ -4,7 +4,7 @@ import os
 import time
 from math import inf, isfinite
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsO
 from tisdiss_cli.commands.separate_json import print_summary
 from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from tisdiss_cli.commands.separate_run import Run
 
 
 @app.command()
@@ -158,11 +161,10 @@ def separate(  # the options make it long
 
     several = devices is not None or cluster is not None
     number = _parse_devices(devices)
-    if several and device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device} is one device: write auto, cpu or cuda with --devices and --cluster")
-    if several and (rtf or budget):
-        raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
+    if several:
+        _check_several(device, rtf, budget)
 
+    from tisdiss_cli.activity.formats import parse_formats
     from tisdiss_cli.audio.channels import parse_channels
     from tisdiss_cli.folder.inputs import common_source, list_inputs
     from tisdiss_cli.folder.locks import check_free
@@ -172,8 +174,6 @@ def separate(  # the options make it long
     share = parse_shard(shard)
     inputs = list_inputs(sources, out, files_from)
     source = common_source(sources, files_from)
-    from tisdiss_cli.activity.formats import parse_formats
-
     check_free(out, source, share, join or dry_run)
     from tisdiss_cli.commands.separate_run import Run, run_here, run_on_devices
     from tisdiss_cli.folder.pace import parse_limit
@@ -217,8 +217,12 @@ def separate(  # the options make it long
         if json:
             print_summary(run.lines, skipped=run.done, left=run.left, elapsed=time.perf_counter() - began, stopped=True)
         raise
-    if dry_run:
-        return
+    if not dry_run:
+        _tell(run, report=report, json=json, quiet=quiet)
+
+
+def _tell(run: "Run", *, report: bool, json: bool, quiet: bool) -> None:
+    """What became of the inputs; exit status 1 if one has failed."""
     if json:
         print_summary(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed, stopped=False)
     elif not quiet:
@@ -226,7 +230,7 @@ def separate(  # the options make it long
     if report:
         from tisdiss_cli.commands.pages import run_page
 
-        log.info(f"wrote {run_page(out)}")
+        log.info(f"wrote {run_page(run.out)}")
     failed = [line for line in run.lines if line.status == "failed"]
     for line in failed if quiet else ():
         log.error(line.reason)
@@ -250,6 +254,13 @@ def _parse_devices(text: str | None) -> int | None:
     if not text.isdecimal() or not 1 <= int(text[:9]) <= 100_000:
         raise UserError(f"--devices {text}: write how many, or all")
     return int(text)
+
+
+def _check_several(device: str, rtf: float | None, budget: str | None) -> None:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is one device: write auto, cpu or cuda with --devices and --cluster")
+    if rtf or budget:
+        raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

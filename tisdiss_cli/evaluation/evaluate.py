@@ -55,6 +55,7 @@ def evaluate(
     dataset: Dataset,
     separator: Separator | None = None,
     repeats: Sequence[int] | None = None,
+    *,
     estimates: Path | None = None,
     separator_repeats: int | None = None,
     stoi: bool = False,

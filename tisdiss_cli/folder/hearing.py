@@ -66,8 +66,8 @@ class Hearing:
     def write(self, out: Path, job: Job) -> None:
         """The segments, under the names that `name_segments` gave them; OSError where the disk does not take them."""
         if self.speech and job.besides:
-            (out / stem(job)).parent.mkdir(parents=True, exist_ok=True)  # the outputs may lie elsewhere
-            write_segments(out / stem(job), self.wanted.segments, self.speech.segments, self.speech.seconds)
+            (out / job.stem).parent.mkdir(parents=True, exist_ok=True)  # the outputs may lie elsewhere
+            write_segments(out / job.stem, self.wanted.segments, self.speech.segments, self.speech.seconds)
 
     def facts(self) -> dict[str, Any]:
         """What goes into the input's line."""
@@ -92,12 +92,7 @@ class Hearing:
         return found
 
 
-def stem(job: Job) -> str:
-    """What an input's segments are called but for the extension, relative to OUT, however its outputs are."""
-    return job.stem
-
-
 def name_segments(jobs: Sequence[Job], formats: Sequence[str]) -> None:
-    """Gives each job the files of its segments: `call.rttm` beside `call_s1.wav`."""
+    """Gives each job the files of its segments, `call.rttm` beside `call_s1.wav`, whatever its outputs are called."""
     for job in jobs:
-        job.besides = [stem(job) + FORMATS[name][0] for name in formats]
+        job.besides = [job.stem + FORMATS[name][0] for name in formats]
