@@ -114,6 +114,8 @@ def test_the_released_network_on_a_card(tmp_path, precision, tolerance):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_it_computes_the_same_at_any_length(tmp_path, device, precision):
+    if (device, precision) == ("cpu", "bf16"):
+        pytest.skip("what is compiled for bf16 on a CPU is test_locoformer's")
     network = drawn_network(Config(**TINY), "compiled")
     save_weights(tmp_path / "w.safetensors", network.config, network.state_dict())
     separator = Separator.load(tmp_path / "w.safetensors", device, precision)

@@ -13,7 +13,7 @@ from tisdiss_cli.separation.separator import Separator
 from tisdiss_cli.training.data import Example
 from tisdiss_cli.training.validation import validate
 
-HOPS = 12  # of a mixture, and what a residue adds
+HOPS = 6  # of a mixture, and what a residue adds
 
 
 @pytest.fixture(scope="module", params=[64, 128])

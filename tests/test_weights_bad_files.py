@@ -11,6 +11,7 @@ from tests.cli import tisdiss
 from tests.reference_cases import reference_network
 from tests.synthetic import write_recipe, write_speech
 from tests.test_weights import write_published
+from tisdiss_cli.model.published import import_checkpoint, read_config
 from tisdiss_cli.model.weights import load_weights, read_info
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9000\n"
@@ -76,9 +77,9 @@ def test_old_pickles_are_read_and_cut_ones_told(tmp_path):
     state, _ = write_published(tmp_path)
     pth, out = tmp_path / "model.pth", tmp_path / "out.safetensors"
     torch.save(state, pth, _use_new_zipfile_serialization=False)
-    tisdiss("weights", "import", pth, out)
+    read = import_checkpoint(pth, read_config(tmp_path / "config.yaml"))
     expected = reference_network("small_re2x2").state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in load_weights(out).state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in read.items())
     for share in (0.01, 0.5, 0.99):
         whole = pth.read_bytes()
         (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
@@ -136,20 +137,24 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_what_training_scripts_wrap_around_is_undone_and_said(tmp_path, kind):
+def test_what_training_scripts_wrap_around_is_undone_and_said(tmp_path, kind, said):
     change, words = WRAPPED[kind]
     state, _ = write_published(tmp_path)
     torch.save(change(state), tmp_path / "model.pth")
-    run = tisdiss("weights", "import", tmp_path / "model.pth", tmp_path / "out.safetensors")
-    assert all(word in run.stderr for word in words)
+    found = import_checkpoint(tmp_path / "model.pth", read_config(tmp_path / "config.yaml"))
+    assert all(word in " ".join(said) for word in words)
     expected = reference_network("small_re2x2").state_dict()
-    found = load_weights(tmp_path / "out.safetensors").state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_a_plain_checkpoint_needs_no_words(tmp_path):
-    write_published(tmp_path)
-    assert tisdiss("weights", "import", tmp_path / "model.pth", tmp_path / "out.safetensors").stderr == ""
+def test_the_command_says_what_it_undid_and_of_a_plain_checkpoint_nothing(tmp_path):
+    state, _ = write_published(tmp_path)
+    pth, out = tmp_path / "model.pth", tmp_path / "out.safetensors"
+    assert tisdiss("weights", "import", pth, out).stderr == ""
+    torch.save(wrap("module.")(state), pth)
+    assert "'module.'" in sentence(tisdiss("weights", "import", pth, tmp_path / "again.safetensors"))
+    plain, unwrapped = (load_weights(path).state_dict() for path in (out, tmp_path / "again.safetensors"))
+    assert all(torch.equal(unwrapped[name], value) for name, value in plain.items())
 
 
 @pytest.mark.parametrize(
