@@ -36,9 +36,8 @@ def mini_weights(tmp_path_factory) -> Path:
     from tisdiss_cli.model.network import TISDiSS
     from tisdiss_cli.model.weights import save_weights
 
-    config = Config(
-        channels=8, ffn_hidden=8, attention_channels=8, heads=1, n_fft=256, hop_length=128, reconstructor_repeats=2
-    )
+    widths = {"channels": 8, "ffn_hidden": 8, "attention_channels": 8, "heads": 1, "encoder_stride": (1, 3)}
+    config = Config(**widths, n_fft=256, hop_length=128, reconstructor_repeats=2)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "mini.safetensors"
     save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
@@ -166,7 +165,8 @@ def weights(tmp_path_factory):
     from tisdiss_cli.model.network import TISDiSS
     from tisdiss_cli.model.weights import save_weights
 
-    config = Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2, reconstructor_repeats=3)
+    widths = {"channels": 8, "ffn_hidden": 8, "attention_channels": 8, "heads": 2, "encoder_stride": (1, 3)}
+    config = Config(**widths, norm_groups=2, reconstructor_repeats=3)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})

@@ -115,7 +115,7 @@ def test_outputs_at_the_inputs_rate(tmp_path, mini_weights, rate):
 
 
 def test_loud_voices_are_float_in_wav_and_refused_in_flac(tmp_path, mini_weights):
-    soundfile.write(tmp_path / "in.wav", 30 * speech_like(1, 0), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "in.wav", 1000 * speech_like(1, 0), RATE, subtype="FLOAT")
     lines = separate(tmp_path / "in.wav", tmp_path / "wav", mini_weights)
     assert {soundfile.info(tmp_path / "wav" / output).subtype for output in lines["in.wav"]["outputs"]} == {"FLOAT"}
     lines = separate(tmp_path / "in.wav", tmp_path / "flac", mini_weights, format="flac")
