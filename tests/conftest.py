@@ -10,8 +10,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process has its share of t
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite runs in a process for each of up to four cores, files that are named in this one."""
-    return min(4, _CORES) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+    """The whole suite runs in up to four processes, one more than cores as some tests wait; named files in this one."""
+    return min(4, _CORES + 1) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.fixture(autouse=True)
