@@ -40,7 +40,7 @@ def mini_weights(tmp_path_factory) -> Path:
     config = Config(**widths, n_fft=256, hop_length=128, reconstructor_repeats=2)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "mini.safetensors"
-    save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
+    save_weights(path, config, TISDiSS(config).state_dict(), info={"trained": False})
     return path
 
 
@@ -97,7 +97,7 @@ def corpus(speech):
     from tests.synthetic import RATE
     from tisdiss_cli.data.corpus import load_corpus
 
-    return load_corpus(speech, RATE, [1.0])
+    return load_corpus(speech, RATE, speeds=[1.0])
 
 
 @pytest.fixture(scope="module")
@@ -169,5 +169,5 @@ def weights(tmp_path_factory):
     config = Config(**widths, norm_groups=2, reconstructor_repeats=3)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, config, TISDiSS(config).state_dict(), {"trained": False})
+    save_weights(path, config, TISDiSS(config).state_dict(), info={"trained": False})
     return path

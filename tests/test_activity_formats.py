@@ -15,7 +15,7 @@ SECONDS = 12.0
 
 @pytest.fixture
 def written(tmp_path):
-    paths = write_segments(tmp_path / "a call", list(FORMATS), SEGMENTS, SECONDS)
+    paths = write_segments(tmp_path / "a call", list(FORMATS), segments=SEGMENTS, seconds=SECONDS)
     return dict(zip(FORMATS, paths, strict=True))
 
 
@@ -56,7 +56,7 @@ def test_json_and_labels(written):
 
 def test_silence_and_odd_names_are_written_too(tmp_path):
     stem = tmp_path / "caf\udce9 1.5"
-    paths = dict(zip(FORMATS, write_segments(stem, list(FORMATS), [[], []], 3.0), strict=True))
+    paths = dict(zip(FORMATS, write_segments(stem, list(FORMATS), segments=[[], []], seconds=3.0), strict=True))
     assert paths["rttm"].read_text() == paths["audacity"].read_text() == ""
     assert json.loads(paths["json"].read_text())["segments"] == []
     grid = textgrid.openTextgrid(str(paths["textgrid"]), True)

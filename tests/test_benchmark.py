@@ -56,8 +56,8 @@ def test_a_measurement_of_a_network_that_takes_as_long_as_it_says(tmp_path, monk
     """Two mixtures of a quarter of a second, and a network that sleeps a twentieth of a second a repeat."""
     small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
     monkeypatch.setattr(small, "batch", lambda mixtures, repeats: time.sleep(repeats / 20))
-    (alone,) = measure(small, [2], 1, 0.25, ceiling=1e9, min_seconds=0.01)
-    once, twice = measure(small, [1, 2], 2, 0.25, ceiling=1e9, min_seconds=0.01)
+    (alone,) = measure(small, [2], batch_size=1, audio_seconds=0.25, ceiling=1e9, min_seconds=0.01)
+    once, twice = measure(small, [1, 2], batch_size=2, audio_seconds=0.25, ceiling=1e9, min_seconds=0.01)
     for m, seconds in ((alone, 0.1), (once, 0.05), (twice, 0.1)):
         assert m.lower <= m.median <= m.upper and m.runs >= 3
         # A sleep is never too short; a busy machine may make it longer, hence the wide bound above.
@@ -98,7 +98,7 @@ def test_working_memory_leaves_out_what_was_there():
 
 def test_ours_and_the_naive_network_agree(tmp_path):
     small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
-    for c in compare(small, [1, 3], 2, 0.25, pairs=1):
+    for c in compare(small, [1, 3], batch_size=2, audio_seconds=0.25, pairs=1):
         assert c.relative_error < 1e-4 and c.si_snr > 80
 
 
@@ -111,7 +111,7 @@ def test_the_naive_network_takes_the_mixtures_one_at_a_time(tmp_path, monkeypatc
 
     monkeypatch.setattr(small, "batch", slower(small.batch))
     monkeypatch.setattr(naive, "separate", slower(naive.separate))
-    (c,) = compare(small, [1], 3, 0.1, pairs=1)
+    (c,) = compare(small, [1], batch_size=3, audio_seconds=0.1, pairs=1)
     assert 0.2 <= c.seconds < 0.6 <= c.naive_seconds and 1.5 < c.ratio < 4
 
 
@@ -126,9 +126,9 @@ def test_a_setting_without_memory_is_left_out_and_the_others_go_on(tmp_path, mon
         return batch(mixture, repeats)
 
     monkeypatch.setattr(small, "batch", short)
-    first, second, third = measure(small, [1, 2, 3], 1, 0.1, ceiling=1e9, min_seconds=0.01)
+    first, second, third = measure(small, [1, 2, 3], batch_size=1, audio_seconds=0.1, ceiling=1e9, min_seconds=0.01)
     assert first.median and third.median and second.repeats == 2 and second.median is None
-    first, second, third = compare(small, [1, 2, 3], 1, 0.1, pairs=1)
+    first, second, third = compare(small, [1, 2, 3], batch_size=1, audio_seconds=0.1, pairs=1)
     assert first.seconds and third.seconds and second.repeats == 2 and second.seconds is None
 
 

@@ -47,7 +47,7 @@ def reference_weights(tmp_path_factory):
     """A published case's network as a weight file."""
     network = reference_network(SMALL)
     path = tmp_path_factory.mktemp("weights") / "reference.safetensors"
-    save_weights(path, network.config, network.state_dict(), {"auto_threshold_db": 200.0})
+    save_weights(path, network.config, network.state_dict(), info={"auto_threshold_db": 200.0})
     return path
 
 
@@ -105,7 +105,7 @@ def test_a_loaded_separator_computes_the_published_function(reference_weights, d
 def test_the_released_network_on_a_card(tmp_path, precision, tolerance):
     case, arrays = load_case("released")
     network = reference_network("released")
-    save_weights(tmp_path / "released.safetensors", network.config, network.state_dict(), {})
+    save_weights(tmp_path / "released.safetensors", network.config, network.state_dict(), info={})
     separator = Separator.load(tmp_path / "released.safetensors", "cuda", precision)
     repeats = max(case["repeats"])
     voices = published(separator, arrays["mixture"], repeats)

@@ -30,8 +30,8 @@ def test_swaps_are_counted_where_they_can_be_heard():
     references = torch.randn(2, 40 * 100)
     references[:, 1000:1200] = 0
     voices = references.clone()
-    assert swaps(voices, references, 100) == 0
-    assert swaps(voices.flip(0), references, 100) == 0  # another order from the start is no swap
+    assert swaps(voices, references, sample_rate=100) == 0
+    assert swaps(voices.flip(0), references, sample_rate=100) == 0  # another order from the start is no swap
     voices[:, 1100:3000] = voices[:, 1100:3000].flip(0)
-    assert swaps(voices, references, 100) == 2
-    assert swaps(torch.zeros(2, 4000), references, 100) == 0
+    assert swaps(voices, references, sample_rate=100) == 2
+    assert swaps(torch.zeros(2, 4000), references, sample_rate=100) == 0

@@ -124,7 +124,7 @@ def prepared(tmp_path_factory, mini_weights) -> Path:
     for name in ("run/weights", "1/weights", "2/weights", "bundled/tiny"):
         path = (root / name).with_suffix(".safetensors")
         path.parent.mkdir()
-        save_weights(path, file.config, state, {"auto_threshold_db": 30.0, "repeats": 2})
+        save_weights(path, file.config, state, info={"auto_threshold_db": 30.0, "repeats": 2})
     theirs = reference_network("small_re2x2").state_dict()
     torch.save({f"separator.{published_name(name)}": value for name, value in theirs.items()}, root / "checkpoint.pth")
     sizes = {"n_fft": 128, "hop_length": 64}

@@ -65,11 +65,11 @@ def test_every_way_through_the_network_hears_whole_hops(separator):
     for repeats, voices in enumerate(expected, 1):
         torch.testing.assert_close(separator.separate(heard, repeats=repeats), voices)
         torch.testing.assert_close(separator.batch(heard[None], repeats)[0], voices)
-    for voices, (scored, _) in zip(expected, every_setting(separator, heard, [1, 2]), strict=True):
+    for voices, (scored, _) in zip(expected, every_setting(separator, heard, repeats=[1, 2]), strict=True):
         torch.testing.assert_close(scored, voices)
     for voices, refined in zip(expected, separator.refine(heard, repeats=2), strict=True):
         torch.testing.assert_close(refined, voices)
-    validation = validate(separator.network, [Example(heard, expected[1])], 2, torch.device("cpu"))
+    validation = validate(separator.network, [Example(heard, expected[1])], repeats=2, device=torch.device("cpu"))
     assert validation.si_snri[2] > 60  # its own voices are its references
 
 

@@ -48,7 +48,7 @@ def test_one_pass_gives_what_a_pass_for_each_setting_gives(data, separator, monk
             centred = (signals[0] - signals[0].mean()).float()
             whole = torch.nn.functional.pad(centred, (0, -len(centred) % separator.config.hop_length))
             voices = separator.network(whole[None], row.repeats)[0, :, : len(signals[0])]
-        (alone,) = score(signals[0].float(), torch.stack(signals[1:]), [voices], RATE)
+        (alone,) = score(signals[0].float(), torch.stack(signals[1:]), [voices], sample_rate=RATE)
         assert (row.si_snri, row.sdri) == pytest.approx((alone.si_snri, alone.sdri), abs=1e-3)
     assert [summary.repeats for summary in outcome.results] == [1, 2, 4]
     summary = outcome.results[1]

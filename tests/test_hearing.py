@@ -107,7 +107,7 @@ def test_quality_below_the_least_is_doubtful(call, tmp_path, mini_weights):
     model = QualityModel([0.0] * 7, [1.0] * 7, [0.0] * 7, 4.0, -3.0, 2.0, 0.8, 1.0, 100)  # says 4 dB of everything
     able = tmp_path / "able.safetensors"
     save_weights(
-        able, read_info(mini_weights).config, load_weights(mini_weights).state_dict(), {"quality": model.facts()}
+        able, read_info(mini_weights).config, load_weights(mini_weights).state_dict(), info={"quality": model.facts()}
     )
     separate(source, tmp_path / "out", able, "--min-quality", 5)
     line = records(tmp_path / "out")["sub/call.wav"]

@@ -46,9 +46,11 @@ def test_neither_do_refine_score_and_validation(separator, offset):
     expected = separator.separate(mixture, repeats=2)
     *_, refined = separator.refine(mixture + offset, repeats=2)
     assert distance(refined, expected) < 0.2
-    for (scored, _), repeats in zip(every_setting(separator, mixture + offset, [1, 2]), (1, 2), strict=True):
+    for (scored, _), repeats in zip(every_setting(separator, mixture + offset, repeats=[1, 2]), (1, 2), strict=True):
         assert distance(scored, separator.separate(mixture, repeats=repeats)) < 0.2
-    validation = validate(separator.network, [Example(mixture + offset, expected)], 2, torch.device("cpu"))
+    validation = validate(
+        separator.network, [Example(mixture + offset, expected)], repeats=2, device=torch.device("cpu")
+    )
     assert validation.si_snri[2] > 60  # its own voices are its references
 
 

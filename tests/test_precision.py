@@ -60,7 +60,7 @@ def units(monkeypatch):
 )
 def test_a_separator_takes_what_its_weights_keep_in(tmp_path, units, facts, precision):
     network, path = drawn_network(Config(**TINY), "auto"), tmp_path / "w.safetensors"
-    save_weights(path, network.config, network.state_dict(), facts)
+    save_weights(path, network.config, network.state_dict(), info=facts)
     separator = Separator.load(path, "cpu")
     assert separator.precision == precision and "units" in separator.precision_why
     for asked in ("fp32", "bf16"):
@@ -80,7 +80,7 @@ def test_the_agreement_is_si_snr_of_the_worst_voice(tmp_path):
     assert 10 < found < 60
     again = measure_agreement(network.config, network.state_dict())
     assert again == {AGREEMENT: found}
-    save_weights(tmp_path / "w.safetensors", network.config, network.state_dict(), again)
+    save_weights(tmp_path / "w.safetensors", network.config, network.state_dict(), info=again)
     assert known_agreement(read_info(tmp_path / "w.safetensors")) == found
 
 

@@ -115,7 +115,7 @@ def test_calibrate_stores_it_and_info_tells_it(mini_weights, tmp_path):
 def test_too_few_mixtures_are_said(mini_weights, tmp_path):
     stale = tmp_path / "stale.safetensors"
     info = read_info(mini_weights)
-    save_weights(stale, info.config, load_weights(mini_weights).state_dict(), {"quality": {"inputs": []}})
+    save_weights(stale, info.config, load_weights(mini_weights).state_dict(), info={"quality": {"inputs": []}})
     data = write_mixtures(tmp_path / "data", count=2)
     done = tisdiss("weights", "calibrate", stale, data, "--max-repeats", 2, "--device", "cpu")
     assert "too few to predict" in done.stderr

@@ -54,7 +54,7 @@ CASES = [(0, name) for name in estimates_of(0)] + [(1, "leaky"), (1, "mixture")]
 @pytest.mark.parametrize(("index", "name"), CASES)
 def test_agrees_with_independent_tools(index, name):
     mixture, references, estimate = MIXTURES[index], REFERENCES[index], estimates_of(index)[name]
-    (result,) = score(mixture, references, [estimate], RATE)
+    (result,) = score(mixture, references, [estimate], sample_rate=RATE)
     matched = estimate[list(result.permutation)]
 
     assert result.si_snr == pytest.approx(
@@ -70,7 +70,7 @@ def test_agrees_with_independent_tools(index, name):
 @pytest.mark.parametrize(("index", "name"), [(0, "near silent"), (1, "shifted"), (1, "permuted")])
 def test_agrees_with_mir_eval(index, name):
     mixture, references, estimate = MIXTURES[index], REFERENCES[index], estimates_of(index)[name]
-    (result,) = score(mixture, references, [estimate], RATE)
+    (result,) = score(mixture, references, [estimate], sample_rate=RATE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a deprecation: mir_eval drops this module some day
         after, _, _, order = mir_eval.separation.bss_eval_sources(references.numpy(), estimate.numpy())
@@ -84,7 +84,7 @@ def test_agrees_with_mir_eval(index, name):
 def test_level_does_not_matter_and_permutation_is_undone():
     mixture, references = MIXTURES[0], REFERENCES[0]
     leaky = estimates_of(0)["leaky"]
-    results = score(mixture, references, [leaky, 1e-9 * leaky, 1e9 * leaky, leaky.flip(0)], RATE)
+    results = score(mixture, references, [leaky, 1e-9 * leaky, 1e9 * leaky, leaky.flip(0)], sample_rate=RATE)
     for result in results:
         assert (result.si_snr, result.sdr) == pytest.approx((results[0].si_snr, results[0].sdr), abs=1e-6)
     assert [result.permutation for result in results] == [(0, 1), (0, 1), (0, 1), (1, 0)]
@@ -117,7 +117,10 @@ def test_references_of_narrow_band_or_one_tone_stay_finite():
 def test_perfect_and_silent_estimates_are_bounded():
     mixture, references = MIXTURES[0], REFERENCES[0]
     perfect, silent, half = score(
-        mixture, references, [references, torch.zeros_like(references), references * torch.tensor([[1.0], [0.0]])], RATE
+        mixture,
+        references,
+        [references, torch.zeros_like(references), references * torch.tensor([[1.0], [0.0]])],
+        sample_rate=RATE,
     )
     assert (perfect.si_snr, perfect.sdr) == (LIMIT, LIMIT)
     assert (silent.si_snr, silent.sdr) == (-LIMIT, -LIMIT)
@@ -130,14 +133,14 @@ def test_a_silent_reference_is_left_out():
     mixture, references = MIXTURES[0], REFERENCES[0]
     quiet = torch.stack((torch.full_like(references[0], 0.01), references[1]))
     estimate = estimates_of(0)["permuted"]
-    (result,) = score(mixture, quiet, [estimate], RATE)
+    (result,) = score(mixture, quiet, [estimate], sample_rate=RATE)
     assert result.warnings == ["reference 1 is silent"]
     assert result.permutation == (1, 0)
     assert result.si_snr == pytest.approx(float(si_snr(estimate[0], references[1])))
     with pytest.raises(UserError, match="every reference is silent"):
-        score(mixture, torch.zeros_like(references), [estimate], RATE)
+        score(mixture, torch.zeros_like(references), [estimate], sample_rate=RATE)
     with pytest.raises(UserError, match="NaN"):
-        score(mixture, references, [estimate * torch.nan], RATE)
+        score(mixture, references, [estimate * torch.nan], sample_rate=RATE)
 
 
 def test_best_permutation_of_three_is_the_greatest_sum():
@@ -159,5 +162,5 @@ def test_stoi_and_pesq_are_ordered_by_noise():
     pytest.importorskip("pesq")
     mixture, references = MIXTURES[0], REFERENCES[0]
     good, bad = (references + level * NOISE[:, : mixture.numel()] for level in (0.001, 0.1))
-    better, worse = score(mixture, references, [good, bad], RATE, stoi=True, pesq=True)
+    better, worse = score(mixture, references, [good, bad], sample_rate=RATE, stoi=True, pesq=True)
     assert 0 < worse.stoi < better.stoi <= 1 and 1 <= worse.pesq < better.pesq <= 4.6

@@ -27,7 +27,7 @@ def test_two_processes_take_the_mean_of_their_batches(tmp_path):
     recipe, cpu = Recipe.from_dict(read_recipe(str(path))), torch.device("cpu")
     torch.manual_seed(recipe.seed)
     alone = TISDiSS(recipe.config)
-    mixing = DynamicMixing(load_corpus(speech, RATE, recipe.speeds), recipe.level_db)
+    mixing = DynamicMixing(load_corpus(speech, RATE, speeds=recipe.speeds), recipe.level_db)
     drawn = [mixing.draw(1, 2, round(0.03 * RATE), generator(cpu, recipe.seed, 0, rank)) for rank in (0, 1)]
     mixture, references = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     loss = multi_loss((estimate.waveforms() for estimate in alone.estimates(mixture)), references).mean()

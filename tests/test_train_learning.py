@@ -56,7 +56,7 @@ def test_the_weights_load_and_separate(learned):
     separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu", precision="fp32")
     assert separator.config.reconstructor_repeats == 2 and separator.weights.trained
     gains = []
-    for example in load_examples(learned / "valid", RATE, 2):
+    for example in load_examples(learned / "valid", RATE, speakers=2):
         voices, references = separator.separate(example.mixture, RATE)[None], example.references[None]
         after, _ = permutation_invariant_training(voices, references, scale_invariant_signal_noise_ratio)
         before = scale_invariant_signal_noise_ratio(example.mixture.expand_as(references), references).mean()
@@ -69,7 +69,7 @@ def test_exported_voices_have_the_sources_level(learned):
     """Least squares by numpy, one factor over all voices, is 1 on the mixtures that the level was taken from."""
     separator = Separator.load(learned / "out" / "weights.safetensors", device="cpu", precision="fp32")
     shared = energy = 0.0
-    for example in load_examples(learned / "valid", RATE, 2):
+    for example in load_examples(learned / "valid", RATE, speakers=2):
         voices = separator.separate(example.mixture, RATE)
         _, order = permutation_invariant_training(
             voices[None], example.references[None], scale_invariant_signal_noise_ratio
@@ -110,7 +110,7 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
 def test_fine_tuning_begins_with_the_weights_voices_at_a_fresh_decoders_scale(learned, tmp_path):
     """Exported at the sources' level, the Decoder is so short that a first step of Adam would replace it."""
     weights = learned / "out" / "weights.safetensors"
-    begun = start_new(tmp_path / "new", None, str(weights), {}).network().eval()
+    begun = start_new(tmp_path / "new", recipe=None, init=str(weights), options={}).network().eval()
     mixture = torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         voices, expected = begun(mixture), Separator.load(weights, device="cpu", precision="fp32").network(mixture)

@@ -50,7 +50,7 @@ def test_corpus_holds_every_file(speech, corpus):
 
 
 def test_speed_moves_length_and_pitch(speech):
-    corpus = load_corpus(speech, RATE, [1.0, 0.5])
+    corpus = load_corpus(speech, RATE, speeds=[1.0, 0.5])
     assert corpus.lengths[1].item() == pytest.approx(2 * corpus.lengths[0].item(), abs=2)
     half = corpus.samples[corpus.starts[-1] : corpus.starts[-1] + corpus.lengths[-1]].float()
     assert band(half) == 1  # the fourth speaker's band begins at 3100 Hz, and at half the speed at 1550 Hz
@@ -62,7 +62,7 @@ def test_files_of_another_rate_are_resampled_and_said_once(tmp_path, said):
         soundfile.write(
             tmp_path / "spk1" / f"fast{number}.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 16000
         )
-    corpus = load_corpus(tmp_path, RATE, [1.0])
+    corpus = load_corpus(tmp_path, RATE, speeds=[1.0])
     assert sorted(corpus.lengths.tolist()) == [4000] * 4
     assert [line.partition(": ")[2] for line in said] == ["files at 16000 Hz are resampled to 8000 Hz"]
 
@@ -70,9 +70,9 @@ def test_files_of_another_rate_are_resampled_and_said_once(tmp_path, said):
 def test_speakers_are_distinct_and_excluded_pairs_never_meet():
     names = ["a1", "a2", "b", "c"]
     allowed = compatibility(names, [("a*", "a*"), ("b", "c")], 2)
-    pairs = draw_speakers(allowed, 2000, 2, generator(CPU, 0)).sort(dim=1).values
+    pairs = draw_speakers(allowed, 2000, speakers=2, random=generator(CPU, 0)).sort(dim=1).values
     assert {tuple(pair) for pair in pairs.tolist()} == {(0, 2), (0, 3), (1, 2), (1, 3)}
-    everyone = draw_speakers(compatibility(names, [], 3), 500, 3, generator(CPU, 1)).sort(dim=1).values
+    everyone = draw_speakers(compatibility(names, [], 3), 500, speakers=3, random=generator(CPU, 1)).sort(dim=1).values
     assert (everyone.diff(dim=1) > 0).all()
     with pytest.raises(UserError, match="'nobody'"):
         compatibility(names, [("a1", "nobody")], 2)
@@ -90,7 +90,7 @@ def test_exclusions_file(tmp_path):
 
 def test_segments_are_pieces_of_the_speakers_utterances(corpus):
     who = torch.arange(4).repeat(3, 1)
-    segments = draw_segments(corpus, who, 1000, generator(CPU, 5))
+    segments = draw_segments(corpus, who, samples=1000, random=generator(CPU, 5))
     assert torch.equal(band(segments), who)
     flat = corpus.samples.float() / 32768
     for segment in segments[0]:
@@ -99,7 +99,7 @@ def test_segments_are_pieces_of_the_speakers_utterances(corpus):
 
 
 def test_a_short_utterance_lies_in_silence(corpus):
-    segment = draw_segments(corpus, torch.tensor([2]), 6000, generator(CPU, 0))[0]
+    segment = draw_segments(corpus, torch.tensor([2]), samples=6000, random=generator(CPU, 0))[0]
     sounding = segment.nonzero().flatten()
     assert 3900 <= int(sounding[-1] - sounding[0]) < 4700 and band(segment) == 2
 
@@ -110,7 +110,10 @@ def test_segments_avoid_silence(tmp_path):
         sound, _ = soundfile.read(path)
         soundfile.write(path, np.concatenate((np.zeros(3072), sound, np.zeros(3072))), RATE)
     drawn = draw_segments(
-        load_corpus(tmp_path, RATE, [1.0]), torch.zeros(200, dtype=torch.long), 1024, generator(CPU, 0)
+        load_corpus(tmp_path, RATE, speeds=[1.0]),
+        torch.zeros(200, dtype=torch.long),
+        samples=1024,
+        random=generator(CPU, 0),
     )
     sounding = (drawn.abs() > 1e-3).float().mean(dim=1) > 0.3
     # One position would do so 1 time in 3, the best of 8 fails less than 1 time in 20.
@@ -118,13 +121,20 @@ def test_segments_avoid_silence(tmp_path):
 
 
 def test_levels_are_uniform(corpus):
-    sources = draw_sources(corpus, 600, 2, 2000, 5.0, generator(CPU, 2))
+    sources = draw_sources(corpus, 600, speakers=2, samples=2000, level_db=5.0, random=generator(CPU, 2))
     level = 20 * torch.log10(active_level(sources))[..., 0]
     relative = (level[:, 1] - level[:, 0]).sort().values
     expected = torch.linspace(-5, 5, 600)
     assert (relative - expected).abs().max() < 0.7  # Kolmogorov-Smirnov, 5 % at 0.55
-    assert torch.equal(*(draw_sources(corpus, 2, 2, 500, 5.0, generator(CPU, 7, 1)) for _ in range(2)))
-    assert not torch.equal(*(draw_sources(corpus, 2, 2, 500, 5.0, generator(CPU, 7, step)) for step in (1, 2)))
+    assert torch.equal(
+        *(draw_sources(corpus, 2, speakers=2, samples=500, level_db=5.0, random=generator(CPU, 7, 1)) for _ in range(2))
+    )
+    assert not torch.equal(
+        *(
+            draw_sources(corpus, 2, speakers=2, samples=500, level_db=5.0, random=generator(CPU, 7, step))
+            for step in (1, 2)
+        )
+    )
 
 
 def test_rooms_and_noise(corpus, tmp_path):
@@ -188,7 +198,7 @@ def test_fixed_mixtures_in_three_layouts(tmp_path, layout, said):
 
 def test_folders_can_be_named(tmp_path):
     write_mixtures(tmp_path, folders="noisy one two")
-    data = load_data(tmp_path, Recipe(), "noisy", ["two", "one"])
+    data = load_data(tmp_path, Recipe(), mixture="noisy", references=["two", "one"])
     _, sources = data.draw(3, 2, 1000, generator(CPU, 0))
     assert torch.equal(band(sources) // 2, torch.tensor([[1, 0]] * 3))
 
@@ -254,9 +264,9 @@ def test_impulse_responses_that_do_not_do(tmp_path):
 
 def test_validation_examples_are_spread_over_the_set(tmp_path):
     write_mixtures(tmp_path, count=6)
-    examples = load_examples(tmp_path, RATE, 2, 3)
+    examples = load_examples(tmp_path, RATE, speakers=2, count=3)
     for example, number in zip(examples, (0, 2, 4), strict=True):
         expected, _ = soundfile.read(tmp_path / "mix" / f"{number}.wav", dtype="float32")
         assert np.array_equal(example.mixture.numpy(), expected)
-    assert len(load_examples(tmp_path, RATE, 2)) == 6
+    assert len(load_examples(tmp_path, RATE, speakers=2)) == 6
     assert load_fixed(find_dataset(tmp_path), RATE).lengths.tolist() == [2400] * 6

@@ -70,7 +70,7 @@ def test_activation_checkpointing_changes_no_gradient():
     for checkpointing in (False, True):
         torch.manual_seed(0)
         network = TISDiSS(Config(**TINY))
-        prepare(network, False, checkpointing, torch.device("cpu"))
+        prepare(network, compile=False, activation_checkpointing=checkpointing, device=torch.device("cpu"))
         networks.append(network)
     (terms, expected), (again, actual) = map(gradients, networks)
     assert torch.equal(terms, again)

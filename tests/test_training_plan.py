@@ -208,7 +208,7 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
     log = Log(tmp_path / LOG, 1, 0)
     for step in (10, 20, 30):
         log.add(step=step, loss=f"{-step}", valid_loss="", si_snri_0="", si_snri_1="")
-    log.add_validation(20, 1.0, -3.0, [1.0, 2.0])
+    log.add_validation(20, 1.0, loss=-3.0, si_snri=[1.0, 2.0])
     with (tmp_path / LOG).open("a") as file:
         file.write("40,0.1")  # cut short
     Log(tmp_path / LOG, 1, 20)

@@ -12,7 +12,7 @@ from tisdiss_cli.data.dynamic_mixing import active_level, draw_sources, generato
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return load_corpus(write_speech(tmp_path_factory.mktemp("speech"), speakers=4), RATE, [1.0])
+    return load_corpus(write_speech(tmp_path_factory.mktemp("speech"), speakers=4), RATE, speeds=[1.0])
 
 
 def test_turns_begin_and_end_where_there_is_speech():
@@ -51,9 +51,10 @@ def test_no_turn_is_silence():
 
 
 def test_without_turns_the_mixtures_are_what_they_were(corpus):
-    draw = partial(draw_sources, corpus, 4, 2, 1600, 5.0)
+    draw = partial(draw_sources, corpus, 4, speakers=2, samples=1600, level_db=5.0)
     plain, none, some = (
-        draw(generator(torch.device("cpu"), 3), **share) for share in ({}, {"turn_taking": 0.0}, {"turn_taking": 1.0})
+        draw(random=generator(torch.device("cpu"), 3), **share)
+        for share in ({}, {"turn_taking": 0.0}, {"turn_taking": 1.0})
     )
     assert torch.equal(plain, none) and not torch.equal(plain, some)
     level = active_level(some)

@@ -102,7 +102,7 @@ def test_yaml_numbers_without_a_point_are_read(tmp_path):
 def test_weight_files_survive_the_round_trip(tmp_path):
     network = reference_network("small_three_speakers")
     info = {"steps": 12, "recipe": {"lr": 1e-3}}
-    save_weights(tmp_path / "a.safetensors", network.config, network.state_dict(), info)
+    save_weights(tmp_path / "a.safetensors", network.config, network.state_dict(), info=info)
     assert read_info(tmp_path / "a.safetensors").info == info
     loaded = load_weights(tmp_path / "a.safetensors")
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in network.state_dict().items())
@@ -122,7 +122,7 @@ def test_the_mean_of_weight_files(tmp_path):
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for gain, file in zip((1.0, 3.0), files, strict=True):
         state = {k: v * gain if k.startswith("decoder.deconv.") else v for k, v in network.state_dict().items()}
-        save_weights(file, network.config, state, {"training": {"steps": gain}, "auto_threshold_db": 9.0})
+        save_weights(file, network.config, state, info={"training": {"steps": gain}, "auto_threshold_db": 9.0})
     tisdiss("weights", "average", *files, "--out", tmp_path / "mean.safetensors")
     mixture = torch.randn(1, 800, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -85,7 +85,7 @@ def parse_formats(text: str) -> list[str]:
     return names
 
 
-def write_segments(stem: Path, formats: Sequence[str], segments: Segments, seconds: float) -> list[Path]:
+def write_segments(stem: Path, formats: Sequence[str], *, segments: Segments, seconds: float) -> list[Path]:
     """Writes `stem`.rttm and so on, each whole or not at all; returns them. OSError where the disk does not take it.
 
     Args:

@@ -63,18 +63,18 @@ class FolderComparison:
 
 
 def compare(
-    separator: Separator, repeats: Sequence[int], batch_size: int, audio_seconds: float, pairs: int = PAIRS
+    separator: Separator, repeats: Sequence[int], *, batch_size: int, audio_seconds: float, pairs: int = PAIRS
 ) -> Iterator[Comparison]:
     """Yields a comparison for each setting, on seeded noise as `benchmark.measure` has it."""
     for setting in repeats:
         comparison = Comparison(separator.precision, batch_size, audio_seconds, setting, *[None] * 7)
         with suppress(OutOfMemory), memory_guard(f"{batch_size} x {audio_seconds:g} s of audio"):
             mixture = seeded_mixture(separator, batch_size, audio_seconds)
-            comparison = replace(comparison, **_compare(separator, mixture, setting, pairs))
+            comparison = replace(comparison, **_compare(separator, mixture, repeats=setting, pairs=pairs))
         yield comparison
 
 
-def _compare(separator: Separator, mixture: Tensor, repeats: int, pairs: int) -> dict[str, Any]:
+def _compare(separator: Separator, mixture: Tensor, *, repeats: int, pairs: int) -> dict[str, Any]:
     """A `Comparison`'s fields after the first four."""
     device = separator.device
 
@@ -105,9 +105,9 @@ def _compare(separator: Separator, mixture: Tensor, repeats: int, pairs: int) ->
 def compare_folder(separator: Separator, paths: Sequence[Path], repeats: int) -> FolderComparison:
     """Separates the files as `tisdiss separate` does, twice, and once as a plain loop in between."""
     with tempfile.TemporaryDirectory() as folder:
-        first = _separate(separator, paths, Path(folder, "first"), repeats)
-        plain = _separate_naively(separator, paths, Path(folder, "naive"), repeats)
-        ours = (first + _separate(separator, paths, Path(folder, "second"), repeats)) / 2
+        first = _separate(separator, paths, out=Path(folder, "first"), repeats=repeats)
+        plain = _separate_naively(separator, paths, out=Path(folder, "naive"), repeats=repeats)
+        ours = (first + _separate(separator, paths, out=Path(folder, "second"), repeats=repeats)) / 2
     seconds = sum(announced_seconds(path) for path in paths)
     return FolderComparison(separator.precision, repeats, len(paths), seconds, ours, plain, plain / ours)
 
@@ -118,7 +118,7 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return now(device) - began
 
 
-def _separate(separator: Separator, paths: Sequence[Path], out: Path, repeats: int) -> float:
+def _separate(separator: Separator, paths: Sequence[Path], *, out: Path, repeats: int) -> float:
     out.mkdir()
     jobs = [
         Job(path, str(path), [f"{number}_s{voice}.wav" for voice in range(1, separator.sources + 1)])
@@ -130,7 +130,7 @@ def _separate(separator: Separator, paths: Sequence[Path], out: Path, repeats: i
     return time.perf_counter() - began
 
 
-def _separate_naively(separator: Separator, paths: Sequence[Path], out: Path, repeats: int) -> float:
+def _separate_naively(separator: Separator, paths: Sequence[Path], *, out: Path, repeats: int) -> float:
     out.mkdir()
     began = time.perf_counter()
     for number, path in enumerate(paths, 1):

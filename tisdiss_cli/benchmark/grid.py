@@ -49,12 +49,18 @@ def run_grid(grid: Grid, on_row: Callable[[Measurement | Comparison], None]) -> 
     found = Findings({one.precision: matmul_ceiling(one) for one in grid.separators})
     shapes = list(product(grid.separators, grid.batch_sizes, grid.audio_seconds))
     for separator, batch, seconds in shapes:
-        for measurement in measure(separator, grid.repeats, batch, seconds, found.ceilings[separator.precision]):
+        for measurement in measure(
+            separator,
+            grid.repeats,
+            batch_size=batch,
+            audio_seconds=seconds,
+            ceiling=found.ceilings[separator.precision],
+        ):
             found.measurements.append(measurement)
             on_row(measurement)
     if grid.against_naive:
         for separator, batch, seconds in shapes:
-            for comparison in compare(separator, grid.repeats, batch, seconds):
+            for comparison in compare(separator, grid.repeats, batch_size=batch, audio_seconds=seconds):
                 found.comparisons.append(comparison)
                 on_row(comparison)
         for separator in grid.separators if grid.mixtures else ():

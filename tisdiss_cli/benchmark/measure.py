@@ -59,6 +59,7 @@ class Measurement:
 def measure(
     separator: Separator,
     repeats: Sequence[int],
+    *,
     batch_size: int,
     audio_seconds: float,
     ceiling: float | None,

@@ -174,7 +174,7 @@ def separate(  # the options make it long
     share = parse_shard(shard)
     inputs = list_inputs(sources, out, files_from)
     source = common_source(sources, files_from)
-    check_free(out, source, share, join or dry_run)
+    check_free(out, source, shard=share, join=join or dry_run)
     from tisdiss_cli.commands.separate_run import Run, run_here, run_on_devices
     from tisdiss_cli.folder.pace import parse_limit
     from tisdiss_cli.separation.separator import Separator

@@ -124,7 +124,7 @@ def run_here(
     warn_if_untrained(separator.weights)
     if not (found.todo or found.refused):
         return
-    presence = enter(run.out, run.source, run.shard, run.join)
+    presence = enter(run.out, run.source, shard=run.shard, join=run.join)
     try:
         with one_last_sentence():
             began = time.perf_counter()
@@ -193,7 +193,7 @@ def run_on_devices(
     if not jobs:
         return
     weights_bytes = None if file.path in bundled() else file.path.read_bytes()
-    presence, record, names = enter(run.out, run.source, run.shard, run.join), None, set[str]()
+    presence, record, names = enter(run.out, run.source, shard=run.shard, join=run.join), None, set[str]()
     try:
         task = task_of(presence, jobs[0], file, precision=precision, compile=compile, options=options)
         fleet = Fleet(devices, address, device, task, weights_bytes, names)

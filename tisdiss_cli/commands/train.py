@@ -96,7 +96,7 @@ def train(
     chosen = choose_device(device)
     check_devices(chosen, devices)
     options = recipe_options(context.params)
-    start = start_again(out, options) if resume else start_new(out, recipe, init, options)
+    start = start_again(out, options) if resume else start_new(out, recipe=recipe, init=init, options=options)
     computed = choose_training_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     material = gather(start, data, valid, mixture=mixture, references=parse_names(references))

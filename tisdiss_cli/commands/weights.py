@@ -78,7 +78,7 @@ def import_(
 
     described = read_config(config)
     state = import_checkpoint(checkpoint, described)
-    save_weights(out, described, state, {"imported_from": checkpoint.name, **measure_agreement(described, state)})
+    save_weights(out, described, state, info={"imported_from": checkpoint.name, **measure_agreement(described, state)})
     print(out)
 
 
@@ -104,7 +104,7 @@ def fetch(
     described = read_config(config)
     state = import_checkpoint(pth, described)
     facts = {"imported_from": f"{repository}/{pth.name}", **measure_agreement(described, state)}
-    save_weights(out, described, state, facts)
+    save_weights(out, described, state, info=facts)
     print(out)
 
 
@@ -157,9 +157,9 @@ def calibrate(
     check_weights_output("--out", out or separator.weights.path)
     dataset = find_dataset(data)
     with bar(total=2 * len(dataset.items), unit="file", leave=False) as shown:
-        choice = choose_threshold(trace(separator, dataset, max_repeats, shown.update))
+        choice = choose_threshold(trace(separator, dataset, most=max_repeats, advance=shown.update))
         default = smallest_within(dict(enumerate(choice.fixed, 1)))
-        quality = fit_quality(separator, dataset, default, shown.update)
+        quality = fit_quality(separator, dataset, repeats=default, advance=shown.update)
     path = out or separator.weights.path
     info = {**separator.weights.info, THRESHOLD: choice.threshold_db, REPEATS: default}
     info.pop(QUALITY, None)  # another fit's would not go with these repeats
@@ -167,7 +167,7 @@ def calibrate(
         info[QUALITY] = quality.facts()
     if chunk:
         info[CHUNK] = chunk
-    save_weights(path, separator.config, load_weights(separator.weights.path).state_dict(), info)
+    save_weights(path, separator.config, load_weights(separator.weights.path).state_dict(), info=info)
     table = Table(box=None, pad_edge=False)
     for heading in ("repeats", "SI-SNRi"):
         table.add_column(heading, justify="right")

@@ -81,7 +81,12 @@ def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 
 def load_corpus(
-    root: Path, sample_rate: int, speeds: list[float], speakers: int = 2, exclude: list[tuple[str, str]] | None = None
+    root: Path,
+    sample_rate: int,
+    *,
+    speeds: list[float],
+    speakers: int = 2,
+    exclude: list[tuple[str, str]] | None = None,
 ) -> Corpus:
     """Reads `root`/<speaker>/**/<any sound file>, resampled to `sample_rate`, on the CPU.
 

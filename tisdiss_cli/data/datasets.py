@@ -89,7 +89,7 @@ def find_dataset(
         raise UserError(f"--references names {named} folder: name one for each speaker, as in s1,s2")
     if references is not None and len(set(references)) < len(references):
         raise UserError(f"--references {','.join(references)}: name each folder once")
-    splits = _splits(root, mixture, references, _DEPTH)
+    splits = _splits(root, mixture, references=references, depth=_DEPTH)
     if not splits:
         wanted = [*([mixture] if mixture else []), *(references or [])]
         known = "; ".join(f"{layout.name}: {layout.mixtures[0]}, {_pair(layout)}" for layout in reversed(LAYOUTS))
@@ -127,7 +127,7 @@ def _pair(layout: Layout) -> str:
 
 
 def _splits(
-    folder: Path, mixture: str | None, references: Sequence[str] | None, depth: int
+    folder: Path, mixture: str | None, *, references: Sequence[str] | None, depth: int
 ) -> list[tuple[Path, str, str, tuple[str, ...]]]:
     """Every split at or below `folder`, which is not searched any further once it is one."""
     found = _split(folder, mixture, references)
@@ -139,7 +139,7 @@ def _splits(
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or pass another") from None
-    return [split for path in below for split in _splits(path, mixture, references, depth - 1)]
+    return [split for path in below for split in _splits(path, mixture, references=references, depth=depth - 1)]
 
 
 def _split(
@@ -180,7 +180,7 @@ def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[I
     names = (mixture, *references)
     folders = [listing(name) for name in names]
     for number, files in enumerate(folders[1:], 1):
-        folders[number] = _without_number(files, number, folders[0].keys(), missing)
+        folders[number] = _without_number(files, number, mixtures=folders[0].keys(), missing=missing)
     items: list[Item] = []
     for key in sorted(set().union(*folders)):
         absent = [name for name, files in zip(names, folders, strict=True) if key not in files]
@@ -191,7 +191,7 @@ def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[I
     return items, missing
 
 
-def _without_number(files: dict[str, Path], number: int, mixtures: Set[str], missing: list[str]) -> dict[str, Path]:
+def _without_number(files: dict[str, Path], number: int, *, mixtures: Set[str], missing: list[str]) -> dict[str, Path]:
     """One speaker's references by the keys of their mixtures, where most names end in the speaker's number.
 
     All follow one rule, the one that fits the most mixtures and of equals the first: with `x` and `x_1` among the

@@ -25,7 +25,7 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def draw_speakers(compatible: Tensor, batch: int, speakers: int, random: torch.Generator) -> Tensor:
+def draw_speakers(compatible: Tensor, batch: int, *, speakers: int, random: torch.Generator) -> Tensor:
     """(batch, speakers) indices, all compatible with each other; the first is uniform."""
     allowed = torch.ones(batch, compatible.shape[0], device=compatible.device)
     picks: list[Tensor] = []
@@ -36,7 +36,7 @@ def draw_speakers(compatible: Tensor, batch: int, speakers: int, random: torch.G
     return torch.stack(picks, dim=1)
 
 
-def draw_positions(start: Tensor, length: Tensor, active: Tensor, samples: int, random: torch.Generator) -> Tensor:
+def draw_positions(start: Tensor, length: Tensor, *, active: Tensor, samples: int, random: torch.Generator) -> Tensor:
     """Where a segment of each clip lies in the clip: clips (...) -> (..., samples), outside it for a short clip.
 
     Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most
@@ -67,14 +67,14 @@ def take(samples: Tensor, start: Tensor, length: Tensor, position: Tensor) -> Te
     return samples[:, index].float() / 32768 * inside
 
 
-def draw_segments(corpus: Corpus, speakers: Tensor, samples: int, random: torch.Generator) -> Tensor:
+def draw_segments(corpus: Corpus, speakers: Tensor, *, samples: int, random: torch.Generator) -> Tensor:
     """A random segment of a random utterance of each speaker: indices (...) -> (..., samples), float32."""
     count = corpus.counts[speakers]
     uniform = torch.rand(*speakers.shape, device=speakers.device, generator=random)
     # A product with a float below 1 may still round up to the count itself.
     utterance = corpus.first[speakers] + torch.minimum((uniform * count).long(), count - 1)
     start, length = corpus.starts[utterance], corpus.lengths[utterance]
-    position = draw_positions(start, length, corpus.active, samples, random)
+    position = draw_positions(start, length, active=corpus.active, samples=samples, random=random)
     return take(corpus.samples[None], start, length, position)[0]
 
 
@@ -116,11 +116,11 @@ def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tenso
 def draw_sources(
     corpus: Corpus,
     batch: int,
+    *,
     speakers: int,
     samples: int,
     level_db: float,
     random: torch.Generator,
-    *,
     turn_taking: float = 0.0,
     filter_db: float = 0.0,
 ) -> Tensor:
@@ -136,8 +136,8 @@ def draw_sources(
         turn_taking: share of the mixtures in which voices begin and end somewhere, as `take_turns` has it.
         filter_db: gains of each voice's `Filters` are uniform in +-this; at 0 there are none, and none is drawn.
     """
-    who = draw_speakers(corpus.compatible, batch, speakers, random)
-    segments = draw_segments(corpus, who, samples, random)
+    who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random)
+    segments = draw_segments(corpus, who, samples=samples, random=random)
     if filter_db:
         rate = corpus.sample_rate
         segments = Filters.draw(batch, speakers, gain_db=filter_db, sample_rate=rate, random=random).apply(segments)
@@ -184,7 +184,9 @@ class DynamicMixing:
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A mixture (batch, samples) and its references (batch, speakers, samples)."""
         options = {"turn_taking": self.turn_taking, "filter_db": self.filter_db}
-        sources = draw_sources(self.corpus, batch, speakers, samples, self.level_db, random, **options)
+        sources = draw_sources(
+            self.corpus, batch, speakers=speakers, samples=samples, level_db=self.level_db, random=random, **options
+        )
         heard = sources
         if self.rooms:
             heard = reverberate(sources, self.rooms.draw(batch, speakers, random))

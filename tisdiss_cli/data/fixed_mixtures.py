@@ -44,7 +44,7 @@ class FixedMixtures:
         """Random segments of random items: mixture (batch, samples), references (batch, speakers, samples)."""
         item = torch.randint(len(self.starts), (batch,), device=self.starts.device, generator=random)
         start, length = self.starts[item], self.lengths[item]
-        position = draw_positions(start, length, self.active, samples, random)
+        position = draw_positions(start, length, active=self.active, samples=samples, random=random)
         segments = take(self.samples, start, length, position)  # (1 + S, batch, samples)
         return segments[0], segments[1:].transpose(0, 1)
 
@@ -66,7 +66,7 @@ def looks_fixed(root: Path) -> bool:
 
 
 def complete_dataset(
-    root: Path, speakers: int, mixture: str | None = None, references: Sequence[str] | None = None
+    root: Path, speakers: int, *, mixture: str | None = None, references: Sequence[str] | None = None
 ) -> Dataset:
     """`find_dataset`; UserError also where files lack counterparts or the number of speakers is another."""
     dataset = find_dataset(root, mixture, references)

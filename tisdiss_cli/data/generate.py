@@ -114,7 +114,9 @@ class MixtureSet:
             return paths[int(torch.randint(len(paths), (), generator=random))]
 
         names = list(self.folders)
-        chosen = [names[i] for i in draw_speakers(self.compatible, 1, self.speakers, random)[0].tolist()]
+        chosen = [
+            names[i] for i in draw_speakers(self.compatible, 1, speakers=self.speakers, random=random)[0].tolist()
+        ]
         utterances = [choose(self.folders[name]) for name in chosen]
         levels = (torch.rand(self.speakers, generator=random, dtype=torch.float64) * 2 - 1) * self.level_db
         levels[0] = 0

@@ -39,7 +39,9 @@ class Choice:
 
 
 @torch.inference_mode()
-def trace(separator: Separator, dataset: Dataset, most: int, advance: Callable[[], None] = lambda: None) -> list[Trace]:
+def trace(
+    separator: Separator, dataset: Dataset, *, most: int, advance: Callable[[], None] = lambda: None
+) -> list[Trace]:
     """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is told of each.
 
     A file that cannot be read, or whose lengths differ too much, is said and left out; one with a silent reference
@@ -52,11 +54,11 @@ def trace(separator: Separator, dataset: Dataset, most: int, advance: Callable[[
         raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
     traces = []
     nothing: dict[str, tuple[Path, ...]] = {item.id: () for item in dataset.items}
-    for item, loaded in read_ahead(dataset.items, nothing, False, separator.sample_rate):
+    for item, loaded in read_ahead(dataset.items, nothing, needed=False, rate=separator.sample_rate):
         if isinstance(loaded, str):
             log.warning(f"left out: {item.id}: {loaded}")
         elif not (is_silent(loaded.references).any() or is_silent(loaded.mixture)):
-            traces.append(_trace(separator, loaded.mixture, loaded.references, most))
+            traces.append(_trace(separator, loaded.mixture, loaded.references, most=most))
         advance()
     if not traces:
         raise UserError(
@@ -65,7 +67,7 @@ def trace(separator: Separator, dataset: Dataset, most: int, advance: Callable[[
     return traces
 
 
-def _trace(separator: Separator, mixture: Tensor, references: Tensor, most: int) -> Trace:
+def _trace(separator: Separator, mixture: Tensor, references: Tensor, *, most: int) -> Trace:
     before = si_snr(mixture.expand_as(references), references).mean()
     values, near, older = [], [], None
     for estimate in separator.estimates(mixture[None], most):

@@ -39,7 +39,7 @@ def diarisation_error(found: Tensor, true: Tensor) -> float:
     return min(wrong) / max(1, int(speakers.sum()))
 
 
-def swaps(voices: Tensor, references: Tensor, sample_rate: int, window: float = 2.0) -> int:
+def swaps(voices: Tensor, references: Tensor, *, sample_rate: int, window: float = 2.0) -> int:
     """How often the order that fits (S, L) to (S, L) best changes from one window to the next that tells one.
 
     A window, in seconds, tells an order where the best has a tenth of the window's energy over the next.

@@ -80,7 +80,7 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
     best = max(tried, key=lambda match: match.fit(dataset.speakers))  # the first of equals
     if not any(best.files.values()):
         id = dataset.items[0].id
-        looked = ", ".join(_name(one, id, 1) for one in wanted)
+        looked = ", ".join(_name(one, id, number=1) for one in wanted)
         example = next(iter(files.values())).relative_to(folder)
         raise UserError(
             f"--estimates {folder} has no file named like {looked}, but for example {example}: say how they are named "
@@ -93,8 +93,8 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
 def checked(pattern: str) -> str:
     """The pattern without its extension; UserError if it is none."""
     try:
-        path = Path(_name(pattern, "a", 1))
-        usable = len({_name(pattern, id, n) for id in "ab" for n in (1, 2)}) == 4
+        path = Path(_name(pattern, "a", number=1))
+        usable = len({_name(pattern, id, number=n) for id in "ab" for n in (1, 2)}) == 4
     except (ValueError, KeyError, IndexError, AttributeError, TypeError):
         usable = False
     if not usable or path.is_absolute():
@@ -106,7 +106,7 @@ def checked(pattern: str) -> str:
     return pattern.removesuffix(suffix) if suffix.lower() in EXTENSIONS else pattern
 
 
-def _name(pattern: str, id: str, number: int, extension: str = "wav", repeats: str = "") -> str:
+def _name(pattern: str, id: str, *, number: int, extension: str = "wav", repeats: str = "") -> str:
     """The path of an estimate below its folder, without its extension, by the pattern's fields or those of `--name`."""
     folder, _, stem = id.rpartition("/")
     separates = {"folder": folder, "stem": stem, "voice": number, "input": f"{id}.{extension}", "ext": extension}
@@ -124,15 +124,15 @@ def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator
     """With and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
     folder = f"{Path(dataset.mixture).name}/"
     for repeats in ("auto", *map(str, range(1, _MOST_REPEATS + 1))) if "{repeats}" in pattern else ("",):
-        yield _match(files, dataset, pattern, repeats=repeats)
-        yield _match(files, dataset, _literal(folder) + pattern, repeats=repeats)
+        yield _match(files, dataset, pattern=pattern, repeats=repeats)
+        yield _match(files, dataset, pattern=_literal(folder) + pattern, repeats=repeats)
         if "{folder}" in pattern or "{input}" in pattern:
-            yield _match(files, dataset, pattern, folder, repeats)
+            yield _match(files, dataset, pattern=pattern, folder=folder, repeats=repeats)
 
 
-def _match(files: dict[str, Path], dataset: Dataset, pattern: str, folder: str = "", repeats: str = "") -> _Match:
+def _match(files: dict[str, Path], dataset: Dataset, *, pattern: str, folder: str = "", repeats: str = "") -> _Match:
     def name(item: Item, number: int) -> str:
-        return _name(pattern, folder + item.id, number, item.mixture.suffix[1:], repeats)
+        return _name(pattern, folder + item.id, number=number, extension=item.mixture.suffix[1:], repeats=repeats)
 
     first = 0 if any(name(item, 0) in files for item in dataset.items) else 1
     found: dict[str, tuple[Path, ...]] = {}

@@ -87,7 +87,9 @@ def evaluate(
     if (separator is None) == (estimates is None):
         raise UserError("give either a network or a folder of estimates to score")
     _check_extras(stoi, pesq)
-    settings, wanted, files = _plan(dataset, separator, repeats, estimates, separator_repeats, pattern)
+    settings, wanted, files = _plan(
+        dataset, separator, repeats=repeats, estimates=estimates, separator_repeats=separator_repeats, pattern=pattern
+    )
     rate = settings["sample_rate"]
     settings |= {"stoi": stoi, "pesq": pesq}
     if pesq and rate not in (8000, 16000):
@@ -108,13 +110,15 @@ def evaluate(
         separator.run(torch.randn(1, rate), repeats=1)  # the first run of a device is slow, and no measurement
     progress.start(len(todo))
     with Scorers(workers, rate=rate, stoi=stoi, pesq=pesq) as scorers:
-        rows_to_come = _Pending(outcome, wanted, keys, present, sheet, progress)
-        signals = _said_if_resampled(read_ahead(todo, files, estimates is not None, rate), rate, separator is not None)
+        rows_to_come = _Pending(outcome, wanted=wanted, keys=keys, present=present, sheet=sheet, progress=progress)
+        signals = _said_if_resampled(
+            read_ahead(todo, files, needed=estimates is not None, rate=rate), rate, separator is not None
+        )
         for item, loaded in signals:
             try:
                 if isinstance(loaded, str):
                     raise UserError(loaded)
-                outputs, seconds = _outputs(separator, loaded, wanted, separator_repeats)
+                outputs, seconds = _outputs(separator, loaded, repeats=wanted, separator_repeats=separator_repeats)
             except UserError as error:
                 rows_to_come.fail(item, error)
                 continue
@@ -133,6 +137,7 @@ class _Pending:
     def __init__(
         self,
         outcome: Evaluation,
+        *,
         wanted: Sequence[int | None],
         keys: dict[str, str],
         present: set[tuple[str, int | None]],
@@ -164,7 +169,15 @@ class _Pending:
                 continue
             length = loaded.mixture.shape[0] / self.rate
             rows = [
-                _row(item.id, repeats, self.keys[item.id], result, length, spent, loaded.warnings)
+                _row(
+                    item.id,
+                    repeats,
+                    key=self.keys[item.id],
+                    result=result,
+                    length=length,
+                    spent=spent,
+                    said=loaded.warnings,
+                )
                 for repeats, result, spent in zip(self.wanted, scores, seconds, strict=True)
                 if (item.id, repeats) not in self.present
             ]
@@ -189,7 +202,7 @@ def _said_if_resampled(
 
 
 def every_setting(
-    separator: Separator, mixture: Tensor, repeats: Sequence[int], separator_repeats: int | None = None
+    separator: Separator, mixture: Tensor, *, repeats: Sequence[int], separator_repeats: int | None = None
 ) -> list[tuple[Tensor, float]]:
     """For each of the ascending `repeats`: the voices (S, L) of a whole mixture (L,), on the CPU, and the
     network's seconds until then, its own decoding included, the other settings' left out.
@@ -217,6 +230,7 @@ def default_workers(dataset: Dataset) -> int:
 def _plan(
     dataset: Dataset,
     separator: Separator | None,
+    *,
     repeats: Sequence[int] | None,
     estimates: Path | None,
     separator_repeats: int | None,
@@ -251,7 +265,7 @@ def _plan(
 
 
 def _outputs(
-    separator: Separator | None, signals: Signals, repeats: Sequence[int | None], separator_repeats: int | None
+    separator: Separator | None, signals: Signals, *, repeats: Sequence[int | None], separator_repeats: int | None
 ) -> tuple[list[Tensor], list[float | None]]:
     """The estimates (S, L) of every setting and the network's seconds; those of a file made elsewhere have none."""
     if separator is None:
@@ -260,7 +274,7 @@ def _outputs(
     settings = [setting for setting in repeats if setting is not None]
     try:
         with memory_guard(f"{signals.mixture.shape[0] / separator.sample_rate:.1f} s of audio"):
-            timed = every_setting(separator, signals.mixture, settings, separator_repeats)
+            timed = every_setting(separator, signals.mixture, repeats=settings, separator_repeats=separator_repeats)
     except OutOfMemory as error:
         raise UserError(str(error)) from None
     return [voices for voices, _ in timed], [seconds for _, seconds in timed]
@@ -276,7 +290,7 @@ def _check_extras(stoi: bool, pesq: bool) -> None:
 
 
 def _row(
-    id: str, repeats: int | None, key: str, result: Score, length: float, spent: float | None, said: list[str]
+    id: str, repeats: int | None, *, key: str, result: Score, length: float, spent: float | None, said: list[str]
 ) -> Row:
     order = " ".join(str(estimate + 1) for estimate in result.permutation)
     return Row(

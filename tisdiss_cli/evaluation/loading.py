@@ -30,13 +30,13 @@ class Signals:
 
 
 def read_ahead(
-    items: Sequence[Item], files: dict[str, tuple[Path, ...]], needed: bool, rate: int
+    items: Sequence[Item], files: dict[str, tuple[Path, ...]], *, needed: bool, rate: int
 ) -> Iterator[tuple[Item, Signals | str]]:
     """Each item's signals, or a sentence why not, read while the caller works on those before."""
 
     def load(item: Item) -> Signals | str:
         try:
-            return _load(item, files[item.id], needed, rate)
+            return _load(item, files[item.id], needed=needed, rate=rate)
         except UserError as error:
             return str(error)
         except (OSError, MemoryError) as error:  # a disk that went away, say
@@ -53,7 +53,7 @@ def read_ahead(
             yield ready, future.result()
 
 
-def _load(item: Item, estimates: tuple[Path, ...], needed: bool, rate: int) -> Signals:
+def _load(item: Item, estimates: tuple[Path, ...], *, needed: bool, rate: int) -> Signals:
     if needed and len(estimates) != len(item.references):
         raise UserError(f"there are {len(estimates)} estimates for {len(item.references)} references")
     paths = {"the mixture": item.mixture}

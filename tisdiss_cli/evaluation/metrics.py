@@ -117,6 +117,7 @@ def score(
     mixture: Tensor,
     references: Tensor,
     estimates: Sequence[Tensor],
+    *,
     sample_rate: int,
     stoi: bool = False,
     pesq: bool = False,
@@ -162,13 +163,13 @@ def score(
         )
         result.warnings += [f"reference {s + 1} is silent" for s in range(len(references)) if not audible[s]]
         result.warnings += [f"estimate {s + 1} is silent" for s in range(len(estimate)) if is_silent(estimate[s])]
-        _add_perception(result, references[audible], matched, sample_rate, stoi=stoi, pesq=pesq)
+        _add_perception(result, references[audible], matched, sample_rate=sample_rate, stoi=stoi, pesq=pesq)
         scores.append(result)
     return scores
 
 
 def _add_perception(
-    result: Score, references: Tensor, estimates: Tensor, sample_rate: int, *, stoi: bool, pesq: bool
+    result: Score, references: Tensor, estimates: Tensor, *, sample_rate: int, stoi: bool, pesq: bool
 ) -> None:
     """STOI and PESQ, where they are wanted, as means over the speakers (S, L); a warning where one has no value."""
     measures: tuple[tuple[str, bool, Callable[[np.ndarray, np.ndarray, int], float]], ...] = (

@@ -24,7 +24,7 @@ _BAND = (0.1, 0.9)  # quantiles of the held-out errors
 
 @torch.inference_mode()
 def fit_quality(
-    separator: Separator, dataset: Dataset, repeats: int, advance: Callable[[], None] = lambda: None
+    separator: Separator, dataset: Dataset, *, repeats: int, advance: Callable[[], None] = lambda: None
 ) -> QualityModel | None:
     """The model for these weights, by each mixture of the set as it is and changed; None of fewer than LEAST.
 
@@ -33,7 +33,7 @@ def fit_quality(
     inputs, truths, groups = [], [], []
     nothing: dict[str, tuple[Path, ...]] = {item.id: () for item in dataset.items}
     earlier: Tensor | None = None
-    for number, (_, loaded) in enumerate(read_ahead(dataset.items, nothing, False, separator.sample_rate)):
+    for number, (_, loaded) in enumerate(read_ahead(dataset.items, nothing, needed=False, rate=separator.sample_rate)):
         if not isinstance(loaded, str) and not is_silent(loaded.references).any():
             references = loaded.references
             for changed in (references, *_changed(references, earlier, number)):

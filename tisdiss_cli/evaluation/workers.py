@@ -24,7 +24,7 @@ class Scorers:
         # Spawned: a forked child of a process that uses CUDA, or that runs threads, is not safe.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(workers, context, initializer=_start) if workers else None
-        self._options = (rate, stoi, pesq)
+        self._options: dict[str, Any] = {"sample_rate": rate, "stoi": stoi, "pesq": pesq}
 
     def __enter__(self) -> "Scorers":
         return self
@@ -45,18 +45,18 @@ class Scorers:
         # Arrays cross to a worker without shared memory.
         arrays = (mixture.numpy(), references.numpy(), [estimate.numpy() for estimate in estimates])
         if self._pool:
-            return self._pool.submit(_score, *arrays, *self._options)
+            return self._pool.submit(_score, *arrays, **self._options)
         future: Future[list[Score]] = Future()
         try:
-            future.set_result(_score(*arrays, *self._options))
+            future.set_result(_score(*arrays, **self._options))
         except (UserError, RuntimeError, MemoryError) as error:
             future.set_exception(error)
         return future
 
 
-def _score(mixture: np.ndarray, references: np.ndarray, estimates: list[np.ndarray], *options: Any) -> list[Score]:
+def _score(mixture: np.ndarray, references: np.ndarray, estimates: list[np.ndarray], **options: Any) -> list[Score]:
     tensors = [torch.from_numpy(estimate) for estimate in estimates]
-    return score(torch.from_numpy(mixture), torch.from_numpy(references), tensors, *options)
+    return score(torch.from_numpy(mixture), torch.from_numpy(references), tensors, **options)
 
 
 def _start() -> None:

@@ -67,7 +67,9 @@ class Hearing:
         """The segments, under the names that `name_segments` gave them; OSError where the disk does not take them."""
         if self.speech and job.besides:
             (out / job.stem).parent.mkdir(parents=True, exist_ok=True)  # the outputs may lie elsewhere
-            write_segments(out / job.stem, self.wanted.segments, self.speech.segments, self.speech.seconds)
+            write_segments(
+                out / job.stem, self.wanted.segments, segments=self.speech.segments, seconds=self.speech.seconds
+            )
 
     def facts(self) -> dict[str, Any]:
         """What goes into the input's line."""

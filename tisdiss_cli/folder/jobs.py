@@ -86,7 +86,9 @@ def plan_jobs(
         told = f"{stem}_{suffix[1:]}" if len(extensions[loose(stem)]) > 1 else stem
         for channel in _channels(one.path, track) if each_channel else (None,):
             job = Job(one.path, one.name, stem=told if channel is None else f"{told}_c{channel}", channel=channel)
-            names = [template.fill(one.name, stem, told, voice, channel) for voice in range(1, voices + 1)]
+            names = [
+                template.fill(one.name, stem, told=told, voice=voice, channel=channel) for voice in range(1, voices + 1)
+            ]
             job.outputs = [f"{name}.{extension}" for name in names]
             jobs.append(job)
     template.check_apart([(job.input, job.channel, job.outputs) for job in jobs])

@@ -139,7 +139,7 @@ class Presence:
                 os.utime(_facts_file(self.out, self.name))
 
 
-def enter(out: Path, source: Path, shard: Shard | None = None, join: bool = False) -> Presence:
+def enter(out: Path, source: Path, *, shard: Shard | None = None, join: bool = False) -> Presence:
     """This run's presence in OUT; its facts name the record file that no other run writes.
 
     Raises:
@@ -147,7 +147,7 @@ def enter(out: Path, source: Path, shard: Shard | None = None, join: bool = Fals
     """
     own, record = facts_of_this(), record_name(shard.name if shard else None)
     for _ in range(10):
-        check_free(out, source, shard, join)
+        check_free(out, source, shard=shard, join=join)
         if any(other.record == record for other in at_work(out)):
             record = record_name(own.name)
         facts = replace(own, source=str(source.resolve()), shard=str(shard or ""), record=record)
@@ -163,7 +163,7 @@ def enter(out: Path, source: Path, shard: Shard | None = None, join: bool = Fals
     raise UserError(f"OUT {out}: too many runs begin there at once: try again")
 
 
-def check_free(out: Path, source: Path, shard: Shard | None = None, join: bool = False) -> None:
+def check_free(out: Path, source: Path, *, shard: Shard | None = None, join: bool = False) -> None:
     """UserError if a run is at work in OUT on some of the same inputs, unless `join` is given."""
     mine = Facts("", 0, 0.0, source=str(source.resolve()), shard=str(shard or ""))
     others = [] if join else [other for other in at_work(out) if _overlap(mine, other)]

@@ -24,7 +24,7 @@ class Template:
         """The fields that it has."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
 
-    def fill(self, input: str, stem: str, told: str, voice: int, channel: int | None = None) -> str:
+    def fill(self, input: str, stem: str, *, told: str, voice: int, channel: int | None = None) -> str:
         """The path of one output, relative to OUT, without its extension.
 
         Args:

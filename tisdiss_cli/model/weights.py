@@ -157,7 +157,7 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
 
 
 def save_weights(
-    path: Path, config: Config, state: dict[str, torch.Tensor], info: dict[str, Any] | None = None
+    path: Path, config: Config, state: dict[str, torch.Tensor], *, info: dict[str, Any] | None = None
 ) -> None:
     """Writes a weight file whole or not at all, UserError where it cannot be. `info` must survive JSON."""
     metadata = {
@@ -197,4 +197,4 @@ def average_weights(paths: Sequence[Path], out: Path) -> None:
     states = [load_weights(file.path).state_dict() for file in files]
     mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
     facts = {key: value for key, value in last.info.items() if key in ("trained", "recipe", "training")}
-    save_weights(out, last.config, mean, {**facts, "mean_of": [file.digest for file in files]})
+    save_weights(out, last.config, mean, info={**facts, "mean_of": [file.digest for file in files]})

@@ -21,7 +21,7 @@ from tisdiss_cli.files import replacing
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def write_page(path: Path, template: str, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> None:
+def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> None:
     """Writes the page whole or not at all.
 
     Args:

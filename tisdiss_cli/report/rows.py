@@ -39,7 +39,7 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def as_row(entry: Entry, root: int, settings: list[Pairs], out: Path, other: Other | None) -> list[Any]:
+def as_row(entry: Entry, root: int, *, settings: list[Pairs], out: Path, other: Other | None) -> list[Any]:
     """The values of FIELDS; `here` has a bit for the mixture and then one for each output that is on the disk."""
     low, high = entry.band or (None, None)
     more: dict[str, Any] = {}

@@ -66,7 +66,7 @@ def write_report(
     settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(one)[0] for one in entries))
     others_of = [matches.get((one.name, one.channel)) for one in entries]
     found = [
-        as_row(one, roots.index(root_of(one)[0]), settings, out, other)
+        as_row(one, roots.index(root_of(one)[0]), settings=settings, out=out, other=other)
         for one, other in zip(entries, others_of, strict=True)
     ]
     chosen = choose(entries, most)
@@ -74,7 +74,7 @@ def write_report(
     drawn: set[Path] = set()
     for index in chosen:
         entry = entries[index]
-        tracks = draw_tracks(out, entry, others_of[index], pictures, index)
+        tracks = draw_tracks(out, entry, other=others_of[index], folder=pictures, number=index)
         found[index][-1].update(spoken(out, entry) | tracks.facts)
         drawn |= tracks.files
         advance()
@@ -89,7 +89,7 @@ def write_report(
         "fields": FIELDS,
         "rows": found,
     }
-    write_page(page, "run.html", _SCRIPTS, data, title=out.absolute().name)
+    write_page(page, "run.html", scripts=_SCRIPTS, data=data, title=out.absolute().name)
     return page
 
 

@@ -78,7 +78,7 @@ def write_scores(
         "curves": [_curve(name, series) for name, series in curves.items() if series],
         "rows": [[id, [values[one].get(id) for one in settings], remarks[id]] for id in remarks],
     }
-    write_page(path, "scores.html", _SCRIPTS, data, title=title, tables=tables)
+    write_page(path, "scores.html", scripts=_SCRIPTS, data=data, title=title, tables=tables)
 
 
 def _curve(name: str, series: Sequence[Point]) -> dict[str, Any]:

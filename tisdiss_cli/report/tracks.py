@@ -35,7 +35,7 @@ def check_matplotlib() -> None:
         ) from None
 
 
-def draw_tracks(out: Path, entry: Entry, other: Other | None, folder: Path, number: int) -> Tracks:
+def draw_tracks(out: Path, entry: Entry, *, other: Other | None, folder: Path, number: int) -> Tracks:
     """Draws `folder`/NUMBER-TRACK.webp for each file that can be read; the others are said and left out.
 
     Track 0 is the mixture, then come the voices, then those of the other run. A network knows no speaker's name, so the

@@ -117,7 +117,7 @@ class Stitcher:
                 self.memory.learn(self.memory.portraits(voices))
         else:
             overlap = self.end - start
-            voices = self._in_order(self.history, start, overlap, voices)
+            voices = self._in_order(self.history, start, overlap=overlap, voices=voices)
             tail = self.history[:, -self.fade :]
             blended = tail + self.ramp * (voices[:, overlap - self.fade : overlap] - tail)
             fresh = torch.cat((self.history[:, : -self.fade], blended, voices[:, overlap:]), dim=1)
@@ -133,7 +133,7 @@ class Stitcher:
             return torch.zeros(0, 0)
         return self.history[:, self.history.shape[1] - (self.end - self.sent) :]
 
-    def _in_order(self, history: Tensor, start: int, overlap: int, voices: Tensor) -> Tensor:
+    def _in_order(self, history: Tensor, start: int, *, overlap: int, voices: Tensor) -> Tensor:
         shared = min(overlap, history.shape[1])
         before, after = history[:, -shared:], voices[:, overlap - shared : overlap]
         alignment = align(before, after)

@@ -117,6 +117,7 @@ class Separator:
         self,
         waveform: Tensor,
         sample_rate: int | None = None,
+        *,
         repeats: int | str | None = None,
         separator_repeats: int | None = None,
     ) -> Tensor:
@@ -136,12 +137,13 @@ class Separator:
             raise UserError(f"repeats {repeats!r}: it must be a number or 'auto'")
         wanted = self.auto() if isinstance(repeats, str) else repeats
         check_repeats(wanted, separator_repeats)
-        return self._in_chunks(mixture, self.plan(), wanted, separator_repeats)[0]
+        return self._in_chunks(mixture, self.plan(), repeats=wanted, separator_repeats=separator_repeats)[0]
 
     def refine(
         self,
         waveform: Tensor,
         sample_rate: int | None = None,
+        *,
         repeats: int | None = None,
         separator_repeats: int | None = None,
     ) -> Iterator[Tensor]:
@@ -218,7 +220,10 @@ class Separator:
         batch, length = mixtures.shape
         if self._longest_chunk and length > self._longest_chunk:
             plan = ChunkPlan.of(int(self._longest_chunk / LAST), self.sample_rate)
-            cut = [self._in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
+            cut = [
+                self._in_chunks(mixture, plan, repeats=repeats, separator_repeats=separator_repeats)
+                for mixture in mixtures
+            ]
             return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
         seconds = length / self.sample_rate
         largest = min(self._largest_batch or batch, max(1, int(self.affordable_seconds / seconds)))
@@ -248,7 +253,7 @@ class Separator:
         return self.run(mixtures, repeats, separator_repeats)
 
     def _in_chunks(
-        self, mixture: Tensor, plan: ChunkPlan, repeats: int | Auto | None, separator_repeats: int | None
+        self, mixture: Tensor, plan: ChunkPlan, *, repeats: int | Auto | None, separator_repeats: int | None
     ) -> tuple[Tensor, int]:
         """(L,) -> (S, L) and the most repeats used, one chunk after the other."""
         chunker, stitcher = plan.chunker(), plan.stitcher()

@@ -28,7 +28,7 @@ class Example:
     references: Tensor  # (S, L)
 
 
-def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -> list[Example]:
+def load_examples(root: Path, sample_rate: int, *, speakers: int, count: int = 0) -> list[Example]:
     """The mixtures of `root` in memory, or `count` of them evenly spread; UserError names what does not fit."""
     dataset = complete_dataset(root, speakers)
     items = dataset.items
@@ -37,7 +37,9 @@ def load_examples(root: Path, sample_rate: int, speakers: int, count: int = 0) -
     return [Example(signals[0], signals[1:]) for signals in read_items(dataset, items, sample_rate)]
 
 
-def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references: Sequence[str] | None = None) -> Data:
+def load_data(
+    root: Path, recipe: Recipe, *, mixture: str | None = None, references: Sequence[str] | None = None
+) -> Data:
     """Reads all that mixtures are drawn from into memory, on the CPU; the log says how much it is.
 
     Args:
@@ -54,7 +56,7 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
         for name in ("rirs", "noise", "exclude", "turn_taking", "filter_db"):
             if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
-        dataset = complete_dataset(root, config.speakers, mixture, references)
+        dataset = complete_dataset(root, config.speakers, mixture=mixture, references=references)
         data: Data = (fixed := load_fixed(dataset, config.sample_rate))
         minutes = int(fixed.lengths.sum()) / config.sample_rate / 60
         words = f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}, {minutes:.1f} min"
@@ -65,7 +67,9 @@ def load_data(root: Path, recipe: Recipe, mixture: str | None = None, references
         low, high = recipe.noise_db
         rooms, noises, complaints = None, None, Complaints()
         with complaints.collected():
-            corpus = load_corpus(root, config.sample_rate, recipe.speeds, config.speakers, pairs)
+            corpus = load_corpus(
+                root, config.sample_rate, speeds=recipe.speeds, speakers=config.speakers, exclude=pairs
+            )
         with complaints.collected():
             rooms = Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None
         with complaints.collected():

@@ -74,7 +74,7 @@ def export(
     network.load_state_dict(state)
     with autocast:
         gain = output_gain(network, pairs)
-    save_weights(path, config, scale_outputs(state, gain), info)
+    save_weights(path, config, scale_outputs(state, gain), info=info)
 
 
 def level_pairs(examples: list[Example], device: torch.device) -> list[tuple[Tensor, Tensor]]:

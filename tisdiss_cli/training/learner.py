@@ -28,7 +28,12 @@ class Learner:
         self.fabric, self.network = fabric, network
         self.average = AveragedModel(network.to(fabric.device))
         self.followed = False  # whether the average has taken a step
-        prepare(network, recipe.compile, recipe.activation_checkpointing, fabric.device)
+        prepare(
+            network,
+            compile=recipe.compile,
+            activation_checkpointing=recipe.activation_checkpointing,
+            device=fabric.device,
+        )
         self.optimizers = build_optimizers(network, recipe)
         self.model, *_ = fabric.setup(MultiLoss(network, recipe.separator_loss), *self.optimizers)
 

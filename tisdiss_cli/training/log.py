@@ -38,7 +38,7 @@ class Log:
         if (step, change) not in self.changes:
             self.add(step=step, minutes=f"{minutes:.3f}", change=change)
 
-    def add_validation(self, step: int, minutes: float, loss: float, si_snri: Sequence[float]) -> None:
+    def add_validation(self, step: int, minutes: float, *, loss: float, si_snri: Sequence[float]) -> None:
         """Writes the row of a validation."""
         gains = {f"si_snri_{repeat}": f"{value:.4f}" for repeat, value in enumerate(si_snri)}
         self.add(step=step, minutes=f"{minutes:.3f}", valid_loss=f"{loss:.5f}", **gains)

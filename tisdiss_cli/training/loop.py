@@ -184,7 +184,9 @@ class Training:
         result = None
         if self.examples and self.fabric.is_global_zero:
             with memory_guard("the validation"), self.fabric.autocast():
-                result = validate(self.learner.averaged, self.examples, self.now.repeat_range[1], self.fabric.device)
+                result = validate(
+                    self.learner.averaged, self.examples, repeats=self.now.repeat_range[1], device=self.fabric.device
+                )
         return self.fabric.broadcast(result) if self.fabric.world_size > 1 else result
 
     def epoch_end(self) -> None:
@@ -201,7 +203,7 @@ class Training:
         if self.best.add(result.loss if result else -self.step, self.learner.averaged.state_dict()):
             self.export(result)
         if self.log and result:
-            self.log.add_validation(self.step, self.clock.minutes, result.loss, result.si_snri)
+            self.log.add_validation(self.step, self.clock.minutes, loss=result.loss, si_snri=result.si_snri)
         self.save()
         self.draw_curve()
         self.clock.end_epoch(begin)
@@ -260,7 +262,9 @@ class Training:
         """
         if self.examples:  # so that nothing goes wrong later, and the time it takes is known
             with memory_guard("the validation"), self.fabric.autocast():
-                seconds = rehearse(self.learner.averaged, self.examples, self.recipe.deepest, self.fabric.device)
+                seconds = rehearse(
+                    self.learner.averaged, self.examples, repeats=self.recipe.deepest, device=self.fabric.device
+                )
             self.clock.epoch_end_seconds = max(self.clock.epoch_end_seconds, 2.0 + seconds)
         self.clock.begin_rows(self.step)
         with Interrupt() as interrupt:

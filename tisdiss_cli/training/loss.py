@@ -73,7 +73,7 @@ class MultiLoss(nn.Module):
         return multi_loss((estimate.waveforms() for estimate in estimates), references)
 
 
-def prepare(network: TISDiSS, compile: bool, activation_checkpointing: bool, device: torch.device) -> None:
+def prepare(network: TISDiSS, *, compile: bool, activation_checkpointing: bool, device: torch.device) -> None:
     """Compiles the paths; or forgets their activations, which the backward pass then computes again."""
     for module in network.modules():
         if isinstance(module, SpectralPath | SpeakerPath):

@@ -48,7 +48,7 @@ class Start:
         return network
 
 
-def start_new(out: Path, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
+def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
     """A run from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
 
     Without a recipe, `init` decides the network; its trained repeats, which no tensor depends on, give way to the
@@ -175,9 +175,9 @@ def gather(
     examples: list[Example] = []
     if valid:
         with complaints.collected():
-            examples = load_examples(valid, config.sample_rate, config.speakers, recipe.valid_items)
+            examples = load_examples(valid, config.sample_rate, speakers=config.speakers, count=recipe.valid_items)
     with complaints.collected():
-        data = load_data(root, recipe, mixture, references)
+        data = load_data(root, recipe, mixture=mixture, references=references)
     complaints.check()
     origin = {
         "valid": str(valid.resolve()) if valid else None,

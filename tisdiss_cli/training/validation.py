@@ -20,7 +20,7 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(network: TISDiSS, examples: list[Example], repeats: int, device: torch.device) -> Validation:
+def validate(network: TISDiSS, examples: list[Example], *, repeats: int, device: torch.device) -> Validation:
     """Runs every example once, at up to `repeats` repeats, as inference would (one at a time)."""
     losses: list[Tensor] = []
     gains: list[Tensor] = []
@@ -42,8 +42,8 @@ def validate(network: TISDiSS, examples: list[Example], repeats: int, device: to
     return Validation(float(torch.stack(losses).mean()), torch.stack(gains).mean(dim=0).tolist())
 
 
-def rehearse(network: TISDiSS, examples: list[Example], repeats: int, device: torch.device) -> float:
+def rehearse(network: TISDiSS, examples: list[Example], *, repeats: int, device: torch.device) -> float:
     """A trial on the first examples; about how many seconds all of them take at up to `repeats` repeats."""
     begin = time.monotonic()
-    validate(network, examples[:2], 1, device)
+    validate(network, examples[:2], repeats=1, device=device)
     return (time.monotonic() - begin) / 2 * len(examples) * repeats
