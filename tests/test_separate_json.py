@@ -94,3 +94,11 @@ def test_a_run_that_is_stopped_tells_what_it_did(tree, separate, monkeypatch):
 def test_usage_errors_leave_stdout_empty(tree, separate):
     assert separate("--chunk", "-1", status=2) == ""
     assert separate("--name", "x", status=2) == ""
+
+
+def test_in_words_the_plan_tells_every_setting_too(tree, mini_weights):
+    """What the record will hold of the settings, and what is not the default among them."""
+    options = ("--weights", mini_weights, "--device", "cpu", "--channels", "1,2", "--chunk", 3, "--format", "flac")
+    said = tisdiss("separate", *options, "--dry-run", tree / "in", tree / "out").stderr.splitlines()[-1]
+    for name, value in (("channels", "1 2"), ("chunk seconds", "3.0"), ("format", "flac"), ("repeats", "2")):
+        assert f"{name} {value}" in said

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tisdiss_cli.folder.names import Template
     from tisdiss_cli.folder.pace import Limit
     from tisdiss_cli.folder.record import Line, Record
+    from tisdiss_cli.folder.settings import Settings
     from tisdiss_cli.folder.shards import Shard
     from tisdiss_cli.folder.triage import Triage
     from tisdiss_cli.separation.separator import Separator
@@ -118,7 +119,7 @@ def run_here(
         if as_json:
             print_plan_lines(found, settings)
         else:
-            _print_plan(found)
+            _print_plan(found, settings)
         return
     _make_folder(run.out)
     warn_if_untrained(separator.weights)
@@ -277,13 +278,15 @@ def _seconds(found: "Triage", track: int | None) -> "dict[tuple[str, int | None]
     return {job.id: seconds if isfinite(seconds := announced_seconds(job.path, track)) else 0.0 for job in found.todo}
 
 
-def _print_plan(found: "Triage") -> None:
+def _print_plan(found: "Triage", settings: "Settings") -> None:
     for job in found.todo:
         print(shown(f"{job.input} -> {', '.join(job.outputs)}"))
     for line in found.refused:
         log.warning(line.reason)
     refused = f", {len(found.refused)} refused" if found.refused else ""
     print(f"{len(found.todo)} to separate, {found.done} done already{refused}", file=sys.stderr)
+    facts = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in settings.recorded.items()}
+    print("with " + ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in facts.items()), file=sys.stderr)
 
 
 def _make_folder(out: Path) -> None:

@@ -77,7 +77,7 @@ def _from_json(texts: list[tuple[int, str]], name: str) -> Iterator[str]:
         parts += bool(row and row.get("offset"))
         yield path
     if parts:
-        log.warning(f"warning: {name}: {parts} lines have an offset, which is not heeded: whole files are separated")
+        log.warning(f"warning: {name}: offset is not heeded, whole files are separated (lines that have one: {parts})")
 
 
 def _is_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> bool:
