@@ -40,7 +40,7 @@ class Line:
     overlap_seconds: float | None = None  # in which two or more speak
     silence_seconds: float | None = None  # in which nobody does
     talkers: int | None = None  # voices that speak
-    quality: dict[str, Any] | None = None  # predicted SI-SNRi in dB, its 80 % band, and the worst chunk's
+    quality: dict[str, Any] | None = None  # predicted SI-SNRi in dB, its 80 % band, and the worst ten seconds'
     doubtful: bool = False  # predicted below --min-quality
     path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
     channel: int | None = None  # of the input, with --channels each

@@ -17,6 +17,7 @@ from torch import Tensor
 INPUTS = ("likeness", "levels", "residual", "envelopes", "contrast", "undecided", "power")
 _SILENT = 1e-10  # mean square of a mixture that nothing can be told of, -100 dB of full scale
 _FRAME = 256  # samples; of the envelopes and the spectrum
+WINDOW = 10.0  # seconds of the stretch that is called the worst
 
 
 def describe(mixture: Tensor, voices: Tensor) -> Tensor | None:
@@ -126,29 +127,58 @@ class QualityModel:
 
 
 class QualityMeter:
-    """Chunks of a recording in, its predicted quality out; keeps sums alone."""
+    """Chunks of a recording in, in their order, its predicted quality out; keeps sums, and the last chunks' places."""
 
     def __init__(self, model: QualityModel, sample_rate: int) -> None:
         self.model, self.sample_rate = model, sample_rate
-        self.sum = self.seconds = 0.0
+        self.sum = self.seconds = self.end = 0.0
         self.worst: dict[str, float] | None = None
+        self._recent: list[tuple[float, float, float]] = []  # seconds from and to, dB
+        self._waiting: list[float] = []  # where a WINDOW begins whose chunks are not all here
 
     def push(self, start: int, mixture: Tensor, voices: Tensor) -> None:
         """A chunk (n,) from sample `start` on and its voices (S, n); silence counts for nothing."""
-        inputs = describe(mixture, voices)
-        if inputs is None:
+        begin, seconds = start / self.sample_rate, mixture.shape[0] / self.sample_rate
+        self._look(begin)
+        self.end = begin + seconds
+        if (inputs := describe(mixture, voices)) is None:
             return
-        predicted, seconds = self.model.predict(inputs), mixture.shape[0] / self.sample_rate
+        predicted = self.model.predict(inputs)
         self.sum += predicted * seconds
         self.seconds += seconds
-        if self.worst is None or predicted < self.worst["si_snri"]:
-            begin = start / self.sample_rate
-            self.worst = {"si_snri": round(predicted, 2), "from": round(begin, 2), "to": round(begin + seconds, 2)}
+        self._recent.append((begin, self.end, predicted))
+        # The mean over a window that moves is lowest where one of its ends meets one of a chunk's.
+        self._waiting += [at for end in (begin, self.end) for at in (end, end - WINDOW) if at >= 0]
+
+    def _look(self, now: float) -> None:
+        """Weighs the WINDOWs that end by `now`; chunks to come begin there."""
+        for begin in self._waiting:
+            if begin + WINDOW <= now:
+                self._weigh(begin, begin + WINDOW)
+        self._waiting = [begin for begin in self._waiting if begin + WINDOW > now]
+        since = min([now - WINDOW, *self._waiting])
+        self._recent = [stretch for stretch in self._recent if stretch[1] > since]
+
+    def _weigh(self, begin: float, end: float) -> None:
+        shares = [max(0.0, min(to, end) - max(since, begin)) for since, to, _ in self._recent]
+        if sum(shares) < 0.1:  # seconds: hardly touched
+            return
+        mean = sum(share * predicted for share, (_, _, predicted) in zip(shares, self._recent, strict=True)) / sum(
+            shares
+        )
+        if self.worst is None or mean < self.worst["si_snri"]:
+            self.worst = {"si_snri": mean, "from": begin, "to": end}
 
     def finish(self) -> dict[str, Any] | None:
-        """`si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` chunk; None where all was silent."""
-        if self.worst is None:
+        """`si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` ten seconds, the mean of the chunks that
+        lie there; None where all was silent.
+        """
+        if not self.seconds:
             return None
+        self._look(self.end)
+        if self.worst is None:  # all of it is shorter
+            self.worst = {"si_snri": self.sum / self.seconds, "from": 0.0, "to": self.end}
+        worst = {name: round(value, 2) for name, value in (self.worst or {}).items()}
         predicted = self.sum / self.seconds
         ends = {"low": round(predicted + self.model.low, 2), "high": round(predicted + self.model.high, 2)}
-        return {"si_snri": round(predicted, 2), **ends, "worst": self.worst}
+        return {"si_snri": round(predicted, 2), **ends, "worst": worst}
