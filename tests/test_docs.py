@@ -27,6 +27,7 @@ from tests.synthetic import write_mixtures, write_speech
 from tisdiss_cli.__main__ import app
 from tisdiss_cli.model.published import published_name
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
+from tisdiss_cli.separation.quality import QualityModel
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BESIDES = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASE.md")]
@@ -121,10 +122,11 @@ def prepared(tmp_path_factory, mini_weights) -> Path:
             soundfile.write(root / "voices" / f"{path.stem}_s{source}.wav", noisy, RATE)
     write_speech(root / "speech" / "valid", samples=800)
     file, state = read_info(mini_weights), load_weights(mini_weights).state_dict()
+    said = QualityModel([0.0] * 7, [1.0] * 7, [0.0] * 7, 4.0, -3.0, 2.0, 0.8, 1.0, 100)
     for name in ("run/weights", "1/weights", "2/weights", "bundled/tiny"):
         path = (root / name).with_suffix(".safetensors")
         path.parent.mkdir()
-        save_weights(path, file.config, state, info={"auto_threshold_db": 30.0, "repeats": 2})
+        save_weights(path, file.config, state, info={"auto_threshold_db": 30.0, "repeats": 2, "quality": said.facts()})
     theirs = reference_network("small_re2x2").state_dict()
     torch.save({f"separator.{published_name(name)}": value for name, value in theirs.items()}, root / "checkpoint.pth")
     sizes = {"n_fft": 128, "hop_length": 64}

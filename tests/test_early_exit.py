@@ -10,13 +10,15 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from tests.cli import tisdiss
+from tests.folders import records
 from tests.reference_cases import reference_network
 from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.evaluation.calibrate import ALLOWED_LOSS, Trace, choose_threshold, trace
 from tisdiss_cli.evaluation.results import smallest_within
 from tisdiss_cli.folder.pace import Pace, parse_duration
-from tisdiss_cli.model.weights import read_info
-from tisdiss_cli.separation.early_exit import Auto, settle, similarity
+from tisdiss_cli.model.weights import load_weights, read_info, save_weights
+from tisdiss_cli.separation.early_exit import Auto, UntilQuality, settle, similarity
+from tisdiss_cli.separation.quality import QualityModel, describe
 from tisdiss_cli.separation.separator import Separator
 
 
@@ -44,16 +46,36 @@ def test_each_item_stops_by_itself_at_the_naive_place():
     near = torch.stack([similarity(newer, older) for older, newer in itertools.pairwise(fixed)])
     values = near[1:4].flatten().sort().values
     threshold = float(values[4:6].mean())  # between two, so that no rounding decides
-    voices, used = settle(network.estimates(mixtures, 6), Auto(threshold, 6))
+    voices, used = settle(network.estimates(mixtures, 6), Auto(threshold, 6), mixtures)
     for item in range(3):
         reached = [repeat for repeat in range(1, 7) if near[repeat - 1, item] >= threshold]
         assert used[item] == (reached[0] if reached else 6)
         torch.testing.assert_close(voices[item], fixed[used[item]][item])
-        alone, alone_used = settle(network.estimates(mixtures[item : item + 1], 6), Auto(threshold, 6))
+        one = mixtures[item : item + 1]
+        alone, alone_used = settle(network.estimates(one, 6), Auto(threshold, 6), one)
         assert alone_used == [used[item]]
         torch.testing.assert_close(alone[0], voices[item], rtol=1e-3, atol=1e-4)
-    assert settle(network.estimates(mixtures, 6), Auto(-100.0, 6))[1] == [1, 1, 1]
-    assert settle(network.estimates(mixtures, 2), Auto(101.0, 2))[1] == [2, 2, 2]
+    assert settle(network.estimates(mixtures, 6), Auto(-100.0, 6), mixtures)[1] == [1, 1, 1]
+    assert settle(network.estimates(mixtures, 2), Auto(101.0, 2), mixtures)[1] == [2, 2, 2]
+
+
+@torch.inference_mode()
+def test_each_item_stops_where_its_quality_is_first_predicted():
+    network, random = reference_network("small_re1x3"), torch.Generator().manual_seed(1)
+    mixtures = torch.randn(3, 1500, generator=random) * torch.linspace(0.2, 3, 1500).sin()
+    mixtures = torch.cat((mixtures, torch.zeros(1, 1500)))  # of silence nothing is predicted: one repeat
+    weights = torch.randn(7, generator=random).tolist()
+    model = QualityModel([0.0] * 7, [1.0] * 7, weights, 0.0, -1.0, 1.0, 0.9, 1.0, 100)
+    fixed = [network(mixtures, repeats) for repeats in range(1, 6)]
+    told = [[model.predict(describe(mixtures[i], voices[i])) for i in range(3)] for voices in fixed]
+    middle = sorted(value for repeat in told for value in repeat)[7:9]
+    least = sum(middle) / 2  # between two, so that no rounding decides
+    voices, used = settle(network.estimates(mixtures, 5), UntilQuality(model, least, 5), mixtures)
+    for item in range(3):
+        reached = [repeat for repeat, values in enumerate(told, 1) if values[item] >= least]
+        assert used[item] == (reached[0] if reached else 5)
+        torch.testing.assert_close(voices[item], fixed[used[item] - 1][item])
+    assert used[3] == 1 and len(set(used[:3])) > 1
 
 
 def test_the_threshold_is_the_smallest_that_loses_little():
@@ -159,6 +181,30 @@ def test_the_commands(mixtures, tmp_path, mini_weights):
     for wrong in (("--rtf", 0), ("--budget", "x"), ("--rtf", 1, "--repeats", 2), ("--max-repeats", 0)):
         tisdiss("separate", source, tmp_path / "no", "--weights", weights, *wrong, status=2)
     assert not (tmp_path / "no").exists()
+
+
+def test_refined_until_the_quality_is_predicted(folder, tmp_path, mini_weights):
+    """A model that says 4 dB of everything: less is there after a repeat, more after all that are allowed."""
+    run = ("--device", "cpu", "--weights")
+    model = QualityModel([0.0] * 7, [1.0] * 7, [0.0] * 7, 4.0, -3.0, 2.0, 0.8, 1.0, 100)
+    config, state = read_info(mini_weights).config, load_weights(mini_weights).state_dict()
+    save_weights(able := tmp_path / "able.safetensors", config, state, info={"quality": model.facts()})
+    for least, options, expected in ((3, (), 1), (5, ("--max-repeats", 3), 3), (5, ("--repeats", "auto"), 8)):
+        out = tmp_path / f"{least}{expected}"
+        tisdiss("separate", folder, out, *run, able, "--quality", least, *options)
+        lines = records(out).values()
+        assert lines and {line["repeats"] for line in lines} == {expected}
+        assert all(f"{least} dB" in line["settings"]["repeats"] for line in lines)
+        again = tisdiss("separate", folder, out, *run, able, "--quality", least, *options)
+        assert f"{len(lines)} done before" in again.stdout
+    for wrong in (("--repeats", 2), ("--rtf", 1), ("--budget", "1m")):
+        assert (
+            "--quality"
+            in tisdiss("separate", folder, tmp_path / "no", *run, able, "--quality", 3, *wrong, status=2).stderr
+        )
+    unable = tisdiss("separate", folder, tmp_path / "no", *run, mini_weights, "--quality", 3, status=2)
+    assert "tisdiss weights calibrate" in unable.stderr
+    assert "nan" in tisdiss("separate", folder, tmp_path / "no", *run, able, "--quality", "nan", status=2).stderr
 
 
 def test_the_smallest_setting_within_a_tenth_of_a_decibel():

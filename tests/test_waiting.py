@@ -91,7 +91,8 @@ def test_auto_reads_once_a_repeat(monkeypatch):
     network, lists, tolist = drawn_network(Config(**TINY), "auto"), [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda values: lists.append(values.shape) or tolist(values))
     with torch.inference_mode(), Reads() as reads:
-        _, used = settle(network.estimates(torch.randn(4, 500), 5), Auto(200.0, 5))
+        mixtures = torch.randn(4, 500)
+        _, used = settle(network.estimates(mixtures, 5), Auto(200.0, 5), mixtures)
     assert used == [5] * 4 and len(lists) == 5 and not reads.found
 
 

@@ -48,8 +48,12 @@ def separate(  # the options make it long
             "[default: as the weights recommend]",
         ),
     ] = None,
+    quality: Annotated[
+        float | None, typer.Option(help="Refine each chunk until so many dB of SI-SNRi are predicted for it.")
+    ] = None,
     max_repeats: Annotated[
-        int | None, typer.Option(help="The most that auto, --rtf and --budget may choose. [default: 8; as trained]")
+        int | None,
+        typer.Option(help="The most that auto, --quality, --rtf and --budget may choose. [default: 8, 8, as trained]"),
     ] = None,
     rtf: Annotated[
         float | None, typer.Option(help="Choose the repeats that this machine affords at this real-time factor.")
@@ -146,11 +150,14 @@ def separate(  # the options make it long
         rtf=rtf,
         separator_repeats=separator_repeats,
         track=track,
+        quality=quality,
         min_quality=min_quality,
     )
     wanted = _parse_repeats(repeats)
-    if sum(option is not None for option in (repeats, rtf, budget)) > 1:
-        raise UserError("--repeats, --rtf and --budget each choose the repeats: give one of them")
+    if quality is not None and repeats in (None, "auto"):
+        repeats, wanted = None, "auto"
+    if sum(option is not None for option in (repeats, quality, rtf, budget)) > 1:
+        raise UserError("--repeats, --quality, --rtf and --budget each choose the repeats: give one of them")
     *sources, out = (Path(os.path.expanduser(path)) for path in paths)
     if not sources and files_from is None:
         raise UserError(f"OUT is missing: name a folder for the voices of {out} after it")
@@ -187,6 +194,7 @@ def separate(  # the options make it long
     options = {
         "repeats": wanted,
         "max_repeats": max_repeats,
+        "quality": quality,
         "separator_repeats": separator_repeats,
         "chunk": chunk,
         "batch_size": batch_size,
@@ -276,12 +284,14 @@ def _check_numbers(
     rtf: float | None,
     separator_repeats: int | None,
     track: int | None,
+    quality: float | None,
     min_quality: float | None,
 ) -> None:
     if chunk is not None and not 0.5 <= chunk <= 3600:
         raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
-    if min_quality is not None and not isfinite(min_quality):
-        raise UserError(f"--min-quality {min_quality:g}: it must be a finite number of decibels")
+    for option, decibels in (("--quality", quality), ("--min-quality", min_quality)):
+        if decibels is not None and not isfinite(decibels):
+            raise UserError(f"{option} {decibels:g}: it must be a finite number of decibels")
     if rtf is not None and not 0 < rtf < inf:
         raise UserError(f"--rtf {rtf:g}: it must be a finite number above 0")
     if batch_size is not None and not 1 <= batch_size <= 65536:

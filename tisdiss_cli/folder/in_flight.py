@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.voices import VoiceFiles
-from tisdiss_cli.separation.early_exit import Auto
+from tisdiss_cli.separation.early_exit import EarlyExit
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Reading:
 class Computing:
     """What the computing thread, which is the caller's, owns."""
 
-    repeats: int | Auto | None = None  # None: not chosen yet
+    repeats: int | EarlyExit | None = None  # None: not chosen yet
     waiting: int = 0  # chunks read and not yet run
     all_read: bool = False
     end: int = 0  # of the newest chunk run, in samples
@@ -79,7 +79,7 @@ class Chunk:
         return self.start + self.mixture.shape[0]
 
     @property
-    def kind(self) -> tuple[int, int | Auto | None]:
+    def kind(self) -> tuple[int, int | EarlyExit | None]:
         """Chunks of one kind make one tensor and run with the same repeats."""
         return self.mixture.shape[0], self.file.computing.repeats
 

@@ -11,7 +11,7 @@ from tisdiss_cli.folder.hearing import Wanted
 from tisdiss_cli.folder.pace import Limit, Pace, measure_pace
 from tisdiss_cli.model.weights import QUALITY
 from tisdiss_cli.separation.chunking import ChunkPlan
-from tisdiss_cli.separation.early_exit import Auto
+from tisdiss_cli.separation.early_exit import EarlyExit
 from tisdiss_cli.separation.quality import QualityModel
 from tisdiss_cli.separation.separator import Separator
 
@@ -22,7 +22,7 @@ log = logging.getLogger("tisdiss")
 class Settings:
     """What every input of a run is separated with."""
 
-    repeats: int | Auto
+    repeats: int | EarlyExit
     separator_repeats: int
     plan: ChunkPlan
     batch_size: int
@@ -43,6 +43,7 @@ def choose_settings(
     *,
     repeats: int | Literal["auto"] | None = None,
     max_repeats: int | None = None,
+    quality: float | None = None,
     separator_repeats: int | None = None,
     limit: Limit | None = None,
     chunk: float | None = None,
@@ -66,7 +67,8 @@ def choose_settings(
     Args:
         separator: whose weights and device decide.
         repeats: of the Reconstructor, or "auto".
-        max_repeats: the most that "auto" may choose.
+        max_repeats: the most that "auto" and `quality` may choose.
+        quality: predicted SI-SNRi, in dB, at which each chunk stops.
         separator_repeats: of the Separator.
         limit: of time, by which the repeats will be chosen.
         chunk: seconds.
@@ -85,20 +87,23 @@ def choose_settings(
         min_quality: predicted SI-SNRi, in dB, below which an input is marked as doubtful.
 
     Raises:
-        UserError: "auto" with weights that have no threshold, `min_quality` with weights that have no predictor; a
-            format that cannot hold the subtype or the rate.
+        UserError: "auto" with weights that have no threshold, `quality` or `min_quality` with weights that have no
+            predictor; a format that cannot hold the subtype or the rate.
     """
     if subtype not in choices(format):
         others = " or ".join(choices(format))
         raise UserError(f"--subtype {subtype}: --format {format} cannot hold it: choose {others}, or another --format")
     if sample_rate == "model":
         check_rate(format, separator.sample_rate)
-    chosen: int | Auto
-    chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
+    chosen: int | EarlyExit
+    if quality is not None:
+        chosen = separator.until_quality(quality, max_repeats)
+    else:
+        chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
     plan = separator.plan(chunk)
-    quality = QualityModel.of(separator.weights.info.get(QUALITY))
-    if min_quality is not None and quality is None:
+    model = QualityModel.of(separator.weights.info.get(QUALITY))
+    if min_quality is not None and model is None:
         raise UserError(
             f"--min-quality: the weights {separator.weights.name!r} do not predict SI-SNRi: run "
             "'tisdiss weights calibrate' on them"
@@ -106,7 +111,7 @@ def choose_settings(
     recorded = {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
-        "repeats": limit.text if limit else _recorded(chosen),
+        "repeats": limit.text if limit else chosen if isinstance(chosen, int) else str(chosen),
         "separator_repeats": separator_repeats,
         "precision": separator.precision,
         "chunk_seconds": plan.chunk / separator.sample_rate,
@@ -136,7 +141,7 @@ def choose_settings(
             speech=separator.device.type == "cpu",
             gate=gate,
             segments=tuple(segments),
-            quality=quality,
+            quality=model,
             least=min_quality,
         ),
         recorded=recorded,
@@ -167,7 +172,3 @@ def with_pace(
     )
     log.info(pace.limit(seconds, rtf=limit.rtf, budget=limit.budget))
     return replace(settings, pace=pace)
-
-
-def _recorded(repeats: int | Auto) -> int | str:
-    return repeats if isinstance(repeats, int) else f"auto, {repeats.threshold_db:g} dB, at most {repeats.most}"

@@ -1,12 +1,13 @@
-"""`--repeats auto`: as many repeats as still change the estimate."""
+"""`--repeats auto`: as many repeats as still change the estimate; `--quality`: as many as a predicted SI-SNRi takes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from tisdiss_cli.model.network import Estimate
+from tisdiss_cli.separation.quality import QualityModel, describe
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,36 @@ class Auto:
 
     threshold_db: float
     most: int  # repeats
+
+    def enough(self, voices: Tensor, older: Tensor, mixtures: Tensor) -> list[bool]:
+        """Of each item (B), its voices (B, S, n) and those of the repeat before."""
+        return (similarity(voices, older) >= self.threshold_db).tolist()  # waits for the device, once a repeat
+
+    def __str__(self) -> str:
+        return f"auto, {self.threshold_db:g} dB, at most {self.most}"
+
+
+@dataclass(frozen=True)
+class UntilQuality:
+    """Stop at the first repeat whose voices are predicted to be good enough; silence is.
+
+    `least`: predicted SI-SNRi in dB.
+    """
+
+    model: QualityModel = field(hash=False)  # it holds lists
+    least: float
+    most: int  # repeats
+
+    def enough(self, voices: Tensor, older: Tensor, mixtures: Tensor) -> list[bool]:
+        """Of each item (B), its voices (B, S, n) and its mixture (B, n)."""
+        told = [describe(mixture, own) for mixture, own in zip(mixtures.cpu(), voices.cpu(), strict=True)]
+        return [inputs is None or self.model.predict(inputs) >= self.least for inputs in told]
+
+    def __str__(self) -> str:
+        return f"until {self.least:g} dB are predicted, at most {self.most}"
+
+
+EarlyExit = Auto | UntilQuality
 
 
 def similarity(newer: Tensor, older: Tensor) -> Tensor:
@@ -36,10 +67,11 @@ def similarity(newer: Tensor, older: Tensor) -> Tensor:
     return decibels.clamp_max(100.0).amin(-1)
 
 
-def settle(estimates: Iterator[Estimate], auto: Auto) -> tuple[Tensor, list[int]]:
-    """Decodes repeat after repeat until every item (B) has settled; returns (B, S, n) and the repeats of each.
+def settle(estimates: Iterator[Estimate], rule: EarlyExit, mixtures: Tensor) -> tuple[Tensor, list[int]]:
+    """Decodes repeat after repeat until every item (B) has enough; returns (B, S, n) and the repeats of each.
 
-    An item's result does not depend on the others': those that settle early keep their estimate.
+    `mixtures` (B, n) are what is separated. An item's result does not depend on the others': those that settle early
+    keep their estimate.
     """
     older: Tensor | None = None
     for estimate in estimates:
@@ -49,7 +81,7 @@ def settle(estimates: Iterator[Estimate], auto: Auto) -> tuple[Tensor, list[int]
         if older is None:  # the Splitter's, with which the first repeat's is compared
             result, used, settled = voices.clone(), [0] * len(voices), [False] * len(voices)
         else:
-            near = (similarity(voices, older) >= auto.threshold_db).tolist()  # waits for the device, once a repeat
+            near = rule.enough(voices, older, mixtures)
             for item in range(len(voices)):
                 if not settled[item]:
                     result[item], used[item], settled[item] = voices[item], estimate.repeat, near[item]

@@ -18,13 +18,15 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
-from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
+from tisdiss_cli.model.weights import QUALITY, WeightFile, find_weights, load_weights, read_info
 from tisdiss_cli.separation.agreement import known_agreement
 from tisdiss_cli.separation.capacity import affordable_seconds, free_bytes
 from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
-from tisdiss_cli.separation.early_exit import Auto, settle
+from tisdiss_cli.separation.early_exit import Auto, EarlyExit, UntilQuality, settle
+from tisdiss_cli.separation.quality import QualityModel
 
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
+MOST_AUTO = 8  # repeats, where nobody says how many an early exit may use
 
 log = logging.getLogger("tisdiss")
 
@@ -207,10 +209,20 @@ class Separator:
                 f"--repeats auto: the weights {self.weights.name!r} have no threshold: run 'tisdiss weights calibrate' "
                 "on them, or pass a number"
             )
-        return Auto(threshold_db, most or 8)
+        return Auto(threshold_db, most or MOST_AUTO)
+
+    def until_quality(self, least: float, most: int | None = None) -> UntilQuality:
+        """`--quality`: until so many dB of SI-SNRi are predicted, at most `most` repeats (None: 8)."""
+        model = QualityModel.of(self.weights.info.get(QUALITY))
+        if model is None:
+            raise UserError(
+                f"--quality: the weights {self.weights.name!r} do not predict SI-SNRi: run 'tisdiss weights calibrate' "
+                "on them"
+            )
+        return UntilQuality(model, least, most or MOST_AUTO)
 
     def run(
-        self, mixtures: Tensor, repeats: int | Auto | None = None, separator_repeats: int | None = None
+        self, mixtures: Tensor, repeats: int | EarlyExit | None = None, separator_repeats: int | None = None
     ) -> tuple[Tensor, list[int]]:
         """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU and the repeats of each.
 
@@ -233,8 +245,9 @@ class Separator:
         try:
             with memory_guard(f"{batch} x {seconds:.1f} s of audio"):
                 on_device = mixtures.to(self.device)
-                if isinstance(repeats, Auto):
-                    voices, used = settle(self.estimates(on_device, repeats.most, separator_repeats), repeats)
+                if isinstance(repeats, EarlyExit):
+                    estimates = self.estimates(on_device, repeats.most, separator_repeats)
+                    voices, used = settle(estimates, repeats, on_device)
                 else:
                     used = [repeats or self.default_repeats] * batch
                     voices = self.batch(on_device, used[0], separator_repeats)
@@ -253,7 +266,7 @@ class Separator:
         return self.run(mixtures, repeats, separator_repeats)
 
     def _in_chunks(
-        self, mixture: Tensor, plan: ChunkPlan, *, repeats: int | Auto | None, separator_repeats: int | None
+        self, mixture: Tensor, plan: ChunkPlan, *, repeats: int | EarlyExit | None, separator_repeats: int | None
     ) -> tuple[Tensor, int]:
         """(L,) -> (S, L) and the most repeats used, one chunk after the other."""
         chunker, stitcher = plan.chunker(), plan.stitcher()
@@ -288,7 +301,7 @@ class Separator:
         return torch.cat((resampler.push(waveform), resampler.finish()))
 
 
-def check_repeats(repeats: int | Auto | None, separator_repeats: int | None) -> None:
+def check_repeats(repeats: int | EarlyExit | None, separator_repeats: int | None) -> None:
     """UserError unless both are None or at least 1."""
     for option, value in (("--repeats", repeats), ("--separator-repeats", separator_repeats)):
         if isinstance(value, int) and value < 1:
