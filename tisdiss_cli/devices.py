@@ -98,6 +98,16 @@ def computes_in_bf16(device: torch.device) -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
+def check_triton(device: torch.device) -> None:
+    """UserError unless the device is a CUDA one and Triton is installed, which comes with torch on Linux."""
+    if device.type != "cuda":
+        raise UserError(f"--triton is for CUDA devices, and this one is {device.type}: leave it out")
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        raise UserError("--triton: triton, which comes with torch on Linux, is missing: leave it out") from None
+
+
 class OutOfMemory(RuntimeError):
     """The memory of the device, which may be the CPU's, did not suffice; the sentence says for what."""
 

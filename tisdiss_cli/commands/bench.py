@@ -13,6 +13,7 @@ from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
+    TritonOption,
     WeightsOption,
     check_output,
     parse_names,
@@ -55,6 +56,7 @@ def bench(
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first; none of its time is counted.")
     ] = False,
+    triton: TritonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; tables and errors only.")] = False,
 ) -> None:
     """Measure time, memory and arithmetic of every repetition setting on this machine.
@@ -85,7 +87,7 @@ def bench(
     from tisdiss_cli.data.datasets import find_dataset
 
     dataset = find_dataset(data, mixture, parse_names(references)) if data else None
-    separators = _load(weights, device, precisions, compile)
+    separators = _load(weights, device, precisions, compile=compile, triton=triton)
     first = separators[0]
     machine = describe_machine(first.device)
     warn_if_untrained(first.weights)
@@ -117,6 +119,7 @@ def bench(
             "weights_sha256": first.weights.digest,
             "data": data and str(data),
             "compiled": compile,
+            "triton": triton,
         }
         write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
     if html:
@@ -125,15 +128,18 @@ def bench(
         _draw(curves, plot, f"{first.weights.name} on {_place(machine)}, {len(dataset.items)} mixtures")
 
 
-def _load(weights: str | None, device: str, precisions: list[str], compile: bool) -> "list[Separator]":
+def _load(weights: str | None, device: str, precisions: list[str], *, compile: bool, triton: bool) -> "list[Separator]":
     """The network in every precision; UserError where two names mean one."""
     from tisdiss_cli.separation.separator import Separator
 
     separators = [Separator.load(weights, device, name) for name in precisions]
     if len({separator.precision for separator in separators}) < len(separators):
         raise UserError(f"--compare {','.join(precisions)}: name each precision once")
-    for separator in separators if compile else ():
-        separator.compile()
+    for separator in separators:
+        if triton:
+            separator.use_triton()
+        if compile:
+            separator.compile()
     return separators
 
 

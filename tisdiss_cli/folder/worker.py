@@ -47,6 +47,7 @@ class Task:
     digest: str
     precision: str
     compile: bool
+    triton: bool
     options: dict[str, Any]  # of `choose_settings`
     sample: tuple[Path, list[int]]  # one of the inputs and its fingerprint
     versions: dict[str, str]
@@ -89,7 +90,14 @@ Item = float | Line | Left | Said | Trouble  # a float: so many seconds of audio
 
 
 def task_of(
-    presence: Presence, sample: Job, weights: WeightFile, *, precision: str, compile: bool, options: dict[str, Any]
+    presence: Presence,
+    sample: Job,
+    weights: WeightFile,
+    *,
+    precision: str,
+    compile: bool,
+    triton: bool,
+    options: dict[str, Any],
 ) -> Task:
     """A run's task.
 
@@ -97,7 +105,7 @@ def task_of(
         presence: the driver's in OUT.
         sample: one of the inputs.
         weights: a bundled file, or one whose bytes are sent.
-        precision, compile, options: as `Task` has them.
+        precision, compile, triton, options: as `Task` has them.
     """
     return Task(
         out=presence.out.absolute(),
@@ -107,6 +115,7 @@ def task_of(
         digest=weights.digest,
         precision=precision,
         compile=compile,
+        triton=triton,
         options=options,
         sample=(sample.path.absolute(), fingerprint(sample.path)),
         versions=versions_here(),
@@ -197,6 +206,8 @@ class Worker:
                 name = Path(folder) / task.weights
                 name.write_bytes(weights)
             self.separator = Separator.load(name, device, task.precision)
+            if task.triton:
+                self.separator.use_triton()
             self.settings = choose_settings(self.separator, **task.options)  # the file's digest is among them
         if task.compile:
             self.separator.compile()

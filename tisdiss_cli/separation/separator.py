@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.channels import Survey
 from tisdiss_cli.audio.resample import Resampler
-from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, computing, memory_guard
+from tisdiss_cli.devices import OutOfMemory, check_triton, choose_device, choose_precision, computing, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
@@ -38,12 +38,14 @@ class Separator:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
         precision_why: why `load` took that one, in words.
+        triton: whether `use_triton` was called.
         device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
         self.precision_why = "it was asked for"
+        self.triton = False
         self._largest_batch: int | None = None  # after the device's memory has run out
         self._longest_chunk: int | None = None
 
@@ -74,6 +76,21 @@ class Separator:
         for module in self.network.modules():
             if isinstance(module, SpectralPath | SpeakerPath):
                 module.compile(dynamic=True, backend=backend)
+
+    def use_triton(self) -> None:
+        """Has two steps of each path run as Triton kernels (`model.fused`); `compile` may come before or after.
+
+        What comes out differs by rounding only.
+
+        Raises:
+            UserError: the device is not a CUDA one, or Triton is missing or makes no kernels for it.
+        """
+        check_triton(self.device)
+        from tisdiss_cli.model import fused
+
+        fused.make_ready(self.device)
+        fused.use(self.network)
+        self.triton = True
 
     @property
     def config(self) -> Config:
