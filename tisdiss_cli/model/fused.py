@@ -8,17 +8,16 @@ these are enabled, the network goes its own way.
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.locoformer import FeedForward, RMSGroupNorm
-from tisdiss_cli.model.network import TISDiSS
 
 _TILE = 2048  # elements of the output that a program computes, about
 
 
-def use(network: TISDiSS) -> None:
-    """Has all paths of the network run their kernels."""
+def use(network: nn.Module) -> None:
+    """Has all paths of the network, or of a part of it, run the kernels."""
     for module in network.modules():
         if isinstance(module, RMSGroupNorm):
             module.kernel = divided
