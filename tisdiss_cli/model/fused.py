@@ -25,12 +25,15 @@ def use(network: nn.Module) -> None:
             module.kernel = gated
 
 
-def make_ready(device: torch.device) -> None:
-    """Runs each kernel once, on next to nothing; UserError where Triton cannot make them for the device."""
+def make_ready(device: torch.device, dtype: torch.dtype) -> None:
+    """Runs each kernel once, on next to nothing; UserError where Triton cannot make them for the device.
+
+    `dtype`: of the linear maps.
+    """
     try:
         little = torch.zeros(2, 4, device=device)
-        _gated(little, little[0])
-        _divided(little, 2, 1.0, torch.float32)
+        _gated(little.to(dtype), little[0])
+        _divided(little, 2, 1.0, dtype)
     except Exception as error:  # of many kinds: Triton calls a C compiler, an assembler and the driver
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"--triton: its kernels cannot be made here ({reason}): leave it out") from error

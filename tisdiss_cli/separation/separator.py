@@ -88,7 +88,7 @@ class Separator:
         check_triton(self.device)
         from tisdiss_cli.model import fused
 
-        fused.make_ready(self.device)
+        fused.make_ready(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32)
         fused.use(self.network)
         self.triton = True
 
