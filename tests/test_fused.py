@@ -11,6 +11,8 @@ import torch
 from tests.cli import ROOT, tisdiss
 from tisdiss_cli.devices import check_triton
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.folder.settings import choose_settings
+from tisdiss_cli.separation.separator import Separator
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is missing (torch brings it on Linux)")
 
@@ -58,6 +60,14 @@ def test_refused_on_a_cpu(command, data, mini_weights, tmp_path):
     run = tisdiss(command, *places, "--weights", mini_weights, "--device", "cpu", "--triton", status=2)
     assert run.stderr.strip().endswith("--triton is for CUDA devices, and this one is cpu: leave it out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_record_says_so(mini_weights):
+    """As the rounding differs: a run resumes only under the same."""
+    separator = Separator.load(mini_weights, "cpu", "fp32")
+    assert "triton" not in choose_settings(separator).recorded
+    separator.triton = True
+    assert choose_settings(separator).recorded["triton"] is True
 
 
 def test_refused_without_triton(monkeypatch):
