@@ -38,7 +38,7 @@ def driver(folder, tmp_path, mini_weights):
 
 def test_a_worker_does_a_bundle_and_leaves_the_record_to_its_driver(driver, tmp_path, mini_weights):
     worker = Worker()
-    answer = worker.load(driver.task, "cpu", torch.get_num_threads(), driver.weights)
+    answer = worker.load(driver.task, "cpu", threads=torch.get_num_threads(), weights=driver.weights)
     assert answer.trouble is None
     driver.presence.claim(driver.jobs[2])  # another has begun it
     items = list(worker.run(driver.jobs))
@@ -67,7 +67,7 @@ def test_a_worker_does_a_bundle_and_leaves_the_record_to_its_driver(driver, tmp_
     ],
 )
 def test_what_does_not_fit_is_found_before_the_work(driver, change, word):
-    answer = Worker().load(replace(driver.task, **change), "cpu", 1, driver.weights)
+    answer = Worker().load(replace(driver.task, **change), "cpu", threads=1, weights=driver.weights)
     assert answer.settings is None
     assert answer.trouble.startswith(answer.host) or answer.host in answer.trouble
     assert word in answer.trouble and "\n" not in answer.trouble
@@ -76,14 +76,14 @@ def test_what_does_not_fit_is_found_before_the_work(driver, change, word):
 def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path):
     path, known = driver.task.sample
     for sample in ((tmp_path / "nowhere.wav", known), (path, [1, 2])):
-        answer = Worker().load(replace(driver.task, sample=sample), "cpu", 1, driver.weights)
+        answer = Worker().load(replace(driver.task, sample=sample), "cpu", threads=1, weights=driver.weights)
         assert answer.trouble.startswith("IN ")
 
 
 def test_memory_that_runs_out_goes_on_smaller_and_for_nothing_is_trouble(driver, monkeypatch):
     worker = Worker()
     task = replace(driver.task, options={**driver.task.options, "chunk": 2.0})
-    worker.load(task, "cpu", torch.get_num_threads(), driver.weights)
+    worker.load(task, "cpu", threads=torch.get_num_threads(), weights=driver.weights)
     network, most = TISDiSS.separate, 10_000
 
     def network_separates(self, mixture, *arguments):
@@ -118,7 +118,7 @@ class StandIn:
     def __init__(self, out, places: int, deadly: set[str] = frozenset(), barren: bool = False):
         self.out, self.deadly, self.barren = out, deadly, barren
         self.given: list[list[str]] = []
-        self.places = [Place("node", "", number, False, 1) for number in range(places)]
+        self.places = [Place(node="node", host="", number=number, gpu=False, cpus=1) for number in range(places)]
         self.look()
 
     def look(self) -> None:
@@ -171,7 +171,7 @@ def by_id(seconds: dict[str, float]) -> dict[tuple[str, None], float]:
 
 def test_the_longest_come_first_in_bundles_of_minutes(jobs, tmp_path):
     fleet, lines = StandIn(tmp_path, places=3), []
-    run = ClusterRun(fleet, jobs[0], by_id(jobs[1]), tmp_path, {}, 0, on_line=lines.append)
+    run = ClusterRun(fleet, jobs[0], seconds=by_id(jobs[1]), out=tmp_path, recorded={}, since=0, on_line=lines.append)
     run.run(Record(tmp_path))
     assert fleet.given[0] == ["ages.wav"]
     given = [name for bundle in fleet.given for name in bundle]
@@ -186,7 +186,16 @@ def test_the_longest_come_first_in_bundles_of_minutes(jobs, tmp_path):
 
 def test_what_kills_its_worker_is_done_once_more_alone(jobs, tmp_path):
     fleet, lines, audio = StandIn(tmp_path, places=2, deadly={"005.wav", "120.wav"}), [], []
-    run = ClusterRun(fleet, jobs[0], by_id(jobs[1]), tmp_path, {}, 0, on_line=lines.append, on_audio=audio.append)
+    run = ClusterRun(
+        fleet,
+        jobs[0],
+        seconds=by_id(jobs[1]),
+        out=tmp_path,
+        recorded={},
+        since=0,
+        on_line=lines.append,
+        on_audio=audio.append,
+    )
     run.run(Record(tmp_path))
     assert {line.input for line in lines if line.status == "failed"} == {"005.wav", "120.wav"}
     for name in fleet.deadly:
@@ -198,7 +207,7 @@ def test_what_kills_its_worker_is_done_once_more_alone(jobs, tmp_path):
 def test_a_device_whose_workers_die_of_nothing_is_given_up(jobs, tmp_path):
     fleet = StandIn(tmp_path, places=2, barren=True)
     with pytest.raises(NoDevice, match="201 files"):
-        ClusterRun(fleet, jobs[0], by_id(jobs[1]), tmp_path, {}, 0).run(Record(tmp_path))
+        ClusterRun(fleet, jobs[0], seconds=by_id(jobs[1]), out=tmp_path, recorded={}, since=0).run(Record(tmp_path))
     assert len(fleet.given) == 6
 
 
@@ -234,7 +243,9 @@ def test_places_by_what_nodes_have():
         fleet.gpu = gpu
         return [(str(place), place.cpus) for each in nodes for place in fleet._places_on(each)]
 
-    local, remote = (Fleet(3, address, "auto", None, None, set()) for address in (None, "auto"))
+    local, remote = (
+        Fleet(3, address, device="auto", task=None, weights=None, names=set()) for address in (None, "auto")
+    )
     gpus, cpus, head = node("a", CPU=32.0, GPU=4.0), node("b", CPU=16.0), node("head")
     assert places(remote, gpus, cpus, head, gpu=True) == [(f"a:gpu{number}", 1) for number in range(4)]
     assert places(remote, cpus, head, gpu=False) == [("b:cpu0", 16)]

@@ -180,7 +180,8 @@ def run_on_devices(
         weights, device, precision, compile, triton: as the command's.
     """
     from tisdiss_cli.folder.cluster import ClusterRun
-    from tisdiss_cli.folder.fleet import Fleet, find_ray
+    from tisdiss_cli.folder.connection import find_ray
+    from tisdiss_cli.folder.fleet import Fleet
     from tisdiss_cli.folder.locks import enter
     from tisdiss_cli.folder.record import Record
     from tisdiss_cli.folder.triage import triage
@@ -198,7 +199,7 @@ def run_on_devices(
     presence, record, names = enter(run.out, run.source, shard=run.shard, join=run.join), None, set[str]()
     try:
         task = task_of(presence, jobs[0], file, precision=precision, compile=compile, triton=triton, options=options)
-        fleet = Fleet(devices, address, device, task, weights_bytes, names)
+        fleet = Fleet(devices, address, device=device, task=task, weights=weights_bytes, names=names)
         record = Record(run.out)
         with one_last_sentence(), _no_stdout(), fleet:
             settings = fleet.muster()
@@ -207,6 +208,7 @@ def run_on_devices(
             run.begin(record, found, presence)
             seconds = _seconds(found, settings.track)
             with audio_bar(sum(seconds.values())) as moving:
+                moving.set_postfix_str("", refresh=False)  # a hidden bar has none before
 
                 def state(left: int, places: "list[Place]") -> None:
                     speed = moving.n / max(time.perf_counter() - began, 1e-9)
@@ -218,10 +220,10 @@ def run_on_devices(
                 ClusterRun(
                     fleet,
                     found.todo,
-                    seconds,
-                    run.out,
-                    settings.recorded,
-                    presence.entered,
+                    seconds=seconds,
+                    out=run.out,
+                    recorded=settings.recorded,
+                    since=presence.entered,
                     on_audio=lambda more: advance(moving, more, moving.postfix or ""),
                     on_line=run.lines.append,
                     on_left=run.leave,

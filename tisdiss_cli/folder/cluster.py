@@ -44,11 +44,11 @@ class ClusterRun:
         self,
         fleet: Fleet,
         jobs: list[Job],
+        *,
         seconds: Mapping[JobId, float],
         out: Path,
         recorded: dict[str, Any],
         since: int,
-        *,
         on_audio: Callable[[float], object] = lambda seconds: None,
         on_line: Callable[[Line], object] = lambda line: None,
         on_left: Callable[[Job], object] = lambda job: None,
@@ -119,7 +119,7 @@ class ClusterRun:
             place.ahead += item
             self.on_audio(item)
         elif isinstance(item, Line):
-            self._record(place, place.bundle.pop(item.id), item, record)
+            self._record(place.bundle.pop(item.id), item, record=record, place=place)
         elif isinstance(item, Left):
             self.on_left(place.bundle.pop(item.id))
         elif isinstance(item, Said):
@@ -128,7 +128,7 @@ class ClusterRun:
             self._return(place)
             self.fleet.give_up(place, item.text)
 
-    def _record(self, place: Place | None, job: Job, line: Line, record: Record) -> None:
+    def _record(self, job: Job, line: Line, *, record: Record, place: Place | None = None) -> None:
         record.append(line)
         release(self.out, job)  # only now: until the line is written the claim marks the outputs as ours
         if place:
@@ -157,7 +157,7 @@ class ClusterRun:
                 path=job.resolved,
                 channel=job.channel,
             )
-            self._record(None, job, line, record)
+            self._record(job, line, record=record)
         place.barren = 0 if begun else place.barren + 1
         self._return(place)
         if place.barren == _BARREN:

@@ -5,14 +5,13 @@ a worker that died is replaced from here, and is given work once it has answered
 """
 
 import logging
-import os
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.folder.connection import connect, last_line
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.folder.worker import Answer, Task, Worker, token_file
@@ -26,14 +25,13 @@ _LOOKS = 2.0  # seconds between looks at which nodes there are
 _PATIENCE = 60.0  # seconds to wait, after the first worker is ready, for others before the work begins
 _TELL = 30.0  # seconds after which it is told what is waited for
 _FAILED_STARTS = 3  # one after the other, then a device is given up
-_STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a weight file are all that goes through it
 
 
 class NoDevice(RuntimeError):
     """No device is left to work on; the sentence says why."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Place:
     """A device, and the worker on it as far as there is one."""
 
@@ -86,13 +84,14 @@ class Fleet:
         self,
         devices: int | None,
         address: str | None,
+        *,
         device: str,
         task: Task,
         weights: bytes | None,
         names: set[str],
     ) -> None:
         self.devices, self.address, self.device, self.task = devices, address, device, task
-        self._weights_bytes = weights
+        self._weights, self._sent = weights, None  # the bytes, and Ray's reference to them
         self.places: list[Place] = []
         self.names = names
         self._looked = -_LOOKS
@@ -100,7 +99,6 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         self.ray = connect(self.address, self.devices)
         try:
-            self._weights = None if self._weights_bytes is None else self.ray.put(self._weights_bytes)
             found = self._nodes()
             self.gpu = self.device != "cpu" and any(node["Resources"].get("GPU", 0) >= 1 for node in found)
             if self.device == "cuda" and not self.gpu:
@@ -160,7 +158,9 @@ class Fleet:
         else:
             count, each = min(1, cpus), cpus
         host = "" if self.address is None else node["NodeManagerAddress"]
-        return [Place(node["NodeID"], host, number, self.gpu, each) for number in range(count)]
+        return [
+            Place(node=node["NodeID"], host=host, number=number, gpu=self.gpu, cpus=each) for number in range(count)
+        ]
 
     def _start(self, place: Place) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -173,9 +173,11 @@ class Fleet:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(place.node, soft=False),
         }
         place.actor = self.ray.remote(Worker).options(**options).remote()
+        if self._sent is None and self._weights is not None:
+            self._sent = self.ray.put(self._weights)
         # Not in __init__: what is raised there comes back as text only.
-        device = "cuda" if place.gpu else "cpu"
-        place.answering = place.actor.load.remote(self.task, device, max(1, place.cpus), self._weights)
+        device, threads = "cuda" if place.gpu else "cpu", max(1, place.cpus)
+        place.answering = place.actor.load.remote(self.task, device, threads=threads, weights=self._sent)
 
     def _end(self, place: Place) -> None:
         actor, place.actor, place.answering, place.generator, place.answer = place.actor, None, None, None, None
@@ -247,7 +249,7 @@ class Fleet:
             place.failed_starts += 1
             self._end(place)
             if place.failed_starts == _FAILED_STARTS:
-                self.give_up(place, _last_line(error))
+                self.give_up(place, last_line(error))
             return
         place.answering = None
         if answer.name:
@@ -261,65 +263,16 @@ class Fleet:
         place.answer, place.failed_starts = answer, 0
 
     def bury(self, place: Place) -> None:
-        """Lets go of a worker that has died; the next look starts another."""
+        """Lets go of a worker that has died; the next look, which is not put off, starts another."""
         self._end(place)
+        self._looked = -_LOOKS
+        self._sent = None  # Ray would fetch it from any node that has it, and wait ten seconds for one that is gone
 
     def give_up(self, place: Place, reason: str) -> None:
         """Uses a device no more."""
         self._end(place)
         place.given_up = True
         log.warning(f"warning: going on without {place}: {reason}")
-
-
-def find_ray(address: str | None) -> Any:
-    """Ray's module; UserError where it is missing, or nothing answers at the address of a cluster."""
-    if address not in (None, "auto"):
-        _check_address(address)
-    # Read when ray is imported, and by its own processes.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then its daemons listen on the loopback only
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--devices and --cluster need the package ray: pip install 'tisdiss[cluster]'") from None
-    return ray
-
-
-def connect(address: str | None, devices: int | None) -> Any:
-    """Ray's module, connected; UserError as `find_ray`, or where it cannot be."""
-    ray = find_ray(address)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
-    if address is None:
-        options |= {
-            "address": "local",  # not a cluster that happens to run on this machine
-            "include_dashboard": False,
-            "num_cpus": max(os.cpu_count() or 1, devices or 1),
-            "object_store_memory": _STORE,
-        }
-    else:
-        options["address"] = address
-    try:
-        ray.init(**options)
-    except Exception as error:  # of many kinds, by what is wrong with the address
-        where = "Ray could not be started here" if address is None else f"--cluster {address}: no cluster answers there"
-        raise UserError(f"{where}: {_last_line(error)}") from None
-    return ray
-
-
-def _check_address(address: str) -> None:
-    """UserError unless something answers there: Ray itself would go on trying for minutes."""
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdecimal():
-        raise UserError(
-            f"--cluster {address}: write auto on one of its nodes, or HOST:PORT as ray start has printed it"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--cluster {address}: no cluster answers there: {error}") from None
 
 
 def _difference(one: Answer, other: Answer) -> str:
@@ -332,8 +285,3 @@ def _difference(one: Answer, other: Answer) -> str:
                 "by an option, or install the same weights on both"
             )
     return ""
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300].rstrip(".")

@@ -142,7 +142,7 @@ class Worker:
     def __init__(self) -> None:
         self.presence: Presence | None = None
 
-    def load(self, task: Task, device: str, threads: int, weights: bytes | None) -> Answer:
+    def load(self, task: Task, device: str, *, threads: int, weights: bytes | None) -> Answer:
         """Makes ready, or says in one sentence why that cannot be.
 
         Args:
