@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,46 @@ def meanwhile(work: Callable[[threading.Event], None]):
         thread.join()
 
 
+def _listening(process: int) -> Iterator[IPv4Address | IPv6Address]:
+    """The addresses on which a process takes connections."""
+    sockets = {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()}
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = row.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                words = bytes.fromhex(local.partition(":")[0])  # each of four bytes, in the machine's order
+                address = ip_address(b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4)))
+                yield getattr(address, "ipv4_mapped", None) or address
+
+
+@pytest.fixture(scope="module")
+def interrupted(many, options, tmp_path_factory):
+    """A run on two devices of this machine, stopped once both are at work: what waits for its end.
+
+    It takes long to start, and what is tested before it takes its time too.
+    """
+    home = tmp_path_factory.mktemp("home")
+    out, found = home / "out", SimpleNamespace(out=home / "out", workers=set(), listening=set())
+    jobs = plan_jobs(many, out, voices=2, extension="wav")
+    environment = {"RAY_AUTH_MODE": "token", "HOME": str(home)}
+    process = start("separate", many, out, "--devices", 2, *options, env=environment, start_new_session=True)
+
+    def stop(over: threading.Event) -> None:
+        while process.poll() is None and len(found.workers) < 2 and not over.wait(0.002):
+            found.workers |= {worker for job in jobs if (worker := worker_at(out, job))}
+        found.listening |= {address for worker in found.workers for address in _listening(worker)}
+        process.send_signal(signal.SIGINT)
+
+    def wait() -> SimpleNamespace:
+        found.stdout, found.stderr = process.communicate(timeout=90)
+        found.status = process.returncode
+        return found
+
+    with meanwhile(stop):
+        yield wait
+
+
+@pytest.mark.usefixtures("interrupted")  # which begins meanwhile
 def test_files_that_kill_their_workers_fail_alone(cluster, many, one, tmp_path, options):
     """One that kills its worker each time, one whose worker is killed once, one that is no sound; then the rest."""
     out = tmp_path / "out"
@@ -195,42 +236,19 @@ def _stopped(*processes: int) -> Iterator[None]:
             os.kill(process, signal.SIGCONT)
 
 
-def test_ctrl_c_ends_every_worker_of_a_local_ray(many, one, tmp_path, options):
-    out = tmp_path / "out"
-    jobs = plan_jobs(many, out, voices=2, extension="wav")
-    environment = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    process = start("separate", many, out, "--devices", 2, *options, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 60
-    workers: set[int] = set()
-    while process.poll() is None and time.monotonic() < deadline and len(workers) < 2:
-        workers |= {found for job in jobs if (found := worker_at(out, job))}
-        time.sleep(0.002)
-    listening = {address for each in workers for address in _listening(each)}
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert len(workers) == 2
-    assert listening and all(address.is_loopback for address in listening)
-    assert process.returncode == 130
-    assert stdout == ""
-    assert stderr.splitlines()[-1] == "tisdiss: stopped; the same command goes on where this one ended"
-    assert "Traceback" not in stderr
-    assert not any(map(_lives, workers))
-    assert not list(out.rglob("*.part")) and not (out / PARTS).exists()
-    assert len(_recorded(out)) < len(jobs)
-    tisdiss("separate", many, out, *options, "--quiet", status=1)
-    assert set(contents(out)) == set(contents(one))
-
-
-def _listening(process: int) -> Iterator[IPv4Address | IPv6Address]:
-    """The addresses on which a process takes connections."""
-    sockets = {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()}
-    for table in ("tcp", "tcp6"):
-        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *_, inode = row.split()[:10]
-            if state == "0A" and f"socket:[{inode}]" in sockets:
-                words = bytes.fromhex(local.partition(":")[0])  # each of four bytes, in the machine's order
-                address = ip_address(b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4)))
-                yield getattr(address, "ipv4_mapped", None) or address
+def test_ctrl_c_ends_every_worker_of_a_local_ray(interrupted, many, one, options):
+    run = interrupted()
+    assert len(run.workers) == 2
+    assert run.listening and all(address.is_loopback for address in run.listening)
+    assert run.status == 130
+    assert run.stdout == ""
+    assert run.stderr.splitlines()[-1] == "tisdiss: stopped; the same command goes on where this one ended"
+    assert "Traceback" not in run.stderr
+    assert not any(map(_lives, run.workers))
+    assert not list(run.out.rglob("*.part")) and not (run.out / PARTS).exists()
+    assert len(_recorded(run.out)) < len(list(many.rglob("*.wav")))
+    tisdiss("separate", many, run.out, *options, "--quiet", status=1)
+    assert set(contents(run.out)) == set(contents(one))
 
 
 def _lives(process: int) -> bool:
