@@ -11,7 +11,8 @@ from tests.cli import tisdiss
 from tests.folders import contents, records, separate
 from tisdiss_cli.folder.cluster import ClusterRun
 from tisdiss_cli.folder.fleet import Fleet, NoDevice, Place
-from tisdiss_cli.folder.jobs import PARTS, Job, plan_jobs
+from tisdiss_cli.folder.inputs import Input
+from tisdiss_cli.folder.jobs import PARTS, Job, Naming, plan_jobs
 from tisdiss_cli.folder.locks import Presence
 from tisdiss_cli.folder.record import Line, Record
 from tisdiss_cli.folder.worker import Answer, Said, Trouble, Worker, task_of, token_file
@@ -162,16 +163,13 @@ def jobs(tmp_path):
     """Two hundred, of 1 to 40 seconds and one of ten minutes."""
     (tmp_path / PARTS).mkdir()
     seconds = {f"{index:03d}.wav": 1.0 + index * 7 % 40 for index in range(200)} | {"ages.wav": 600.0}
-    return [Job(tmp_path / name, name, [f"{name[:-4]}_s1.wav"]) for name in seconds], seconds
-
-
-def by_id(seconds: dict[str, float]) -> dict[tuple[str, None], float]:
-    return {(name, None): value for name, value in seconds.items()}
+    naming = Naming(1)
+    return [Job(Input(tmp_path, name), naming, seconds=value) for name, value in seconds.items()], seconds
 
 
 def test_the_longest_come_first_in_bundles_of_minutes(jobs, tmp_path):
     fleet, lines = StandIn(tmp_path, places=3), []
-    run = ClusterRun(fleet, jobs[0], seconds=by_id(jobs[1]), out=tmp_path, recorded={}, since=0, on_line=lines.append)
+    run = ClusterRun(fleet, jobs[0], out=tmp_path, recorded={}, since=0, on_line=lines.append)
     run.run(Record(tmp_path))
     assert fleet.given[0] == ["ages.wav"]
     given = [name for bundle in fleet.given for name in bundle]
@@ -189,7 +187,6 @@ def test_what_kills_its_worker_is_done_once_more_alone(jobs, tmp_path):
     run = ClusterRun(
         fleet,
         jobs[0],
-        seconds=by_id(jobs[1]),
         out=tmp_path,
         recorded={},
         since=0,
@@ -207,7 +204,7 @@ def test_what_kills_its_worker_is_done_once_more_alone(jobs, tmp_path):
 def test_a_device_whose_workers_die_of_nothing_is_given_up(jobs, tmp_path):
     fleet = StandIn(tmp_path, places=2, barren=True)
     with pytest.raises(NoDevice, match="201 files"):
-        ClusterRun(fleet, jobs[0], seconds=by_id(jobs[1]), out=tmp_path, recorded={}, since=0).run(Record(tmp_path))
+        ClusterRun(fleet, jobs[0], out=tmp_path, recorded={}, since=0).run(Record(tmp_path))
     assert len(fleet.given) == 6
 
 

@@ -21,7 +21,9 @@ from tisdiss_cli.benchmark.measure import seeded_mixture
 from tisdiss_cli.benchmark.memory import working_memory
 from tisdiss_cli.devices import OutOfMemory, memory_guard, now
 from tisdiss_cli.evaluation.metrics import si_snr
-from tisdiss_cli.folder.jobs import Job
+from tisdiss_cli.folder.inputs import Input
+from tisdiss_cli.folder.jobs import Job, Naming
+from tisdiss_cli.folder.names import Template
 from tisdiss_cli.folder.record import Record
 from tisdiss_cli.folder.run import FolderRun
 from tisdiss_cli.folder.settings import choose_settings
@@ -121,7 +123,10 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 def _separate(separator: Separator, paths: Sequence[Path], *, out: Path, repeats: int) -> float:
     out.mkdir()
     jobs = [
-        Job(path, str(path), [f"{number}_s{voice}.wav" for voice in range(1, separator.sources + 1)])
+        Job(
+            Input(path.parent, str(path), elsewhere=str(path)),
+            Naming(separator.sources, template=Template(f"{number}_s{{voice}}")),
+        )
         for number, path in enumerate(paths, 1)
     ]
     settings = choose_settings(separator, repeats=repeats)

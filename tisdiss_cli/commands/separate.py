@@ -16,7 +16,7 @@ from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from tisdiss_cli.commands.separate_run import Run
+    from tisdiss_cli.commands.separate_asked import Run
 
 
 @app.command()
@@ -183,7 +183,8 @@ def separate(  # the options make it long
     inputs = list_inputs(sources, out, files_from)
     source = common_source(sources, files_from)
     check_free(out, source, shard=share, join=join or dry_run)
-    from tisdiss_cli.commands.separate_run import Run, run_here, run_on_devices
+    from tisdiss_cli.commands.separate_asked import Run
+    from tisdiss_cli.commands.separate_run import run_here, run_on_devices
     from tisdiss_cli.folder.pace import parse_limit
     from tisdiss_cli.separation.separator import Separator
 
@@ -234,7 +235,8 @@ def separate(  # the options make it long
             run_here(run, separator, options, limit=limit, max_repeats=max_repeats, dry_run=dry_run, as_json=json)
     except typer.Exit:  # what is done is told all the same
         if json:
-            print_summary(run.lines, skipped=run.done, left=run.left, elapsed=time.perf_counter() - began, stopped=True)
+            run.elapsed = time.perf_counter() - began
+            print_summary(run, stopped=True)
         raise
     if not dry_run:
         _tell(run, report=report, json=json, quiet=quiet)
@@ -243,9 +245,9 @@ def separate(  # the options make it long
 def _tell(run: "Run", *, report: bool, json: bool, quiet: bool) -> None:
     """What became of the inputs; exit status 1 if one has failed."""
     if json:
-        print_summary(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed, stopped=False)
+        print_summary(run, stopped=False)
     elif not quiet:
-        print_report(run.lines, skipped=run.done, left=run.left, elapsed=run.elapsed)
+        print_report(run)
     if report:
         from tisdiss_cli.commands.pages import run_page
 

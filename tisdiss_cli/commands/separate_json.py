@@ -1,12 +1,11 @@
 """`tisdiss separate --json`: for programs that call it, the one thing on stdout."""
 
 import json
-from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tisdiss_cli.folder.record import Line
+    from tisdiss_cli.commands.separate_asked import Run
     from tisdiss_cli.folder.settings import Settings
     from tisdiss_cli.folder.triage import Triage
 
@@ -42,33 +41,29 @@ def print_plan_lines(found: "Triage", settings: "Settings") -> None:
     _print({**counts, "settings": settings.recorded})
 
 
-def print_summary(lines: "Sequence[Line]", *, skipped: int, left: int, elapsed: float, stopped: bool) -> None:
+def print_summary(run: "Run", *, stopped: bool) -> None:
     """One document: how many inputs and hours, the time it took, and each failure's reason.
 
     Args:
-        lines: of this run.
-        skipped: inputs that were done before.
-        left: inputs that another run has begun or done meanwhile.
-        elapsed: seconds of the run.
+        run: what it was.
         stopped: whether it ended before all was done.
     """
-    done = [line for line in lines if line.status == "done"]
-    failed = [line for line in lines if line.status == "failed"]
-    seconds = sum(line.audio_seconds for line in done)
+    done, failed, seconds = run.sums()
     _print(
         {
-            "done": len(done),
-            "failed": len(failed),
-            "done_before": skipped,
-            "left_to_another_run": left,
+            "done": done,
+            "failed": failed,
+            "done_before": run.done,
+            "left_to_another_run": run.left,
             "stopped": stopped,
             "audio_hours": seconds / 3600,
             "audio_seconds": seconds,
-            "elapsed_seconds": elapsed,
-            "real_time_factor": elapsed / seconds if seconds else None,
+            "elapsed_seconds": run.elapsed,
+            "real_time_factor": run.elapsed / seconds if seconds else None,
             "failures": [
                 {"input": line.input, "path": line.path, "channel": line.channel, "reason": line.reason}
-                for line in failed
+                for line in run.lines
+                if line.status == "failed"
             ],
         }
     )

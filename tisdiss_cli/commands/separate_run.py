@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -16,71 +15,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tisdiss_cli.commands.console import advance, audio_bar, log, shown, warn_if_untrained
+from tisdiss_cli.commands.separate_asked import Run
 from tisdiss_cli.commands.separate_json import print_plan_lines
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
     from tisdiss_cli.folder.fleet import Place
-    from tisdiss_cli.folder.inputs import Input
-    from tisdiss_cli.folder.jobs import Job
-    from tisdiss_cli.folder.locks import Presence
-    from tisdiss_cli.folder.names import Template
     from tisdiss_cli.folder.pace import Limit
-    from tisdiss_cli.folder.record import Line, Record
     from tisdiss_cli.folder.settings import Settings
-    from tisdiss_cli.folder.shards import Shard
     from tisdiss_cli.folder.triage import Triage
     from tisdiss_cli.separation.separator import Separator
-
-
-@dataclass
-class Run:
-    """A run over a folder as it was asked for, and what became of it."""
-
-    inputs: "list[Input]"
-    source: Path  # where they are from: IN, or the list, or what several IN have in common
-    out: Path
-    shard: "Shard | None"
-    join: bool
-    format: str
-    template: "Template"  # of the outputs' names
-    every_channel: bool  # a job for each
-    track: int | None
-    segments: list[str]  # formats of the files of who speaks when
-    lines: "list[Line]" = field(default_factory=list)
-    left: int = 0  # inputs that another run had begun, or did meanwhile
-    done: int = 0  # before
-    elapsed: float = 0.0  # seconds
-
-    def jobs(self, voices: int) -> "list[Job]":
-        """Those of the shard."""
-        from tisdiss_cli.folder.hearing import name_segments
-        from tisdiss_cli.folder.jobs import plan_jobs
-
-        jobs = plan_jobs(
-            self.inputs,
-            self.out,
-            voices=voices,
-            extension=self.format,
-            template=self.template,
-            each_channel=self.every_channel,
-            track=self.track,
-        )
-        name_segments(jobs, self.segments)
-        return jobs if self.shard is None else [job for job in jobs if self.shard.takes(job.input)]
-
-    def begin(self, record: "Record", found: "Triage", presence: "Presence") -> None:
-        """Writes down what is to do, and what is refused."""
-        self.done = found.done
-        record.write_to(presence.facts.record, presence.facts.source)
-        record.prepare()
-        for line in found.refused:
-            record.append(line)
-            self.lines.append(line)
-
-    def leave(self, job: "Job") -> None:
-        """Takes note of an input that is another run's."""
-        self.left += 1
 
 
 def run_here(
@@ -131,7 +75,7 @@ def run_here(
             began = time.perf_counter()
             if record.reread():  # another run has come and gone meanwhile
                 found = triage(jobs, record, settings)
-            audio = sum(_seconds(found, settings.track).values())
+            audio = _measure(found, settings.track)
             run.begin(record, found, presence)
             if found.todo and limit:
                 settings = with_pace(settings, separator, limit=limit, seconds=audio, most=max_repeats)
@@ -149,7 +93,7 @@ def run_here(
                     run.out,
                     settings,
                     on_audio=tell,
-                    on_line=run.lines.append,
+                    on_line=run.take,
                     on_left=run.leave,
                     presence=presence,
                 ).run(record)
@@ -206,8 +150,7 @@ def run_on_devices(
             found = triage(jobs, record, settings)
             began = time.perf_counter()
             run.begin(record, found, presence)
-            seconds = _seconds(found, settings.track)
-            with audio_bar(sum(seconds.values())) as moving:
+            with audio_bar(_measure(found, settings.track)) as moving:
                 moving.set_postfix_str("", refresh=False)  # a hidden bar has none before
 
                 def state(left: int, places: "list[Place]") -> None:
@@ -220,12 +163,11 @@ def run_on_devices(
                 ClusterRun(
                     fleet,
                     found.todo,
-                    seconds=seconds,
                     out=run.out,
                     recorded=settings.recorded,
                     since=presence.entered,
                     on_audio=lambda more: advance(moving, more, moving.postfix or ""),
-                    on_line=run.lines.append,
+                    on_line=run.take,
                     on_left=run.leave,
                     on_state=state,
                 ).run(record)
@@ -274,11 +216,13 @@ def _no_stdout() -> Iterator[None]:
         yield
 
 
-def _seconds(found: "Triage", track: int | None) -> "dict[tuple[str, int | None], float]":
-    """Of audio, by the jobs' ids, as their headers have it; 0 where that is unknown."""
+def _measure(found: "Triage", track: int | None) -> float:
+    """Seconds of audio that are to do; each job learns its own, as its header has it, 0 where that is unknown."""
     from tisdiss_cli.audio.read import announced_seconds
 
-    return {job.id: seconds if isfinite(seconds := announced_seconds(job.path, track)) else 0.0 for job in found.todo}
+    for job in found.todo:
+        job.seconds = seconds if isfinite(seconds := announced_seconds(job.path, track)) else 0.0
+    return sum(job.seconds for job in found.todo)
 
 
 def _print_plan(found: "Triage", settings: "Settings") -> None:

@@ -9,30 +9,24 @@ from tisdiss_cli.commands.console import plain_console
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tisdiss_cli.commands.separate_asked import Run
     from tisdiss_cli.folder.record import Line
 
 _ROWS = 30  # files listed one by one
 
 
-def print_report(lines: "Sequence[Line]", *, skipped: int, left: int = 0, elapsed: float) -> None:
-    """A table of the inputs, of many only those with something to tell, and a sentence of the sums.
-
-    Args:
-        lines: of this run.
-        skipped: inputs that were done before.
-        left: inputs that another run has begun or done meanwhile.
-        elapsed: seconds of the run.
-    """
+def print_report(run: "Run") -> None:
+    """A table of the inputs, of many only those with something to tell, and a sentence of the sums."""
+    lines, elapsed = run.lines, run.elapsed
     console = plain_console() if sys.stdout.isatty() else plain_console(width=200)
     shown = lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]
     if shown:
         console.print(_table(shown))
-    done = [line for line in lines if line.status == "done"]
-    seconds = sum(line.audio_seconds for line in done)
+    done, failed, seconds = run.sums()
     rate = f", {elapsed / seconds:.3f} times its length" if seconds else ""
-    others = f", {left} left to another run" if left else ""
+    others = f", {run.left} left to another run" if run.left else ""
     console.print(
-        f"{len(done)} separated, {len(lines) - len(done)} failed, {skipped} done before{others}; "
+        f"{done} separated, {failed} failed, {run.done} done before{others}; "
         f"{seconds:.1f} s of audio in {elapsed:.1f} s{rate}"
     )
 

@@ -6,7 +6,7 @@ their lines back. The driver, which is here, alone writes the record.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ class ClusterRun:
 
     Args:
         fleet: the devices, mustered.
-        jobs: what is to do.
-        seconds: of audio, by the jobs' ids.
+        jobs: what is to do; they know their seconds of audio.
         out: the folder OUT.
         recorded: the settings for the lines.
         since: when the run began, on OUT's clock, in nanoseconds.
@@ -45,7 +44,6 @@ class ClusterRun:
         fleet: Fleet,
         jobs: list[Job],
         *,
-        seconds: Mapping[JobId, float],
         out: Path,
         recorded: dict[str, Any],
         since: int,
@@ -54,13 +52,13 @@ class ClusterRun:
         on_left: Callable[[Job], object] = lambda job: None,
         on_state: Callable[[int, list[Place]], object] = lambda left, places: None,
     ) -> None:
-        self.fleet, self.seconds, self.out, self.recorded, self.since = fleet, seconds, out, recorded, since
+        self.fleet, self.out, self.recorded, self.since = fleet, out, recorded, since
         self.on_audio, self.on_line, self.on_left, self.on_state = on_audio, on_line, on_left, on_state
         # The longest first, so that none is left alone at the end.
-        self.todo = deque(sorted(jobs, key=lambda job: (-seconds.get(job.id, 0.0), job.input, job.channel or 0)))
+        self.todo = deque(sorted(jobs, key=lambda job: (-job.seconds, job.input, job.channel or 0)))
         self.suspects: deque[Job] = deque()  # whose worker died once: each is done alone
         self.deaths: Counter[JobId] = Counter()
-        self.audio_left = sum(seconds.get(job.id, 0.0) for job in jobs)
+        self.audio_left = sum(job.seconds for job in jobs)
 
     def run(self, record: Record) -> None:
         """Does every job; returns when all is written and recorded.
@@ -91,7 +89,7 @@ class ClusterRun:
         share = self.audio_left / (2 * max(1, len(self.fleet.places)))
         most, total, bundle = min(_BUNDLE_SECONDS, share), 0.0, list[Job]()
         while self.todo and len(bundle) < _BUNDLE_FILES:
-            seconds = self.seconds.get(self.todo[0].id, 0.0)
+            seconds = self.todo[0].seconds
             if bundle and total + seconds > most:
                 break
             job = self.todo.popleft()
@@ -169,7 +167,7 @@ class ClusterRun:
         """Puts back what was given and not begun, and takes back what was told of it."""
         for job in reversed(place.bundle.values()):
             self.todo.appendleft(job)
-            self.audio_left += self.seconds.get(job.id, 0.0)
+            self.audio_left += job.seconds
         place.bundle = {}
         if place.ahead:
             self.on_audio(-place.ahead)

@@ -96,5 +96,5 @@ class Hearing:
 
 def name_segments(jobs: Sequence[Job], formats: Sequence[str]) -> None:
     """Gives each job the files of its segments, `call.rttm` beside `call_s1.wav`, whatever its outputs are called."""
-    for job in jobs:
+    for job in jobs if formats else ():
         job.besides = [job.stem + FORMATS[name][0] for name in formats]

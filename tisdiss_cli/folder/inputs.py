@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tisdiss_cli.audio.find import EXTENSIONS, find, left_out
+from tisdiss_cli.audio.find import EXTENSIONS, Listing, list_folder
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.folder.collisions import loose
+from tisdiss_cli.folder.collisions import loose, repeated
 from tisdiss_cli.folder.lists import read_list
 
 log = logging.getLogger("tisdiss")
@@ -18,14 +18,24 @@ log = logging.getLogger("tisdiss")
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Input:
-    """A recording."""
+    """A recording. A million of these are kept, so it holds no more than it must."""
 
-    path: Path
+    root: Path  # the folder whose tree OUT mirrors, the same object for all below it
     name: str  # relative to `root`, or what tells it from others; with slashes
-    root: Path  # the folder whose tree OUT mirrors
+    elsewhere: str = ""  # its path, where that is not `root` and `name`
     siblings: frozenset[str] = frozenset()  # further extensions that its name has in its folder, with points
+
+    @property
+    def place(self) -> str:
+        """Its path, as text."""
+        return self.elsewhere or os.path.join(self.root, self.name)
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+        return Path(self.place)
 
 
 def list_inputs(sources: Sequence[Path], out: Path, files_from: str | None = None) -> list[Input]:
@@ -46,11 +56,17 @@ def list_inputs(sources: Sequence[Path], out: Path, files_from: str | None = Non
     """
     found: list[Input] = []
     empty: list[Path] = []
+    kinds = Counter[str]()
     for source in sources:
         check_ends(source, out)
-        below = _of_folder(source, out) if source.is_dir() else [Input(source, source.name, source.parent)]
-        found += below
-        empty += [] if below else [source]
+        if not source.is_dir():
+            found.append(Input(source.parent, source.name))
+            continue
+        listing = list_folder(source)
+        _check_linked(listing, source, out)
+        found += (Input(source, name) for name in listing.names)
+        kinds += listing.left_out
+        empty += [] if listing.names else [source]
     if files_from is not None:
         check_out(out)
         found += _of_list(files_from)
@@ -58,7 +74,6 @@ def list_inputs(sources: Sequence[Path], out: Path, files_from: str | None = Non
         raise UserError(f"IN {empty[0]} has no sound files (wav, flac, ogg, opus, mp3, aiff, ...): check the folder")
     for folder in empty:
         log.warning(f"warning: IN {folder} has no sound files")
-    kinds = sum((left_out(source) for source in sources if source.is_dir()), Counter[str]())
     if kinds:
         log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     if len(sources) == 1 and files_from is None:
@@ -109,37 +124,26 @@ def check_out(out: Path) -> None:
         raise UserError(f"OUT {out} cannot be used: {error.strerror}: name another folder") from None
 
 
-def _of_folder(source: Path, out: Path) -> list[Input]:
-    paths = find(source)
-    _check_linked(paths, source, out)
-    return [Input(path, _below(path, source), source) for path in paths]
-
-
-def _check_linked(paths: list[Path], source: Path, out: Path) -> None:
-    """UserError if OUT lies in a folder that a link within IN leads to."""
-    inside = {Path(folder) for folder in {os.path.dirname(path) for path in paths}}
-    inside |= {parent for folder in inside for parent in folder.parents if parent.is_relative_to(source)}
+def _check_linked(listing: Listing, source: Path, out: Path) -> None:
+    """UserError if OUT lies in a folder that a link within IN leads to, where there are sound files."""
+    if not listing.links:
+        return
+    inside = {name[:point] for name in listing.names for point, sign in enumerate(name) if sign == "/"}
     place = out.resolve()
-    for folder in inside:
-        if place.is_relative_to(os.path.realpath(folder)):
-            raise _inside(out, folder)
+    for link in listing.links:
+        if link in inside and place.is_relative_to(os.path.realpath(os.path.join(source, link))):
+            raise _inside(out, source / link)
 
 
 def _inside(out: Path, source: Path) -> UserError:
     return UserError(f"OUT {out} lies inside IN {source}: name a folder outside it, or its voices become inputs")
 
 
-def _below(path: Path, root: Path) -> str:
-    """A path relative to a folder, with slashes; by text where it can, for that is faster by far."""
-    text, prefix = str(path), os.path.join(str(root), "")
-    below = text[len(prefix) :] if text.startswith(prefix) else str(path.relative_to(root))
-    return below.replace(os.sep, "/")
-
-
 def _of_list(files_from: str) -> list[Input]:
     folder, texts = read_list(files_from)
     found: list[Input] = []
     extensions: dict[Path, dict[str, frozenset[str]]] = {}
+    kept: dict[frozenset[str], frozenset[str]] = {}  # each once
     for text in texts:
         path = folder / text
         if ".." in path.parts:  # behind a link that is another folder than the text says
@@ -149,8 +153,14 @@ def _of_list(files_from: str) -> list[Input]:
         siblings = extensions[path.parent].get(loose(path.stem), frozenset())
         root = folder if path.is_relative_to(folder) else Path(path.anchor)
         name = path.relative_to(root).as_posix()
-        found.append(Input(path, path.name or "root" if name == "." else name, folder, siblings))
+        name = path.name or "root" if name == "." else name
+        found.append(Input(folder, name, _elsewhere(path, folder, name), kept.setdefault(siblings, siblings)))
     return found
+
+
+def _elsewhere(path: Path, root: Path, name: str) -> str:
+    """A path, unless it is `root` and `name`."""
+    return "" if os.path.join(root, name) == str(path) else str(path)
 
 
 def _extensions(folder: Path) -> dict[str, frozenset[str]]:
@@ -167,26 +177,41 @@ def _extensions(folder: Path) -> dict[str, frozenset[str]]:
 
 
 def _once(inputs: list[Input]) -> list[Input]:
-    """Without repetitions of a path; of two names of one the longer stays."""
-    found: dict[str, Input] = {}
+    """Without repetitions of a path; of two names of one the longer stays, where the first was."""
+    several = repeated(os.path.abspath(one.place) for one in inputs)
+    places: dict[str, int] = {}
+    found: list[Input] = []
     for one in inputs:
-        before = found.setdefault(os.path.abspath(one.path), one)
-        if len(one.name) > len(before.name):
-            found[os.path.abspath(one.path)] = one
-    return list(found.values())
+        place = os.path.abspath(one.place) if several else ""
+        if hash(place) in several and places.setdefault(place, len(found)) < len(found):
+            before = places[place]
+            found[before] = max(found[before], one, key=lambda known: len(known.name))
+        else:
+            found.append(one)
+    return found
 
 
 def _told_apart(inputs: list[Input]) -> list[Input]:
+    several = repeated(_loose_stem(one) for one in inputs)
     roots = defaultdict[str, set[str]](set)
-    for one in inputs:
-        roots[_loose_stem(one)].add(os.path.abspath(one.root))
-    return [
-        replace(one, name=f"{Path(os.path.abspath(one.root)).name}/{one.name}".lstrip("/"))
-        if len(roots[_loose_stem(one)]) > 1
-        else one
-        for one in inputs
-    ]
+    for one in inputs if several else ():
+        if hash(stem := _loose_stem(one)) in several:
+            roots[stem].add(os.path.abspath(one.root))
+    return [_with_root(one) if roots and len(roots.get(_loose_stem(one), ())) > 1 else one for one in inputs]
+
+
+def _with_root(one: Input) -> Input:
+    name = f"{Path(os.path.abspath(one.root)).name}/{one.name}".lstrip("/")
+    return replace(one, name=name, elsewhere=one.place)
 
 
 def _loose_stem(one: Input) -> str:
-    return loose(Path(one.name).with_suffix("").as_posix())
+    return loose(split_name(one.name)[0])
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A relative path without its extension, and that with its point, as pathlib has them."""
+    point = name.rfind(".")
+    if name.rfind("/") + 1 < point < len(name) - 1:
+        return name[:point], name[point:]
+    return name, ""

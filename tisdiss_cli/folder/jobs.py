@@ -2,36 +2,75 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from tisdiss_cli.audio.read import AudioError, channel_count
-from tisdiss_cli.folder.collisions import find_collisions, loose
-from tisdiss_cli.folder.inputs import Input, list_inputs
-from tisdiss_cli.folder.names import Template
+from tisdiss_cli.folder.collisions import find_collisions, loose, repeated
+from tisdiss_cli.folder.inputs import Input, list_inputs, split_name
+from tisdiss_cli.folder.names import DEFAULT, Template
 
 PARTS = ".tisdiss-part"  # folder in OUT for what is being written
 
 
-@dataclass
+@dataclass(frozen=True)
+class Naming:
+    """What the outputs of a run are called."""
+
+    voices: int  # of each input
+    extension: str = "wav"
+    template: Template = field(default_factory=Template)
+
+
+@dataclass(slots=True)
 class Job:
-    """One input, its outputs and, while it runs, where it is written."""
+    """One input and its outputs. A million of these are kept, so what can be told from the input is not held."""
 
-    path: Path
-    input: str  # relative to IN, or what `inputs` calls it
-    outputs: list[str] = field(default_factory=list)  # relative to OUT
-    besides: list[str] = field(default_factory=list)  # files of its segments, relative to OUT
-    refused: str | None = None  # one sentence: why it cannot have these outputs
-    stem: str = ""  # what its segments are called but for the extension, relative to OUT
+    of: Input
+    naming: Naming  # the same object for all of a run
     channel: int | None = None  # the one that is separated, from 1 on; None: as the settings have it
+    with_extension: bool = False  # whether its outputs are told from others by it
+    besides: Sequence[str] = ()  # files of its segments, relative to OUT
+    refused: str | None = None  # one sentence: why it cannot have its outputs
+    seconds: float = 0.0  # of audio, where its header has been asked
 
-    @cached_property
+    @property
+    def input(self) -> str:
+        """Relative to IN, or what `inputs` calls it."""
+        return self.of.name
+
+    @property
+    def path(self) -> Path:
+        """Of the input."""
+        return self.of.path
+
+    @property
+    def outputs(self) -> list[str]:
+        """Relative to OUT."""
+        stem, told, naming = split_name(self.input)[0], self._told, self.naming
+        names = (
+            naming.template.fill(self.input, stem, told=told, voice=voice, channel=self.channel)
+            for voice in range(1, naming.voices + 1)
+        )
+        return [f"{name}.{naming.extension}" for name in names]
+
+    @property
+    def stem(self) -> str:
+        """What its segments are called but for the extension, relative to OUT."""
+        return self._told if self.channel is None else f"{self._told}_c{self.channel}"
+
+    @property
+    def _told(self) -> str:
+        stem, suffix = split_name(self.input)
+        return f"{stem}_{suffix[1:]}" if self.with_extension else stem
+
+    @property
     def resolved(self) -> str:
         """The input's own place on the disk, absolute and without links: tells it from others of its name."""
-        return os.path.realpath(self.path)
+        return os.path.realpath(self.of.place)
 
     @property
     def id(self) -> tuple[str, int | None]:
@@ -43,6 +82,22 @@ class Job:
         """The same for names of files in `PARTS`."""
         name = self.input if self.channel is None else f"{self.input}/{self.channel}"  # no file is a folder too
         return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+class _Each(Sequence[Any]):
+    """Something of each job, made when it is asked for."""
+
+    def __init__(self, jobs: list[Job], of: Callable[[Job], Any]) -> None:
+        self.jobs, self.of = jobs, of
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.of(self.jobs[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.of, self.jobs)
 
 
 def plan_jobs(
@@ -75,29 +130,42 @@ def plan_jobs(
         UserError: the template gives two outputs of the inputs one name, or as `list_inputs`.
     """
     inputs = list_inputs([source], out) if isinstance(source, Path) else source
-    template = template or Template()
-    extensions = defaultdict[str, set[str]](set)
+    naming = Naming(voices, extension, template or Template())
+    told = _extensions(inputs)
+    jobs: list[Job] = []
     for one in inputs:
-        stem, suffix = _split(one.name)
-        extensions[loose(stem)] |= {suffix, *one.siblings}
-    jobs = []
-    for one in inputs:
-        stem, suffix = _split(one.name)
-        told = f"{stem}_{suffix[1:]}" if len(extensions[loose(stem)]) > 1 else stem
-        for channel in _channels(one.path, track) if each_channel else (None,):
-            job = Job(one.path, one.name, stem=told if channel is None else f"{told}_c{channel}", channel=channel)
-            names = [
-                template.fill(one.name, stem, told=told, voice=voice, channel=channel) for voice in range(1, voices + 1)
-            ]
-            job.outputs = [f"{name}.{extension}" for name in names]
-            jobs.append(job)
-    template.check_apart([(job.input, job.channel, job.outputs) for job in jobs])
-    reasons = find_collisions([job.path for job in jobs], [job.outputs for job in jobs], out)
-    for index, job in enumerate(jobs):
-        job.refused = reasons.get(index)
+        several = bool(told) and len(told.get(loose(split_name(one.name)[0]), ())) > 1
+        channels = _channels(one.path, track) if each_channel else (None,)
+        jobs += (Job(one, naming, channel, with_extension=several) for channel in channels)
+    _check_apart(jobs, naming.template)
+    for index, reason in find_collisions(_Each(jobs, lambda job: job.path), _outputs(jobs), out).items():
+        jobs[index].refused = reason
     if not isinstance(source, Path):
         _refuse_inputs(jobs, out)
     return jobs
+
+
+def _outputs(jobs: list[Job]) -> Sequence[list[str]]:
+    return _Each(jobs, lambda job: job.outputs)
+
+
+def _extensions(inputs: Sequence[Input]) -> dict[str, set[str]]:
+    """The extensions of names that differ in nothing else, here or in their folder, by what they have in common."""
+    some = repeated(loose(split_name(one.name)[0]) for one in inputs)
+    found = defaultdict[str, set[str]](set)
+    for one in inputs:
+        stem, suffix = split_name(one.name)
+        if one.siblings - {suffix} or (some and hash(loose(stem)) in some):
+            found[loose(stem)] |= {suffix, *one.siblings}
+    return found
+
+
+def _check_apart(jobs: list[Job], template: Template) -> None:
+    if template.text == DEFAULT:
+        return
+    some = repeated(output for names in _outputs(jobs) for output in names)
+    alike = [job for job in jobs if any(hash(output) in some for output in job.outputs)] if some else []
+    template.check_apart((job.input, job.channel, job.outputs) for job in alike)
 
 
 def _channels(path: Path, track: int | None) -> Iterable[int]:
@@ -109,15 +177,22 @@ def _channels(path: Path, track: int | None) -> Iterable[int]:
 
 def _refuse_inputs(jobs: list[Job], out: Path) -> None:
     """Refuses jobs whose outputs are inputs: OUT may be the folder that files of a list or of a command lie in."""
-    inputs, place = {job.resolved for job in jobs}, os.path.realpath(out)
-    for job in jobs:
+    place = os.path.realpath(out)
+    inputs = {path for path in _resolved(job.of.place for job in jobs) if path.startswith(os.path.join(place, ""))}
+    for job in jobs if inputs else ():
         if taken := next((name for name in job.outputs if os.path.join(place, name) in inputs), None):
             job.refused = f"{job.path} would become {out / taken}, which is an input itself: name another OUT"
 
 
-def _split(name: str) -> tuple[str, str]:
-    """A relative path without its extension, and that with its point, as pathlib has them."""
-    point = name.rfind(".")
-    if name.rfind("/") + 1 < point < len(name) - 1:
-        return name[:point], name[point:]
-    return name, ""
+def _resolved(places: Iterable[str]) -> Iterator[str]:
+    """Each as `Job.resolved`, and many times faster where they lie in few folders."""
+    folder = real = ""
+    for place in places:
+        head, tail = os.path.split(place)
+        if tail in ("", os.curdir, os.pardir):
+            yield os.path.realpath(place)
+            continue
+        if head != folder or not real:
+            folder, real = head, os.path.realpath(head)
+        path = os.path.join(real, tail)
+        yield os.path.realpath(path) if os.path.islink(path) else path

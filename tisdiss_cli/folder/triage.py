@@ -81,9 +81,14 @@ def _longest(out: Path) -> int:
 
 def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
     """The line of another input whose voices an output of the job holds; None if nothing would be lost."""
+    same = None
     for name in (*job.outputs, *job.besides):
         maker = record.makers.get(name)
-        if maker and not _same_input(maker, job, source) and os.path.lexists(record.out / name):
+        if maker is None or maker is same:
+            continue
+        if _same_input(maker, job, source):
+            same = maker
+        elif os.path.lexists(record.out / name):
             return maker
     return None
 
