@@ -50,22 +50,23 @@ class Job:
     @property
     def outputs(self) -> list[str]:
         """Relative to OUT."""
-        stem, told, naming = split_name(self.input)[0], self._told, self.naming
-        names = (
-            naming.template.fill(self.input, stem, told=told, voice=voice, channel=self.channel)
+        (stem, told), naming, name = self._stems(), self.naming, self.of.name
+        filled = [
+            naming.template.fill(name, stem, told=told, voice=voice, channel=self.channel)
             for voice in range(1, naming.voices + 1)
-        )
-        return [f"{name}.{naming.extension}" for name in names]
+        ]
+        return [f"{one}.{naming.extension}" for one in filled]
 
     @property
     def stem(self) -> str:
         """What its segments are called but for the extension, relative to OUT."""
-        return self._told if self.channel is None else f"{self._told}_c{self.channel}"
+        _, told = self._stems()
+        return told if self.channel is None else f"{told}_c{self.channel}"
 
-    @property
-    def _told(self) -> str:
-        stem, suffix = split_name(self.input)
-        return f"{stem}_{suffix[1:]}" if self.with_extension else stem
+    def _stems(self) -> tuple[str, str]:
+        """The input without its extension, and the same with what tells it from others that differ in that alone."""
+        stem, suffix = split_name(self.of.name)
+        return stem, f"{stem}_{suffix[1:]}" if self.with_extension else stem
 
     @property
     def resolved(self) -> str:

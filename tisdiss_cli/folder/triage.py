@@ -29,16 +29,17 @@ def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
     found = Triage()
     for job in jobs:
         source = fingerprint(job.path)
-        reason = job.refused or _obstacle(job, record.out)
-        maker = None if reason or settings.overwrite else _other_maker(job, source, record)
+        names = [*job.outputs, *job.besides]
+        reason = job.refused or _obstacle(job, names, record.out)
+        maker = None if reason or settings.overwrite else _other_maker(job, names, source=source, record=record)
         if maker:
-            holds = f"{record.out / job.outputs[0]} holds the voices of {maker.path or maker.input}"
+            holds = f"{record.out / names[0]} holds the voices of {maker.path or maker.input}"
             reason = f"{holds}, not of {job.resolved}: name another OUT, or pass --overwrite to replace them"
         elif not (reason or settings.overwrite):
-            if record.done([*job.outputs, *job.besides], settings.recorded, source):
+            if record.done(names, settings.recorded, source):
                 found.done += 1
                 continue
-            if stranger := _stranger(job, record):
+            if stranger := _stranger(job, names, record):
                 whose = f"{record.out / stranger} exists and is not from this folder's runs"
                 reason = f"{whose}: pass --overwrite to replace it"
         if reason:
@@ -50,10 +51,10 @@ def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
     return found
 
 
-def _obstacle(job: Job, out: Path) -> str | None:
+def _obstacle(job: Job, names: list[str], out: Path) -> str | None:
     """What keeps an output from being written, whoever may replace files: a folder of its name, a name too long."""
     longest = _longest(out)
-    for name in (*job.outputs, *job.besides):
+    for name in names:
         target = os.path.join(out, name)
         try:
             if max(map(len, os.fsencode(name).split(b"/"))) > longest:
@@ -79,10 +80,10 @@ def _longest(out: Path) -> int:
         return 255
 
 
-def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
+def _other_maker(job: Job, names: list[str], *, source: list[int], record: Record) -> Made | None:
     """The line of another input whose voices an output of the job holds; None if nothing would be lost."""
     same = None
-    for name in (*job.outputs, *job.besides):
+    for name in names:
         maker = record.makers.get(name)
         if maker is None or maker is same:
             continue
@@ -113,9 +114,9 @@ def _alike(one: Path, other: Path) -> bool:
         return False
 
 
-def _stranger(job: Job, record: Record) -> str | None:
+def _stranger(job: Job, names: list[str], record: Record) -> str | None:
     """An output of the job that is there and that no run of this folder made."""
-    for name in (*job.outputs, *job.besides):
+    for name in names:
         if name not in record.makers and os.path.lexists(os.path.join(record.out, name)):
             return None if claimed(record.out, job) else name  # an interrupted run may just have named them
     return None
