@@ -90,3 +90,18 @@ def bad_files(folder: Path) -> dict[str, str]:
         "cut.mp3": "truncated",
         "gone.wav": "No such file",
     }
+
+
+def write_many(source: Path) -> Path:
+    """Twenty short recordings in two folders."""
+    for index in range(20):
+        path = source / f"{index % 2}" / f"{index:02d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, speech_like(0.2 + index / 50, index), RATE)
+    return source
+
+
+def united(out: Path) -> dict[str, dict]:
+    """The newest line of every input, of all files of the record: by the lines' own times."""
+    lines = [json.loads(row) for path in out.glob("tisdiss*.jsonl") for row in path.read_text().splitlines()]
+    return {line["input"]: line for line in sorted(lines, key=lambda line: line["time"])}

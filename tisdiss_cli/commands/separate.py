@@ -192,7 +192,7 @@ def separate(  # the options make it long
     formats = [] if segments is None else parse_formats(segments)
     each_channel = wanted_channels == "each"
     template = parse_name(name, format, repeats=_told_repeats(name, wanted, limit, weights), each_channel=each_channel)
-    run = Run(inputs, source, out, share, join, format, template, each_channel, track, formats)
+    run = Run(inputs, source, out, share, join, format, template, each_channel, track, formats, sources, files_from)
     options = {
         "repeats": wanted,
         "max_repeats": max_repeats,

@@ -30,6 +30,8 @@ class Run:
     every_channel: bool  # a job for each
     track: int | None
     segments: list[str]  # formats of the files of who speaks when
+    sources: list[Path]  # each IN
+    files_from: str | None  # the list
     lines: "list[Line]" = field(default_factory=list)  # the first, and all that have something to tell
     more: int = 0  # others, which are done
     more_seconds: float = 0.0  # of audio in those
@@ -57,7 +59,7 @@ class Run:
     def begin(self, record: "Record", found: "Triage", presence: "Presence") -> None:
         """Writes down what is to do, and what is refused."""
         self.done = found.done
-        record.write_to(presence.facts.record, presence.facts.source)
+        record.write_to(presence.facts.record, presence.facts.source, sources=self.sources, files_from=self.files_from)
         record.prepare()
         for line in found.refused:
             record.append(line)

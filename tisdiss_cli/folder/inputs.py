@@ -81,6 +81,17 @@ def list_inputs(sources: Sequence[Path], out: Path, files_from: str | None = Non
     return _told_apart(_once(found))
 
 
+def inputs_again(sources: Sequence[Path], files_from: str | None) -> list[Input]:
+    """As `list_inputs` of a command that has passed its checks before; UserError where the list cannot be read."""
+    found: list[Input] = []
+    for source in sources:
+        names = list_folder(source).names if source.is_dir() else None
+        found += [Input(source.parent, source.name)] if names is None else (Input(source, name) for name in names)
+    if files_from is not None:
+        found += _of_list(files_from)
+    return found if len(sources) == 1 and files_from is None else _told_apart(_once(found))
+
+
 def common_source(sources: Sequence[Path], files_from: str | None = None) -> Path:
     """What the inputs of a command are from, as one path: IN, the list, or the folder that they have in common."""
     if len(sources) == 1 and files_from is None:

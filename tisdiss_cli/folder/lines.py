@@ -45,7 +45,9 @@ class Line:
     path: str = ""  # of the input, absolute and without links; "" in records from before it was kept
     channel: int | None = None  # of the input, with --channels each
     precision_why: str = ""  # why the precision of the settings was taken, in words
-    within: str = ""  # IN, absolute
+    within: str = ""  # IN, absolute; of several what they have in common, of a list the list
+    sources: list[str] = field(default_factory=list)  # of several IN each, absolute: in the first line of a run
+    files_from: str = ""  # the list, in the same line
     time: float = 0.0  # when it was written, in seconds since 1970; 0 in records from before it was kept
 
     @property
@@ -125,11 +127,12 @@ def _parse(row: bytes) -> Line:
     """The line in a row; ValueError, KeyError or TypeError if there is none."""
     values = json.loads(row)
     line = Line(**{key: values[key] for key in set(Line.__dataclass_fields__) & set(values)})
-    texts = [line.input, line.status, line.path, line.within, *line.outputs, *line.segments]
+    texts = [line.input, line.status, line.path, line.within, line.files_from]
     numbers = [line.audio_seconds, line.elapsed_seconds, line.time]
+    lists = (line.outputs, line.segments, line.sources)
     if (
-        not isinstance(line.outputs, list)
-        or not isinstance(line.segments, list)
+        not all(isinstance(each, list) for each in lists)
+        or not all(isinstance(text, str) for each in lists for text in each)
         or not all(isinstance(text, str) for text in texts)
         or not all(isinstance(number, int | float) for number in numbers)
     ):

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
@@ -57,6 +58,7 @@ class Record:
 
     def __init__(self, out: Path) -> None:
         self.out, self.path, self.within = out, out / RECORD, ""
+        self._origin: tuple[list[str], str] = [], ""  # each IN and the list, until a line has said so
         self.makers: dict[str, Made] = {}  # of each output: the newest line that lists it, whose voices it holds
         self._settings: dict[str, dict[str, Any]] = {}  # each once, by its JSON
         self._failed: dict[_Key, int] = {}  # by input, path and channel: the newest line that says so
@@ -69,9 +71,19 @@ class Record:
         if not self._count and any(not file.empty for file in self._files.values()):
             log.warning(f"warning: {self.path} holds no line of a record: nothing counts as done")
 
-    def write_to(self, name: str, within: str) -> None:
-        """Chooses the file that is written, by its name in OUT, and says which IN the lines are from."""
+    def write_to(self, name: str, within: str, *, sources: Sequence[Path] = (), files_from: str | None = None) -> None:
+        """Chooses the file that is written, by its name in OUT, and says what the lines are from.
+
+        Args:
+            name: of the file.
+            within: IN, absolute, or what several have in common.
+            sources: each IN; the first line says them if `within` alone does not.
+            files_from: the list, likewise.
+        """
         self.path, self.within = self.out / name, within
+        self._origin = [], ""
+        if len(sources) > 1 or files_from is not None:
+            self._origin = [os.path.realpath(source) for source in sources], _absolute(files_from)
         self._files.setdefault(self.path, LineFile(self.path))
 
     def reread(self) -> bool:
@@ -110,7 +122,12 @@ class Record:
     def append(self, line: Line) -> None:
         """Adds a line, with the time and with IN, and hands it to the disk; RecordError when that fails."""
         line.time, line.within = time.time(), line.within or self.within
-        self._write(dump_json(asdict(line)) + "\n")
+        line.sources, line.files_from = self._origin
+        values = asdict(line)
+        if self._origin == ([], ""):
+            del values["sources"], values["files_from"]
+        self._write(dump_json(values) + "\n")
+        self._origin = [], ""
         self._take(line)
 
     def _write(self, text: str) -> None:
@@ -162,3 +179,11 @@ class Record:
         if made.path:
             return self._failed.get((made.input, made.path, made.channel), 0) > made.number
         return self._failed_inputs.get((made.input, made.channel), 0) > made.number
+
+
+def _absolute(files_from: str | None) -> str:
+    """A list's path from anywhere; of standard input and of pipes, which cannot be read again, as it was given."""
+    if files_from is None:
+        return ""
+    path = os.path.abspath(os.path.expanduser(files_from))
+    return path if os.path.isfile(path) else files_from

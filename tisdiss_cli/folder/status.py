@@ -1,12 +1,15 @@
 """How far a folder is, from OUT's record and the listing of IN: what is done, failed, missing, and of which shards."""
 
 import json
+import os
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tisdiss_cli.audio.find import find
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import fingerprint
+from tisdiss_cli.folder.inputs import inputs_again
 from tisdiss_cli.folder.lines import Line, LineFile, merged, record_files
 from tisdiss_cli.folder.locks import Facts, at_work
 from tisdiss_cli.folder.shards import array_expression, shard_of
@@ -53,14 +56,23 @@ class Status:
 class _Known:
     """What counts of an input's newest line."""
 
+    input: str
     done: bool
     seconds: float
     network_seconds: float
+    source: list[int]  # its fingerprint then
     outputs: str  # as JSON, which takes half the room of a list
+
+
+_Origin = tuple[tuple[str, ...], str]  # each IN of a run, and its list
+_Lines = dict[int | None, _Known]  # of an input, by channel
 
 
 def read_status(out: Path, source: Path | None = None, shards: int | None = None) -> Status:
     """The status of OUT.
+
+    Inputs are told apart by their places on the disk, for those of two IN may bear one name; where IN is elsewhere now,
+    or a line is from before places were kept, by their names.
 
     Args:
         out: the folder OUT.
@@ -75,28 +87,56 @@ def read_status(out: Path, source: Path | None = None, shards: int | None = None
     files = record_files(out)
     if not files:
         raise UserError(f"OUT {out} has no record (tisdiss.jsonl): name a folder that tisdiss separate has written to")
-    known: dict[str, dict[int | None, _Known]] = {}  # by input and channel
-    sources: dict[str, None] = {}
+    known: dict[str, _Lines] = {}  # by the inputs' places
+    origins: dict[_Origin, str] = {}  # with what the lines of each have as IN
     for line in merged(map(LineFile, files)):
-        known.setdefault(line.input, {})[line.channel] = _known(line)
-        if line.within:
-            sources[line.within] = None
-    status = Status(sources=[str(source)] if source else list(sources), at_work=at_work(out))
-    names: set[str] = set()
-    for place in status.sources:
-        listed = _inputs(Path(place))
-        if listed is None:
-            status.unseen.append(place)
-        else:
-            names.update(listed)
+        known.setdefault(line.path or line.input, {})[line.channel] = _known(line)
+        if line.sources or line.files_from:
+            origins[tuple(line.sources), line.files_from] = line.within
+        elif line.within not in origins.values() and line.within:
+            origins[(line.within,), ""] = line.within
+    if source:
+        origins = {((str(source),), ""): str(source)}
+    status = Status(at_work=at_work(out))
     count = shards or _shard_count(files)
     status.shards = {index: Counts() for index in range(1, count + 1)} if count else {}
-    for name in known.keys() | names:
-        _count(name, list(known.get(name, {}).values()), out, status)
+    for name in _missing(known, origins, status, by_name=source is not None):
+        _count(name, [], out=out, status=status)
+    for lines in known.values():
+        _count(next(iter(lines.values())).input, list(lines.values()), out=out, status=status)
     return status
 
 
-def _count(name: str, lines: list[_Known], out: Path, status: Status) -> None:
+def _missing(known: dict[str, _Lines], origins: Iterable[_Origin], status: Status, *, by_name: bool) -> Iterable[str]:
+    """The names of inputs that are listed in an IN and that no line is of."""
+    listed: dict[str, str] = {}  # names, by place
+    for sources, files_from in origins:
+        places = [*sources, *([files_from] if files_from else [])]
+        status.sources += [place for place in places if place not in status.sources]
+        gone = [place for place in places if not os.path.exists(place)]
+        status.unseen += [place for place in gone if place not in status.unseen]
+        if gone:
+            continue
+        roots = dict[Path, str]()
+        for one in inputs_again([Path(place) for place in sources], files_from or None):
+            root = roots.setdefault(one.root, os.path.realpath(one.root))
+            if not by_name and (os.path.join(root, one.name) in known or os.path.realpath(one.place) in known):
+                continue
+            listed[os.path.realpath(one.place)] = one.name
+    named = defaultdict[str, list[_Known]](list)
+    wanted = set(listed.values())
+    for lines in known.values():
+        for line in lines.values():
+            if line.input in wanted:
+                named[line.input].append(line)
+    for place, name in listed.items():
+        alike = named.get(name, ())
+        # One that was moved or copied has its size and time still.
+        if not (alike if by_name else name in known or any(line.source == fingerprint(Path(place)) for line in alike)):
+            yield name
+
+
+def _count(name: str, lines: list[_Known], *, out: Path, status: Status) -> None:
     """Takes in an input by its lines, of which it has several where its channels were separated each."""
     counts = [status.total]
     if status.shards:
@@ -117,14 +157,8 @@ def _count(name: str, lines: list[_Known], out: Path, status: Status) -> None:
 
 def _known(line: Line) -> _Known:
     done = line.status == "done"
-    return _Known(done, line.audio_seconds, line.elapsed_seconds, json.dumps(line.outputs) if done else "")
-
-
-def _inputs(source: Path) -> Iterable[str] | None:
-    """Of IN, by their names in the record; None if it is not here."""
-    if source.is_dir():
-        return (path.relative_to(source).as_posix() for path in find(source))
-    return [source.name] if source.exists() else None
+    outputs = json.dumps(line.outputs) if done else ""
+    return _Known(line.input, done, line.audio_seconds, line.elapsed_seconds, line.source, outputs)
 
 
 def _shard_count(files: list[Path]) -> int:

@@ -1,0 +1,40 @@
+"""A million inputs: what is kept of each is small, and names are compared by hashes without a loss."""
+
+import random
+import tracemalloc
+
+from tisdiss_cli.folder import collisions, inputs, jobs
+from tisdiss_cli.folder.inputs import Input
+from tisdiss_cli.folder.jobs import plan_jobs
+
+
+def test_an_input_and_its_job_take_few_hundred_bytes(tmp_path):
+    tracemalloc.start()
+    count = 10_000
+    listed = [Input(tmp_path, f"speaker{index // 100:05d}/session/recording_{index:07d}.wav") for index in range(count)]
+    planned = plan_jobs(listed, tmp_path / "out", voices=2, extension="wav")
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(planned) == count
+    assert kept / count < 400 and peak / count < 500
+
+
+def test_hashes_only_choose_what_is_looked_at_closer(tmp_path, monkeypatch):
+    """As if every text had the hash of another one: the plan is the same."""
+    draw = random.Random(0)
+    names = {
+        "/".join(draw.choice(("a", "A", "b", "é", "e\u0301", "b_s1.wav")) for _ in range(draw.randint(0, 2)))
+        + f"/{draw.choice(('a', 'b', 'B', 'a_wav'))}{draw.choice(('.wav', '.flac', '.WAV', ''))}"
+        for _ in range(200)
+    }
+    listed = [Input(tmp_path, name.lstrip("/")) for name in sorted(names)]
+
+    def plan() -> list[tuple]:
+        found = plan_jobs(listed, tmp_path / "out", voices=2, extension="wav")
+        return [(job.input, job.outputs, job.refused) for job in found]
+
+    expected = plan()
+    assert any(reason for *_, reason in expected) and not all(reason for *_, reason in expected)
+    for module in (collisions, inputs, jobs):
+        monkeypatch.setattr(module, "repeated", lambda texts: set(map(hash, texts)))
+    assert plan() == expected
