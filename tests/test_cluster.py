@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,7 +65,8 @@ def one(many, tmp_path_factory, options) -> Path:
     """What one process on one thread makes of it, which is what a worker with one CPU has."""
     out, threads = tmp_path_factory.mktemp("one") / "out", torch.get_num_threads()
     torch.set_num_threads(1)
-    tisdiss("separate", many, out, *options, "--quiet", status=1)  # for the bad file
+    with chdir(many.parent):
+        tisdiss("separate", many.name, out, *options, "--quiet", status=1)  # for the bad file
     torch.set_num_threads(threads)
     return out
 
@@ -146,8 +147,8 @@ def test_files_that_kill_their_workers_fail_alone(cluster, many, one, tmp_path, 
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
 
-    with meanwhile(kill):
-        run = tisdiss("separate", many, out, "--cluster", cluster.address, *options, status=1)
+    with meanwhile(kill), chdir(many.parent):  # where the nodes are not
+        run = tisdiss("separate", many.name, out, "--cluster", cluster.address, *options, status=1)
     assert len(killed["poison.wav"]) == 2 and len(killed["once.wav"]) == 1
     lines = records(out)
     assert {name for name, line in lines.items() if line["status"] == "failed"} == {"poison.wav", "bad.wav"}

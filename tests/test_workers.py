@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,11 +75,18 @@ def test_what_does_not_fit_is_found_before_the_work(driver, change, word):
     assert word in answer.trouble and "\n" not in answer.trouble
 
 
-def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path):
+def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path, monkeypatch):
     path, known = driver.task.sample
     for sample in ((tmp_path / "nowhere.wav", known), (path, [1, 2])):
         answer = Worker().load(replace(driver.task, sample=sample), "cpu", threads=1, weights=driver.weights)
         assert answer.trouble.startswith("IN ")
+    task = replace(driver.task, sample=(Path(path.name), known))
+    assert Worker().load(task, "cpu", threads=1, weights=driver.weights).trouble.startswith("IN ")
+    lost = replace(task, folder=tmp_path / "nowhere")
+    assert str(lost.folder) in Worker().load(lost, "cpu", threads=1, weights=driver.weights).trouble
+    monkeypatch.chdir(tmp_path)  # and a relative one is found, from wherever the worker was started
+    task = replace(task, folder=path.parent)
+    assert Worker().load(task, "cpu", threads=1, weights=driver.weights).trouble is None
 
 
 def test_memory_that_runs_out_goes_on_smaller_and_for_nothing_is_trouble(driver, monkeypatch):

@@ -40,6 +40,7 @@ _LIBRARIES = ("torch", "torchaudio", "soundfile", "av", "numpy")
 class Task:
     """What every worker of a run is told."""
 
+    folder: Path  # in which the driver was started: where relative paths begin
     out: Path  # absolute
     run: str  # the driver's name in OUT
     token: str  # what stands in the file of `token_file`
@@ -108,6 +109,7 @@ def task_of(
         precision, compile, triton, options: as `Task` has them.
     """
     return Task(
+        folder=Path.cwd(),
         out=presence.out.absolute(),
         run=presence.name,
         token=os.urandom(16).hex(),
@@ -117,7 +119,7 @@ def task_of(
         compile=compile,
         triton=triton,
         options=options,
-        sample=(sample.path.absolute(), fingerprint(sample.path)),
+        sample=(sample.path, fingerprint(sample.path)),
         versions=versions_here(),
     )
 
@@ -224,6 +226,11 @@ class Worker:
         if not shared:
             return f"OUT {task.out} is not on a disk that {host} shares: name a folder that every machine sees"
         path, expected = task.sample
+        try:
+            os.chdir(task.folder)
+        except OSError:
+            if not path.is_absolute():
+                return f"IN is not on a disk that {host} shares: the folder {task.folder} is not there"
         if fingerprint(path) != expected:
             return f"IN is not on a disk that {host} shares: {path} is not there, or another file"
         return None
