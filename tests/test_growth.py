@@ -3,9 +3,12 @@
 import random
 import tracemalloc
 
+from tisdiss_cli.commands.separate_asked import Run
 from tisdiss_cli.folder import collisions, inputs, jobs
 from tisdiss_cli.folder.inputs import Input
 from tisdiss_cli.folder.jobs import plan_jobs
+from tisdiss_cli.folder.names import Template
+from tisdiss_cli.folder.record import Line
 
 
 def test_an_input_and_its_job_take_few_hundred_bytes(tmp_path):
@@ -38,3 +41,16 @@ def test_hashes_only_choose_what_is_looked_at_closer(tmp_path, monkeypatch):
     for module in (collisions, inputs, jobs):
         monkeypatch.setattr(module, "repeated", lambda texts: set(map(hash, texts)))
     assert plan() == expected
+
+
+def test_of_many_lines_those_are_kept_that_have_something_to_tell(tmp_path):
+    run = Run([], tmp_path, tmp_path, None, False, "wav", Template(), False, None, [], [tmp_path], None)
+    for index in range(5000):
+        failed, warned = index % 1000 == 999, index % 100 == 50
+        line = Line(f"{index}.wav", "failed" if failed else "done", "so" if failed else None, audio_seconds=0.5)
+        line.warnings = ["hm"] if warned else []
+        run.take(line)
+    assert run.sums() == (4995, 5, 4995 / 2)
+    assert sum(line.status == "failed" for line in run.lines) == 5
+    assert sum(bool(line.warnings) for line in run.lines) == 50
+    assert len(run.lines) < 1100
