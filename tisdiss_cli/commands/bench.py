@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def bench(
+def bench(  # the options make it long
     repeats: Annotated[str | None, typer.Option(help="4, 1-8 or 1,2,4. [default: 1 to as trained]")] = None,
     seconds: Annotated[str, typer.Option(help="Lengths of a mixture, as in 1,4,10.")] = "4",
     batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
