@@ -72,6 +72,20 @@ def folder(tmp_path) -> Path:
     return write_folder(tmp_path)
 
 
+@pytest.fixture
+def many(tmp_path) -> Path:
+    """More recordings, short ones, to be shared out."""
+    from tests.folders import write_many
+
+    return write_many(tmp_path / "many")
+
+
+@pytest.fixture
+def options(mini_weights) -> tuple:
+    """Of `separate`, so that those are quickly done."""
+    return ("--weights", mini_weights, "--repeats", 1, "--chunk", 0.5, "--device", "cpu", "--quiet")
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """torch may hang on batched solves with several threads (pytorch/pytorch#142815), as fast_bss_eval has them."""

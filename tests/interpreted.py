@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from torch import library
 
 from tests.reference_cases import drawn_network, load_case, reference_network, relative_error
 from tisdiss_cli.errors import UserError
@@ -152,7 +153,7 @@ def test_compiled_for_every_length_at_once(fused):
 def test_the_operations_are_what_the_compiler_is_told(fused):
     for y in layouts(5, 8, torch.bfloat16).values():
         for op, arguments in ((fused._gated_op, (torch.randn(8),)), (fused._divided_op, (2, 0.1, torch.float32))):
-            torch.library.opcheck(op, (y, *arguments), test_utils=("test_schema", "test_faketensor"))
+            library.opcheck(op, (y, *arguments), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")

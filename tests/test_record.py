@@ -4,21 +4,8 @@ import json
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.cli import tisdiss
-from tests.folders import write_many
 from tisdiss_cli.folder.record import Record
-
-
-@pytest.fixture
-def options(mini_weights):
-    return ("--weights", mini_weights, "--repeats", 1, "--chunk", 0.5, "--device", "cpu", "--quiet")
-
-
-@pytest.fixture
-def many(tmp_path) -> Path:
-    return write_many(tmp_path / "many")
 
 
 def _row(input: str, time: float, status: str = "done", **more) -> str:

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from tests.cli import ROOT, tisdiss
-from tests.folders import contents, records, separate, united, write_many
+from tests.folders import contents, records, separate, united
 from tisdiss_cli.folder import locks
 from tisdiss_cli.folder.jobs import PARTS, plan_jobs
 from tisdiss_cli.folder.locks import Facts, Presence, facts_of_this, gone, sweep
@@ -25,16 +25,6 @@ from tisdiss_cli.folder.run import FolderRun
 from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.folder.voices import VoiceFiles
 from tisdiss_cli.separation.separator import Separator
-
-
-@pytest.fixture
-def options(mini_weights):
-    return ("--weights", mini_weights, "--repeats", 1, "--chunk", 0.5, "--device", "cpu", "--quiet")
-
-
-@pytest.fixture
-def many(tmp_path) -> Path:
-    return write_many(tmp_path / "many")
 
 
 def test_a_second_run_says_who_is_at_work_and_may_join(many, tmp_path, options):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import start, tisdiss
-from tests.folders import contents, records, united, write_many
+from tests.folders import contents, records, united
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.jobs import PARTS
 from tisdiss_cli.folder.shards import Shard, array_expression, parse_shard, shard_of
@@ -21,16 +21,6 @@ ARRAY = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("MIN", "0"), ("M
 def lasting(line: dict) -> dict:
     """What of a line is the same in every run."""
     return {key: value for key, value in line.items() if key not in ("time", "elapsed_seconds")}
-
-
-@pytest.fixture
-def options(mini_weights):
-    return ("--weights", mini_weights, "--repeats", 1, "--chunk", 0.5, "--device", "cpu", "--quiet")
-
-
-@pytest.fixture
-def many(tmp_path) -> Path:
-    return write_many(tmp_path / "many")
 
 
 def test_a_shard_is_a_stable_share():

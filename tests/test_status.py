@@ -8,19 +8,9 @@ import pytest
 import soundfile
 
 from tests.cli import tisdiss
-from tests.folders import RATE, speech_like, write_many
+from tests.folders import RATE, speech_like
 from tisdiss_cli.folder.locks import Presence, facts_of_this
 from tisdiss_cli.folder.shards import array_expression, shard_of
-
-
-@pytest.fixture
-def options(mini_weights):
-    return ("--weights", mini_weights, "--repeats", 1, "--chunk", 0.5, "--device", "cpu", "--quiet")
-
-
-@pytest.fixture
-def many(tmp_path) -> Path:
-    return write_many(tmp_path / "many")
 
 
 def test_status_tells_what_is_done_failed_and_missing(many, tmp_path, options):

@@ -102,12 +102,8 @@ def choose_settings(
         chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
     separator_repeats = separator_repeats or separator.config.separator_repeats
     plan = separator.plan(chunk)
-    model = QualityModel.of(separator.weights.info.get(QUALITY))
-    if min_quality is not None and model is None:
-        raise UserError(
-            f"--min-quality: the weights {separator.weights.name!r} do not predict SI-SNRi: run "
-            "'tisdiss weights calibrate' on them"
-        )
+    if min_quality is not None:
+        separator.predictor("--min-quality")
     recorded = {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
@@ -142,7 +138,7 @@ def choose_settings(
             speech=separator.device.type == "cpu",
             gate=gate,
             segments=tuple(segments),
-            quality=model,
+            quality=QualityModel.of(separator.weights.info.get(QUALITY)),
             least=min_quality,
         ),
         recorded=recorded,

@@ -8,7 +8,7 @@ these are enabled, the network goes its own way.
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.locoformer import FeedForward, RMSGroupNorm
@@ -147,8 +147,8 @@ def _divided_kernel(
 
 
 # For torch.compile each is one opaque operation of a known shape, whatever the compiler's backend.
-_gated_op = torch.library.custom_op("tisdiss::gated", _gated, mutates_args=())
-_divided_op = torch.library.custom_op("tisdiss::divided", _divided, mutates_args=())
+_gated_op = library.custom_op("tisdiss::gated", _gated, mutates_args=())
+_divided_op = library.custom_op("tisdiss::divided", _divided, mutates_args=())
 
 
 @_gated_op.register_fake

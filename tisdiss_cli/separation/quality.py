@@ -134,7 +134,7 @@ class QualityMeter:
         self.sum = self.seconds = self.end = 0.0
         self.worst: dict[str, float] | None = None
         self._recent: list[tuple[float, float, float]] = []  # seconds from and to, dB
-        self._waiting: list[float] = []  # where a WINDOW begins whose chunks are not all here
+        self._waiting: list[float] = []  # where a WINDOW ends whose chunks are not all here
 
     def push(self, start: int, mixture: Tensor, voices: Tensor) -> None:
         """A chunk (n,) from sample `start` on and its voices (S, n); silence counts for nothing."""
@@ -148,24 +148,23 @@ class QualityMeter:
         self.seconds += seconds
         self._recent.append((begin, self.end, predicted))
         # The mean over a window that moves is lowest where one of its ends meets one of a chunk's.
-        self._waiting += [at for end in (begin, self.end) for at in (end, end - WINDOW) if at >= 0]
+        self._waiting += [at for edge in (begin, self.end) for at in (edge, edge + WINDOW) if at >= WINDOW]
 
     def _look(self, now: float) -> None:
         """Weighs the WINDOWs that end by `now`; chunks to come begin there."""
-        for begin in self._waiting:
-            if begin + WINDOW <= now:
-                self._weigh(begin, begin + WINDOW)
-        self._waiting = [begin for begin in self._waiting if begin + WINDOW > now]
-        since = min([now - WINDOW, *self._waiting])
+        for end in self._waiting:
+            if end <= now:
+                self._weigh(end - WINDOW, end)
+        self._waiting = [end for end in self._waiting if end > now]
+        since = min([now, *self._waiting]) - WINDOW
         self._recent = [stretch for stretch in self._recent if stretch[1] > since]
 
     def _weigh(self, begin: float, end: float) -> None:
         shares = [max(0.0, min(to, end) - max(since, begin)) for since, to, _ in self._recent]
-        if sum(shares) < 0.1:  # seconds: hardly touched
+        heard = sum(shares)
+        if heard < 0.1:  # seconds: hardly touched
             return
-        mean = sum(share * predicted for share, (_, _, predicted) in zip(shares, self._recent, strict=True)) / sum(
-            shares
-        )
+        mean = sum(share * predicted for share, (_, _, predicted) in zip(shares, self._recent, strict=True)) / heard
         if self.worst is None or mean < self.worst["si_snri"]:
             self.worst = {"si_snri": mean, "from": begin, "to": end}
 

@@ -230,13 +230,17 @@ class Separator:
 
     def until_quality(self, least: float, most: int | None = None) -> UntilQuality:
         """`--quality`: until so many dB of SI-SNRi are predicted, at most `most` repeats (None: 8)."""
+        return UntilQuality(self.predictor("--quality"), least, most or MOST_AUTO)
+
+    def predictor(self, option: str) -> QualityModel:
+        """What `option` needs to predict SI-SNRi; UserError where the weights have none."""
         model = QualityModel.of(self.weights.info.get(QUALITY))
         if model is None:
             raise UserError(
-                f"--quality: the weights {self.weights.name!r} do not predict SI-SNRi: run 'tisdiss weights calibrate' "
+                f"{option}: the weights {self.weights.name!r} do not predict SI-SNRi: run 'tisdiss weights calibrate' "
                 "on them"
             )
-        return UntilQuality(model, least, most or MOST_AUTO)
+        return model
 
     def run(
         self, mixtures: Tensor, repeats: int | EarlyExit | None = None, separator_repeats: int | None = None
