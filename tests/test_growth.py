@@ -3,12 +3,15 @@
 import random
 import tracemalloc
 
+import pytest
+
 from tisdiss_cli.commands.separate_asked import Run
 from tisdiss_cli.folder import collisions, inputs, jobs
 from tisdiss_cli.folder.inputs import Input
 from tisdiss_cli.folder.jobs import plan_jobs
+from tisdiss_cli.folder.makers import Made, Makers
 from tisdiss_cli.folder.names import Template
-from tisdiss_cli.folder.record import Line
+from tisdiss_cli.folder.record import Line, Record, RecordError
 
 
 def test_an_input_and_its_job_take_few_hundred_bytes(tmp_path):
@@ -54,3 +57,34 @@ def test_of_many_lines_those_are_kept_that_have_something_to_tell(tmp_path):
     assert sum(line.status == "failed" for line in run.lines) == 5
     assert sum(bool(line.warnings) for line in run.lines) == 50
     assert len(run.lines) < 1100
+
+
+def test_makers_are_a_dictionary_that_takes_no_memory(monkeypatch):
+    """Against one: lines that list names of others again, and names that are no UTF-8; most of it on the disk."""
+    monkeypatch.setattr("tisdiss_cli.folder.makers.CACHE", 0.1)
+    draw, makers, expected = random.Random(0), Makers(), {}
+    assert "0" not in makers and makers.get("0") is None
+    tracemalloc.start()
+    for number in range(1, 10_001):
+        outputs = [f"{'é' * draw.randint(0, 9)}{draw.randint(0, 5000)}_s{voice}\udcff.wav" for voice in (1, 2)]
+        made = Made(
+            f"{number}\ud800.wav", f"/in/{number}.wav", draw.choice((None, 2)), {"n": number % 3}, [7, 1 << 60], number
+        )
+        makers.add(made, outputs)
+        expected |= dict.fromkeys(outputs, (number, made.key))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for output, (number, key) in expected.items():
+        made = makers.get(output)
+        assert output in makers and makers.number(output) == number
+        assert (made.key, made.settings, made.source) == (key, {"n": number % 3}, [7, 1 << 60])
+    assert "6000_s1.wav" not in makers
+    assert kept < 400 * len(expected)  # nearly all of it is what the test itself expects
+
+
+def test_a_table_without_room_is_one_sentence(tmp_path):
+    record = Record(tmp_path)
+    record.makers._table.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(RecordError, match="SQLITE_TMPDIR"):
+        for index in range(1000):
+            record.append(Line(f"{index}.wav", "done", outputs=[f"{index}_s1.wav"]))

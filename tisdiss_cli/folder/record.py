@@ -1,49 +1,25 @@
 """Which inputs are done, and whose voices each output holds: the record of OUT, by which a stopped run resumes."""
 
-import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json, fingerprint
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.lines import RECORD, Line, LineFile, merged, record_files
+from tisdiss_cli.folder.makers import Made, Makers
 
 __all__ = ["RECORD", "Line", "Made", "Record", "RecordError"]
 
 _Key = tuple[str, str, int | None]
 
 log = logging.getLogger("tisdiss")
-
-
-@dataclass(slots=True, frozen=True)
-class Made:
-    """What counts of a line that lists outputs. A million of these are kept, so it holds no more than it must."""
-
-    input: str
-    settings: dict[str, Any]  # the same object for all that have the same
-    size: int  # of the input then, in bytes; -1: not known
-    changed: int  # its time of change, in nanoseconds
-    number: int  # of the line, in the order in which they count
-    folder: str | None  # what stands before the input in its path, also the same object; None: `path` has all of it
-    whole: str = ""
-    channel: int | None = None
-
-    @property
-    def path(self) -> str:
-        """Of the input, absolute and without links; "" in records from before it was kept."""
-        return self.whole if self.folder is None else self.folder + self.input
-
-    @property
-    def source(self) -> list[int]:
-        """Its fingerprint."""
-        return [] if self.size < 0 else [self.size, self.changed]
 
 
 class RecordError(Exception):
@@ -59,8 +35,7 @@ class Record:
     def __init__(self, out: Path) -> None:
         self.out, self.path, self.within = out, out / RECORD, ""
         self._origin: tuple[list[str], str] = [], ""  # each IN and the list, until a line has said so
-        self.makers: dict[str, Made] = {}  # of each output: the newest line that lists it, whose voices it holds
-        self._settings: dict[str, dict[str, Any]] = {}  # each once, by its JSON
+        self.makers = Makers()  # of each output: the newest line that lists it, whose voices it holds
         self._failed: dict[_Key, int] = {}  # by input, path and channel: the newest line that says so
         self._failed_inputs: dict[tuple[str, int | None], int] = {}  # the same without the path, for old lines
         self._former: dict[_Key, set[str]] = {}  # outputs that another has made since
@@ -102,7 +77,7 @@ class Record:
             made is not None
             and made.settings == settings
             and made.source == source
-            and all(self.makers.get(output) is made and output not in self._unsure for output in outputs)
+            and all(self.makers.number(output) == made.number and output not in self._unsure for output in outputs)
             and not self._failed_since(made)
             and all((self.out / output).is_file() for output in outputs)
         )
@@ -128,7 +103,10 @@ class Record:
             del values["sources"], values["files_from"]
         self._write(dump_json(values) + "\n")
         self._origin = [], ""
-        self._take(line)
+        try:
+            self._take(line)
+        except UserError as error:
+            raise RecordError(str(error)) from None
 
     def _write(self, text: str) -> None:
         own = self._files[self.path]
@@ -158,21 +136,13 @@ class Record:
                 self._unsure |= self._former.get((line.input, path, line.channel), set())
         if not line.outputs:
             return
-        made, outputs = self._made(line), [*line.outputs, *line.segments]
+        outputs = [*line.outputs, *line.segments]
         for output in outputs:
             before = self.makers.get(output)
-            if before and (before.input, before.path, before.channel) != key:
-                self._former.setdefault((before.input, before.path, before.channel), set()).add(output)
-            self.makers[output] = made
+            if before and before.key != key:
+                self._former.setdefault(before.key, set()).add(output)
+        self.makers.add(Made(*key, line.settings, line.source, self._count), outputs)
         self._unsure.difference_update(outputs)
-
-    def _made(self, line: Line) -> Made:
-        settings = self._settings.setdefault(json.dumps(line.settings, sort_keys=True), line.settings)
-        size, changed = line.source if len(line.source) == 2 else (-1, 0)
-        folder, whole = None, line.path
-        if line.path.endswith(line.input):
-            folder, whole = sys.intern(line.path.removesuffix(line.input)), ""
-        return Made(line.input, settings, size, changed, self._count, folder, whole, line.channel)
 
     def _failed_since(self, made: Made) -> bool:
         """Whether the input has failed after it was made: an attempt may have replaced some of its outputs."""
