@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.convolution import convolve
 
 FREQUENCY, FRAME = "frequency", "frame"
 MOST_SEQUENCES = 65_535  # that CUDA's attention kernels take at a time
@@ -86,9 +87,9 @@ class FeedForward(nn.Module):
         conv_weight = (self.conv.weight * norm.gamma[:, None]).unsqueeze(kernel_axis)
         deconv_weight = self.deconv.weight.flip(-1).transpose(0, 1).unsqueeze(kernel_axis)
         bias = self.unfused(self.conv.bias)
-        y = F.conv2d(norm(x).permute(0, 3, 1, 2), conv_weight, bias, padding=padding)
+        y = convolve(norm(x).permute(0, 3, 1, 2), conv_weight, bias, padding)
         y = self.gated(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (N, H, T, F + pad) or (N, H, T + pad, F)
-        return F.conv2d(y, deconv_weight, self.deconv.bias).permute(0, 2, 3, 1)
+        return convolve(y, deconv_weight, self.deconv.bias).permute(0, 2, 3, 1)
 
     def unfused(self, bias: Tensor | None) -> Tensor | None:
         """The `bias` of the map up to `gated`; None where a kernel will add it there, which has no gradient."""

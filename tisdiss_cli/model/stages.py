@@ -8,12 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.convolution import convolve
 from tisdiss_cli.model.locoformer import FRAME, FREQUENCY, SpeakerPath, SpectralPath
 
 
 def conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A convolution over (T, F), channels last: (N, T, F, C) -> (N, T', F', C'); T' = T, F' = F at stride 1."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding)
+    x = x.permute(0, 3, 1, 2)
+    if conv.stride == (1, 1):
+        y = convolve(x, conv.weight, conv.bias, _padding(conv))
+    else:
+        y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
     return y.permute(0, 2, 3, 1)
 
 
@@ -22,7 +27,7 @@ def deconv2d(x: Tensor, deconv: nn.ConvTranspose2d, size: tuple[int, int]) -> Te
     if deconv.stride == (1, 1) and all(kernel == 2 * pad + 1 for kernel, pad in _geometry(deconv)):
         # Then a convolution with the kernel turned round, which channels last is the faster of the two.
         weight = deconv.weight.flip(-1, -2).transpose(0, 1)
-        y = F.conv2d(x.permute(0, 3, 1, 2), weight, deconv.bias, padding=_padding(deconv))
+        y = convolve(x.permute(0, 3, 1, 2), weight, deconv.bias, _padding(deconv))
     else:
         # Several sizes lead to one coarse grid: what is missing of this one is added at its far ends.
         shape = zip(size, x.shape[1:3], deconv.stride, _geometry(deconv), strict=True)
@@ -38,9 +43,9 @@ def _geometry(deconv: nn.ConvTranspose2d) -> list[tuple[int, int]]:
     return list(zip(deconv.kernel_size, _padding(deconv), strict=True))
 
 
-def _padding(deconv: nn.ConvTranspose2d) -> tuple[int, ...]:
+def _padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
     """Over T and over F; what other convolutions also have in words is numbers here."""
-    return cast(tuple[int, ...], deconv.padding)
+    return cast(tuple[int, int], conv.padding)
 
 
 def spectral_kernel(config: Config) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

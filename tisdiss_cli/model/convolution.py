@@ -1,0 +1,63 @@
+"""The stages' convolutions of stride 1, with the gradient of their weights as matrix products where that is faster."""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """`F.conv2d` of stride 1: (N, C, T, F) -> (N, C', T', F'), best in memory with the channels last."""
+    learning = torch.is_grad_enabled() and weight.requires_grad and bias is not None
+    if learning and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+        return cast(Tensor, _Convolution.apply(x, weight, bias, padding))
+    return F.conv2d(x, weight, bias, padding=padding)
+
+
+class _Convolution(torch.autograd.Function):
+    """On a CPU in float32, where oneDNN (3.10) takes two to three times as long over the gradient of the weights.
+
+    Its gradient of the input is a convolution itself and keeps its pace.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        of_input = None
+        if ctx.needs_input_grad[0]:
+            of_input = conv2d_input(x.shape, weight, gradient, padding=ctx.padding)
+        rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # (N * T' * F', C')
+        return of_input, weight_gradient(x, gradient, tuple(weight.shape[2:]), ctx.padding), rows.sum(0), None
+
+
+def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
+    """Of every tap of the kernel, the product of all the output's gradients with the inputs that the tap met.
+
+    Args:
+        x: the input, (N, C, T, F).
+        gradient: the output's, (N, C', T', F').
+        kernel: over (T, F).
+        padding: over (T, F).
+
+    Returns:
+        (C', C, *kernel).
+    """
+    (over_t, over_f), (frames, bins) = padding, gradient.shape[2:]
+    rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, over_f, over_f, over_t, over_t))
+    taps = [
+        rows.T @ padded[:, i : i + frames, j : j + bins].flatten(0, 2)
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+    return torch.stack(taps, dim=-1).unflatten(-1, kernel)
