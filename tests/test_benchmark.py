@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.cli import tisdiss
 from tisdiss_cli.benchmark import grid
 from tisdiss_cli.benchmark.against_naive import compare
-from tisdiss_cli.benchmark.measure import count_macs, fit_line, measure, time_runs
+from tisdiss_cli.benchmark.measure import Measurement, count_macs, fit_line, measure, time_runs
 from tisdiss_cli.benchmark.memory import peak_memory, working_memory
-from tisdiss_cli.benchmark.plots import Curve, check_plot, draw, draw_text
+from tisdiss_cli.benchmark.plots import Curve, check_plot, draw, draw_cost, draw_text
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model import naive
 from tisdiss_cli.model.config import Config
@@ -171,6 +172,37 @@ def test_the_plot_is_written(tmp_path, suffix):
         check_plot(tmp_path / "curve.gif")
 
 
+def test_the_picture_of_the_cost_has_every_setting_that_could_be_timed(tmp_path):
+    cells = [("fp32", batch, seconds) for batch in (1, 4) for seconds in (1.0, 10.0)]
+    rows = [
+        Measurement(
+            *cell,
+            repeats,
+            median=0.1,
+            lower=0.1,
+            upper=0.1,
+            runs=3,
+            rtf=0.1 * repeats,
+            memory=None,
+            macs=None,
+            flops=None,
+            of_ceiling=None,
+        )
+        for cell in cells
+        for repeats in (1, 2, 3)
+    ]
+    for name, kept in (("all", rows), ("some", [replace(rows[0], rtf=None), *rows[1:]])):
+        draw_cost(kept, tmp_path / f"{name}.svg", "title")
+    points = {name: _markers(tmp_path / f"{name}.svg") for name in ("all", "some")}
+    assert points["all"] - points["some"] == 1
+    draw_cost([], tmp_path / "none.png", "title")
+
+
+def _markers(path):
+    """How many points the lines of a picture have, those of its axes and legends with them."""
+    return path.read_text().count("<use ")
+
+
 def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
     report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
     options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
@@ -204,7 +236,7 @@ def test_against_naive_which_answers_to_its_old_name_too(data, weights, tmp_path
     [
         (["--seconds", "a"], "--seconds a"),
         (["--batch-size", "0"], "--batch-size 0"),
-        (["--plot", "x.png"], "--data"),
+        (["--plot", "x.gif"], "--plot x.gif"),
         (["--compare", "fp32,fp16"], "fp16"),
         (["--repeats", "0"], "--repeats 0"),
     ],

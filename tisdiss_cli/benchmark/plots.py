@@ -1,10 +1,17 @@
-"""The quality-against-time curve, as a picture and in the terminal."""
+"""The quality-against-time curve, as a picture and in the terminal; the cost of each setting, as a picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tisdiss_cli.benchmark.measure import Measurement
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,7 @@ def check_plot(path: Path) -> None:
 
 def draw(curves: list[Curve], path: Path, title: str) -> None:
     """Writes the curves to a .png or .svg file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7)
     axes = figure.add_subplot()
     for curve in curves:
         (line,) = axes.plot(curve.rtf, curve.si_snri, "o-", markersize=5, label=curve.name)
@@ -59,6 +62,40 @@ def draw(curves: list[Curve], path: Path, title: str) -> None:
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def draw_cost(measurements: "Sequence[Measurement]", path: Path, title: str) -> None:
+    """Writes time against repeats to a .png or .svg file: a field a batch size, a line a precision and length."""
+    timed = [one for one in measurements if one.rtf is not None]
+    batches = sorted({one.batch_size for one in timed})
+    figure = _figure(3 + 3 * max(1, len(batches)))
+    fields = figure.subplots(1, max(1, len(batches)), sharey=True, squeeze=False)[0]
+    for axes, batch in zip(fields, batches, strict=False):
+        for cell in sorted({one.cell for one in timed if one.batch_size == batch}):
+            rows = sorted((one.repeats, one.rtf) for one in timed if one.cell == cell and one.rtf is not None)
+            axes.plot(*zip(*rows, strict=True), "o-", markersize=5, label=f"{cell[2]:g} s, {cell[0]}")
+        axes.set_title(f"batch {batch}", fontsize=10)
+        axes.set_xlabel("repeats")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize=8, frameon=False, title="length of a mixture", title_fontsize=8)
+    fields[0].set_ylabel("real-time factor (network seconds for a second of audio)")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _figure(width: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix[1:])
 

@@ -47,7 +47,9 @@ def bench(  # the options make it long
     data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
     mixture: Annotated[str | None, typer.Option(help="With --data: folder of the mixtures.")] = None,
     references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="With --data: draw quality against time, .png or .svg.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw time against repeats, with --data quality against time: .png or .svg.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="All numbers, machine, versions, weights.")] = None,
     html: Annotated[Path | None, typer.Option(help="A page of the tables, with --data of each file too.")] = None,
     weights: WeightsOption = None,
@@ -72,8 +74,6 @@ def bench(  # the options make it long
     precisions = parse_names(compare) or [precision]
     if compare and precision != "auto":
         raise UserError("--compare and --precision exclude each other: leave one of them out")
-    if plot is not None and data is None:
-        raise UserError("--plot draws quality against time: name a set with --data too")
     for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
         check_output(option, path)
     if plot is not None:
@@ -124,8 +124,8 @@ def bench(  # the options make it long
         write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
     if html:
         _write_page(html, found, lines, outcomes, curves, machine, first.weights.name)
-    if plot and curves and dataset:
-        _draw(curves, plot, f"{first.weights.name} on {_place(machine)}, {len(dataset.items)} mixtures")
+    if plot and (curves or not dataset):
+        _draw(plot, found, curves, f"{first.weights.name} on {_place(machine)}", len(dataset.items) if dataset else 0)
 
 
 def _load(weights: str | None, device: str, precisions: list[str], *, compile: bool, triton: bool) -> "list[Separator]":
@@ -192,10 +192,13 @@ def _place(machine: dict[str, Any]) -> str:
     return str(machine.get("gpu", machine["cpu"]))
 
 
-def _draw(curves: "list[Curve]", plot: Path, title: str) -> None:
-    from tisdiss_cli.benchmark.plots import draw
+def _draw(plot: Path, found: "Findings", curves: "list[Curve]", title: str, mixtures: int) -> None:
+    from tisdiss_cli.benchmark.plots import draw, draw_cost
 
-    draw(curves, plot, title)
+    if mixtures:
+        draw(curves, plot, f"{title}, {mixtures} mixtures")
+    else:
+        draw_cost(found.measurements, plot, title)
     log.info(f"drew {plot}")
 
 
