@@ -67,6 +67,11 @@ def draw(curves: list[Curve], path: Path, title: str) -> None:
 
 def draw_cost(measurements: "Sequence[Measurement]", path: Path, title: str) -> None:
     """Writes time against repeats to a .png or .svg file: a field a batch size, a line a precision and length."""
+    _save(cost_figure(measurements, title), path)
+
+
+def cost_figure(measurements: "Sequence[Measurement]", title: str) -> "Figure":
+    """The picture of `draw_cost`."""
     timed = [one for one in measurements if one.rtf is not None]
     batches = sorted({one.batch_size for one in timed})
     figure = _figure(3 + 3 * max(1, len(batches)))
@@ -78,12 +83,12 @@ def draw_cost(measurements: "Sequence[Measurement]", path: Path, title: str) -> 
         axes.set_title(f"batch {batch}", fontsize=10)
         axes.set_xlabel("repeats")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize=8, frameon=False, title="length of a mixture", title_fontsize=8)
-    fields[0].set_ylabel("real-time factor (network seconds for a second of audio)")
+    fields[0].set_ylim(bottom=0)  # shared, and last: from here on no line moves the top
+    fields[0].set_ylabel("real-time factor (network s for 1 s of audio)")
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    return figure
 
 
 def _figure(width: float) -> "Figure":
