@@ -15,7 +15,7 @@ from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.lines import RECORD, Line, LineFile, merged, record_files
 from tisdiss_cli.folder.makers import Made, Makers
 
-__all__ = ["RECORD", "Line", "Made", "Record", "RecordError"]
+__all__ = ["RECORD", "Line", "Record", "RecordError"]
 
 _Key = tuple[str, str, int | None]
 
@@ -147,7 +147,7 @@ class Record:
     def _failed_since(self, made: Made) -> bool:
         """Whether the input has failed after it was made: an attempt may have replaced some of its outputs."""
         if made.path:
-            return self._failed.get((made.input, made.path, made.channel), 0) > made.number
+            return self._failed.get(made.key, 0) > made.number
         return self._failed_inputs.get((made.input, made.channel), 0) > made.number
 
 

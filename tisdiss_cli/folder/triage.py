@@ -11,7 +11,8 @@ from pathlib import Path
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.locks import claimed
-from tisdiss_cli.folder.record import Line, Made, Record
+from tisdiss_cli.folder.makers import Made
+from tisdiss_cli.folder.record import Line, Record
 from tisdiss_cli.folder.settings import Settings
 
 

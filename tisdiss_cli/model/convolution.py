@@ -13,15 +13,8 @@ FEWEST_CHANNELS = 64  # on both sides: with fewer, the products are too narrow t
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
     """`F.conv2d` of stride 1: (N, C, T, F) -> (N, C', T', F'), best in memory with the channels last."""
-    learning = torch.is_grad_enabled() and weight.requires_grad and bias is not None
-    wide = min(weight.shape[:2]) >= FEWEST_CHANNELS
-    if (
-        learning
-        and wide
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-    ):
+    learns = torch.is_grad_enabled() and weight.requires_grad and min(weight.shape[:2]) >= FEWEST_CHANNELS
+    if learns and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
         return cast(Tensor, _Convolution.apply(x, weight, bias, padding))
     return F.conv2d(x, weight, bias, padding=padding)
 
@@ -35,20 +28,18 @@ class _Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
         return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        of_input = None
-        if ctx.needs_input_grad[0]:
-            of_input = conv2d_input(x.shape, weight, gradient, padding=ctx.padding)
-        rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # (N * T' * F', C')
-        return of_input, weight_gradient(x, gradient, tuple(weight.shape[2:]), ctx.padding), rows.sum(0), None
+        of_input = conv2d_input(x.shape, weight, gradient, padding=ctx.padding) if ctx.needs_input_grad[0] else None
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return of_input, weight_gradient(x, gradient, tuple(weight.shape[2:]), ctx.padding), of_bias, None
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
