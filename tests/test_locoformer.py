@@ -93,6 +93,23 @@ def test_slices_are_no_larger_than_asked_for_and_exact(monkeypatch):
     assert len(sizes) == 1
 
 
+@torch.no_grad()
+def test_a_cpu_runs_in_slices_that_it_need_not_ask_the_system_for(monkeypatch):
+    network, mixture, sizes = drawn_network(Config(**SMALL), "slices"), torch.randn(2, 1500), []
+    forward = locoformer.FeedForward.forward
+    expected = network(mixture, 1)
+    monkeypatch.setattr(
+        locoformer.FeedForward, "forward", lambda self, x, *rest: sizes.append(x.numel()) or forward(self, x, *rest)
+    )
+    network(mixture, 1)
+    assert max(sizes) == 4 * 24 * 65 * 16 and len(sizes) == 12  # two voices of two mixtures, whole
+    sizes.clear()
+    monkeypatch.setattr(locoformer, "MOST_ELEMENTS_ON_CPU", 60_000)
+    actual = network(mixture, 1)
+    assert max(sizes) * 48 / 16 <= 60_000 and len(sizes) > 30  # 48 hidden channels for 16
+    assert relative_error(actual, expected) < 1e-5
+
+
 @pytest.mark.parametrize("differences", [{}, {"speakers": 3, "path_order": "tf"}, {"encoder_stride": [1, 2]}])
 def test_a_network_in_slices_computes_and_learns_the_same(monkeypatch, differences):
     network = drawn_network(Config(**SMALL, **differences), "slices")

@@ -7,7 +7,6 @@ speaker path along S. Parameters keep the published shapes.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
@@ -20,6 +19,8 @@ from tisdiss_cli.model.convolution import convolve
 FREQUENCY, FRAME = "frequency", "frame"
 MOST_SEQUENCES = 65_535  # that CUDA's attention kernels take at a time
 MOST_ELEMENTS = 2_000_000_000  # of a tensor: most CUDA kernels count in 32 bits
+# On a CPU, of more than 32 MiB the C library asks the system for every tensor and gives it back, page by page.
+MOST_ELEMENTS_ON_CPU = 8_000_000
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -33,9 +34,12 @@ def sliced(function: Callable[[Tensor], Tensor], x: Tensor, axis: int, elements:
 
     `elements`: of the largest tensor that it makes of the whole of x.
     """
-    if elements <= MOST_ELEMENTS:
+    # Where gradients are wanted the tensors are kept, and a compiler would make a graph for each number of slices.
+    small = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    most = min(MOST_ELEMENTS_ON_CPU, MOST_ELEMENTS) if small else MOST_ELEMENTS
+    if elements <= most:
         return function(x)
-    return torch.cat([function(part) for part in x.chunk(-(-elements // MOST_ELEMENTS), axis)], axis)
+    return torch.cat([function(part) for part in x.chunk(-(-elements // most), axis)], axis)
 
 
 class RMSGroupNorm(nn.Module):
@@ -76,12 +80,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
-        own, other = (2, 1) if axis == FREQUENCY else (1, 2)
-        hidden = self.conv.out_channels * (x.shape[own] + self.conv.kernel_size[0] - 1)
-        elements = x.shape[0] * x.shape[other] * hidden
-        return sliced(partial(self._along, norm=norm, axis=axis), x, other, elements)
-
-    def _along(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         pad = self.conv.kernel_size[0] - 1
         kernel_axis, padding = (2, (0, pad)) if axis == FREQUENCY else (3, (pad, 0))
         conv_weight = (self.conv.weight * norm.gamma[:, None]).unsqueeze(kernel_axis)
@@ -217,6 +215,13 @@ class SpectralPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D)."""
+        own, other = (2, 1) if self.axis == FREQUENCY else (1, 2)
+        conv = self.ffn_pre.conv
+        hidden = conv.out_channels * (x.shape[own] + conv.kernel_size[0] - 1)
+        return sliced(self.of_slice, x, other, x.shape[0] * x.shape[other] * hidden)
+
+    def of_slice(self, x: Tensor) -> Tensor:
+        """The same of a part of the sequences, which is what `Separator.compile` compiles."""
         x = x + self.ffn_pre(x, self.ffn_pre_norm, self.axis)
         x = x + self.attention(x, self.attention_norm, self.axis)
         return x + self.ffn_post(x, self.ffn_post_norm, self.axis)
@@ -236,9 +241,10 @@ class SpeakerPath(nn.Module):
         """(B, S, T, F, D) -> (B, S, T, F, D)."""
         conv = self.ffn_post.conv
         hidden = conv.out_channels * (x.shape[1] + conv.kernel_size[0] - 1)
-        return sliced(self._across, x, 2, x.shape[0] * x.shape[2] * x.shape[3] * hidden)
+        return sliced(self.of_slice, x, 2, x.shape[0] * x.shape[2] * x.shape[3] * hidden)
 
-    def _across(self, x: Tensor) -> Tensor:
+    def of_slice(self, x: Tensor) -> Tensor:
+        """The same of a part of the frames, which is what `Separator.compile` compiles."""
         x = x + self.attention.across(x, self.attention_norm)
         conv = self.ffn_post.conv
         first, first_bias, second, second_bias = self.ffn_post.dense_maps(x.shape[1], self.ffn_post_norm)

@@ -75,7 +75,7 @@ class Separator:
         torch._dynamo.config.recompile_limit = 64
         for module in self.network.modules():
             if isinstance(module, SpectralPath | SpeakerPath):
-                module.compile(dynamic=True, backend=backend)
+                module.of_slice = torch.compile(module.of_slice, dynamic=True, backend=backend)  # type: ignore[method-assign]
 
     def use_triton(self) -> None:
         """Has two steps of each path run as Triton kernels (`model.fused`); `compile` may come before or after.
