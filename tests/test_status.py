@@ -99,6 +99,18 @@ def test_of_several_in_and_of_a_list_only_what_was_asked_for_is_missing(calls, t
     assert "unknown" in tisdiss("status", tmp_path / "listed").stdout
 
 
+def test_what_several_in_have_in_common_may_be_another_runs_in(calls, tmp_path_factory, options):
+    out = tmp_path_factory.mktemp("elsewhere")
+    tisdiss("separate", calls / "a", calls / "other.wav", out, *options)
+    assert counted(out) == (3, 0, 0)
+    (calls / "new.wav").write_bytes((calls / "other.wav").read_bytes())
+    assert counted(out) == (3, 0, 0)
+    tisdiss("separate", calls, out, *options, "--name", "again/{folder}/{stem}_{voice}")
+    assert counted(out) == (6, 0, 0)
+    (calls / "new too.wav").write_bytes((calls / "other.wav").read_bytes())
+    assert counted(out) == (6, 0, 1)
+
+
 def test_a_linked_in_and_a_linked_input_are_known_again(calls, tmp_path, options):
     (calls / "b" / "calls" / "link.wav").symlink_to(calls / "other.wav")
     (calls / "linked").symlink_to(calls / "b" / "calls")

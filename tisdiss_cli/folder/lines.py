@@ -46,7 +46,7 @@ class Line:
     channel: int | None = None  # of the input, with --channels each
     precision_why: str = ""  # why the precision of the settings was taken, in words
     within: str = ""  # IN, absolute; of several what they have in common, of a list the list
-    sources: list[str] = field(default_factory=list)  # of several IN each, absolute: in the first line of a run
+    sources: list[str] = field(default_factory=list)  # each IN, absolute: in the first line of a run
     files_from: str = ""  # the list, in the same line
     time: float = 0.0  # when it was written, in seconds since 1970; 0 in records from before it was kept
 

@@ -52,13 +52,12 @@ class Record:
         Args:
             name: of the file.
             within: IN, absolute, or what several have in common.
-            sources: each IN; the first line says them if `within` alone does not.
+            sources: each IN, which the first line says: what several have in common may be another run's IN.
             files_from: the list, likewise.
         """
         self.path, self.within = self.out / name, within
-        self._origin = [], ""
-        if len(sources) > 1 or files_from is not None:
-            self._origin = [os.path.realpath(source) for source in sources], _absolute(files_from)
+        alone = len(sources) == 1 and files_from is None
+        self._origin = [within] if alone else [os.path.realpath(source) for source in sources], _absolute(files_from)
         self._files.setdefault(self.path, LineFile(self.path))
 
     def reread(self) -> bool:
