@@ -182,6 +182,6 @@ def weights(tmp_path_factory):
     widths = {"channels": 8, "ffn_hidden": 8, "attention_channels": 8, "heads": 2, "encoder_stride": (1, 3)}
     config = Config(**widths, norm_groups=2, reconstructor_repeats=3)
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    path = tmp_path_factory.mktemp("weights") / "mini.safetensors"
     save_weights(path, config, TISDiSS(config).state_dict(), info={"trained": False})
     return path

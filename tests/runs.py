@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 RATE = 8000
-SETTINGS = {"weights": "tiny", "weights_sha256": "0" * 64, "repeats": 2, "precision": "fp32", "chunk_seconds": 8.0}
+SETTINGS = {"weights": "light", "weights_sha256": "0" * 64, "repeats": 2, "precision": "fp32", "chunk_seconds": 8.0}
 
 
 def tone(seconds: float, hertz: float, rate: int = RATE) -> np.ndarray:

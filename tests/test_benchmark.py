@@ -216,7 +216,7 @@ def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
         (s, k) for s in (0.2, 0.4) for k in (1, 2)
     ]
     assert len(content["fits"]) == 2 and content["ceilings"]["fp32"] > 0
-    assert content["machine"]["device"] == "cpu" and content["settings"]["weights"] == "tiny"
+    assert content["machine"]["device"] == "cpu" and content["settings"]["weights"] == "mini"
     (curve,) = content["curves"]
     assert curve["si_snri"] == [entry["si_snri"]["mean"] for entry in content["scores"]["fp32"]]
     assert curve["rtf"] == [row["rtf"] for row in content["results"][:2]]

@@ -101,7 +101,7 @@ def every_option(command: object) -> set[str]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, mini_weights) -> Path:
-    """A folder as the documents presuppose it, with little in each file, and the weights `tiny` that are mini."""
+    """A folder as the documents presuppose it, with little in each file, and the weights `light` that are mini."""
     root = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", root / "examples", ignore=shutil.ignore_patterns("mixtures", "training"))
     write_mixtures(root / "set", count=2, samples=1600)
@@ -123,7 +123,7 @@ def prepared(tmp_path_factory, mini_weights) -> Path:
     write_speech(root / "speech" / "valid", samples=800)
     file, state = read_info(mini_weights), load_weights(mini_weights).state_dict()
     said = QualityModel([0.0] * 7, [1.0] * 7, [0.0] * 7, 4.0, -3.0, 2.0, 0.8, 1.0, 100)
-    for name in ("run/weights", "1/weights", "2/weights", "bundled/tiny"):
+    for name in ("run/weights", "1/weights", "2/weights", "bundled/light"):
         path = (root / name).with_suffix(".safetensors")
         path.parent.mkdir()
         save_weights(path, file.config, state, info={"auto_threshold_db": 30.0, "repeats": 2, "quality": said.facts()})

@@ -187,7 +187,7 @@ def test_a_place_that_cannot_be_made_is_said_before_anything_is_read(tmp_path, o
     (tmp_path / "link").symlink_to("link")
     assert "OUT" in sentence(tisdiss("mix", speech, out, status=2))
     if out not in ("full", "."):
-        command = ("train", speech, out, "--recipe", "tiny", "--device", "cpu")
+        command = ("train", speech, out, "--recipe", "light", "--device", "cpu")
         assert "OUT" in sentence(tisdiss(*command, status=2))
 
 

@@ -307,7 +307,7 @@ def test_settings_are_told(tmp_path):
     out = write_record(tmp_path / "out", [line("a.wav"), line("b.wav", settings={**SETTINGS, "repeats": 4})])
     found = report(out)
     assert [one["repeats"] for one in found["settings"]] == ["2", "4"]
-    assert all(one["weights"] == "tiny" and "weights sha256" not in one for one in found["settings"])
+    assert all(one["weights"] == "light" and "weights sha256" not in one for one in found["settings"])
 
 
 def test_a_scored_set_becomes_a_page(tmp_path, weights):

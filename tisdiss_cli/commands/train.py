@@ -27,7 +27,7 @@ def train(
     valid: Annotated[Path | None, typer.Option(help="Set of mixtures to validate on.")] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="released, small, light, gpu, tiny, or a TOML file. [default: small]", show_default=False),
+        typer.Option(help="released, small, light, gpu, or a TOML file. [default: small]", show_default=False),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Weights to fine-tune: a name or a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
