@@ -26,7 +26,7 @@ class Listener:
         self.probability = SpeechProbability(voices, rate)
         self.window = round(WINDOW_SECONDS * rate)
         self.rest = torch.zeros(voices, 0)  # of the last window, at the detector's rate
-        self.evidence, self.segmenter = Evidence(voices), Segmenter(voices)
+        self.evidence, self.segmenter = Evidence(voices, self.window), Segmenter(voices)
         self.gate = Gate(voices, sample_rate) if gate else None
 
     def push(self, voices: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class Listener:
         samples = torch.cat((self.rest, samples), dim=1)
         whole = samples.shape[1] // self.window * self.window
         windows, self.rest = samples[:, :whole], samples[:, whole:].clone()
-        power = windows.unflatten(1, (-1, self.window)).square().mean(-1) if whole else windows
-        odds = self.evidence.push(self.probability.push(windows), power)
+        if not whole:
+            return samples[:, :0]
+        odds = self.evidence.push(self.probability.push(windows), windows.unflatten(1, (-1, self.window)))
         self.segmenter.push(odds)
         return odds
