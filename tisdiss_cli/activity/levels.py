@@ -102,11 +102,12 @@ class Evidence:
         if ready <= 0:
             return torch.zeros(voices, 0)
         part, self.buffer = self.buffer[:, : ready + 2 * FAR], self.buffer[:, ready:].clone()
-        means = []
-        for side in (NEAR, FAR):
-            levels = part[voices : 2 * voices + 1, FAR - side : FAR + ready + side]
-            sums = levels.unfold(1, 2 * side + 1, 1).sum(-1)
-            means.append(sums[:-1] / sums[-1].clamp_min(1))
+        near, far = (self._level(part[:, FAR - side : FAR + ready + side], side) for side in (NEAR, FAR))
         around = part[2 * voices :, FAR - NEAR : FAR + ready + NEAR]
         alike = likeness(around[1:].unflatten(0, (voices, -1)), around[0])
-        return log_odds(part[:voices, FAR : FAR + ready], *means, alike)
+        return log_odds(part[:voices, FAR : FAR + ready], near, far, alike)
+
+    def _level(self, part: Tensor, side: int) -> Tensor:
+        """Mean squares (S, m) over so many windows to both sides, of rows with 2 `side` windows more."""
+        sums = part[self.voices : 2 * self.voices + 1].unfold(1, 2 * side + 1, 1).sum(-1)
+        return sums[:-1] / sums[-1].clamp_min(1)
