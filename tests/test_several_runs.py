@@ -50,6 +50,30 @@ def test_a_second_run_says_who_is_at_work_and_may_join(many, tmp_path, options):
     assert not (out / PARTS).exists()
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_claim_is_whole_as_soon_as_it_is_there(many, tmp_path, monkeypatch, links):
+    """A kill leaves no claim that nobody owns, for which the next run would wait; without hard links it is made too."""
+    out = tmp_path / "out"
+    job = plan_jobs(many, out, voices=2, extension="wav")[0]
+    claim = out / PARTS / f"{job.key}.claim"
+
+    def killed(source, target):
+        if not links:
+            raise PermissionError
+        assert not claim.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", killed)
+    with Presence(out) as presence:
+        if links:
+            with pytest.raises(KeyboardInterrupt):
+                presence.claim(job)
+            assert not claim.exists()
+            monkeypatch.undo()
+        assert presence.claim(job)
+        assert json.loads(claim.read_text())["owner"] == presence.name
+
+
 def test_other_shards_and_other_inputs_may_come_at_any_time(many, folder, tmp_path, options):
     out = tmp_path / "out"
     with Presence(_made(out), facts_of_this(source=str(many.resolve()), shard="1/2", record="tisdiss.1-of-2.jsonl")):

@@ -20,7 +20,9 @@ ARRAY = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("MIN", "0"), ("M
 
 def lasting(line: dict) -> dict:
     """What of a line is the same in every run."""
-    return {key: value for key, value in line.items() if key not in ("time", "elapsed_seconds")}
+    return {
+        key: value for key, value in line.items() if key not in ("time", "elapsed_seconds", "sources", "files_from")
+    }
 
 
 def test_a_shard_is_a_stable_share():

@@ -112,8 +112,7 @@ class Presence:
         path = _claim_file(self.out, job)
         for _ in range(3):
             try:
-                with path.open("x", encoding="utf-8") as file:
-                    json.dump({"owner": self.name, "outputs": [*job.outputs, *job.besides]}, file)
+                self._make(path, json.dumps({"owner": self.name, "outputs": [*job.outputs, *job.besides]}))
                 return True
             except FileExistsError:
                 owner, _ = _read_claim(path)
@@ -123,6 +122,24 @@ class Presence:
                     return False
                 path.unlink(missing_ok=True)
         return False
+
+    def _make(self, claim: Path, text: str) -> None:
+        """Makes a claim, whole at once: a torn one, of a run that was killed, would count as alive for a while.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        part = self.folder / claim.name
+        part.write_text(text, encoding="utf-8")
+        try:
+            os.link(part, claim)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without hard links
+            with claim.open("x", encoding="utf-8") as file:
+                file.write(text)
+        finally:
+            part.unlink(missing_ok=True)
 
     def release(self, job: Job) -> None:
         """Has done with an input; for a worker its run does that, once the line is written."""
