@@ -6,7 +6,7 @@ import torch
 
 from tests.cli import ROOT
 from tisdiss_cli.activity.gate import Gate
-from tisdiss_cli.activity.levels import FAR, NEAR, Evidence, compressed_spectra, likeness, log_odds
+from tisdiss_cli.activity.levels import FAR, NEAR, Evidence, compressed_spectra, log_odds, spectral_correlation
 from tisdiss_cli.activity.listener import Listener
 from tisdiss_cli.activity.segments import Segmenter, Speech
 from tisdiss_cli.audio.read import read
@@ -186,13 +186,13 @@ def test_evidence_is_more_for_louder_voices_and_less_for_alike_ones():
     assert (log_odds(torch.full((2, 50), 0.9999), power, power, alike + 0.5) < odds).all()
 
 
-def test_likeness_is_the_correlation_of_what_changes():
+def test_spectral_correlation_is_that_of_what_changes():
     """Against a loop over windows, with numpy's corrcoef; a quiet copy is as alike as can be."""
     voices = torch.randn(3, 30, 64) * torch.rand(3, 30, 1)
     voices[1] = 0.05 * voices[0]
     spectra = compressed_spectra(voices)
     pad = torch.nn.functional.pad(spectra, (NEAR, NEAR))
-    found = likeness(pad, torch.nn.functional.pad(torch.ones(30), (NEAR, NEAR)))
+    found = spectral_correlation(pad, torch.nn.functional.pad(torch.ones(30), (NEAR, NEAR)))
     assert found[:2].min() > 0.999
     for index in range(30):
         near = spectra[:, :, max(0, index - NEAR) : index + NEAR + 1]

@@ -15,9 +15,9 @@ _WIDEST = 20.0  # dB between levels that count
 _KNEE = 8.0  # dB from which on a difference counts otherwise
 
 # Log odds that what the detector calls speech is a voice's own, for each dB over the loudest other voice: of the near
-# level up to the knee and beyond it, of the far level likewise; for likeness; and a constant. A logistic regression on
-# validation speech: conversations and mixtures as the bundled weights separate them, and conversations whose references
-# leak by 14, 22 and 30 dB.
+# level up to the knee and beyond it, of the far level likewise; for the spectral correlation; and a constant. A
+# logistic regression on validation speech: conversations and mixtures as the bundled weights separate them, and
+# conversations whose references leak by 14, 22 and 30 dB.
 WEIGHTS = (0.11, 0.15, 0.12, 0.12, -3.7, 3.7)
 
 
@@ -38,7 +38,7 @@ def compressed_spectra(windows: Tensor) -> Tensor:
     return spectra.abs().sqrt().transpose(1, 2)
 
 
-def likeness(spectra: Tensor, known: Tensor) -> Tensor:
+def spectral_correlation(spectra: Tensor, known: Tensor) -> Tensor:
     """How alike each voice and the one most like it come and go: correlation over time, all frequencies together.
 
     Args:
@@ -104,7 +104,7 @@ class Evidence:
         part, self.buffer = self.buffer[:, : ready + 2 * FAR], self.buffer[:, ready:].clone()
         near, far = (self._level(part[:, FAR - side : FAR + ready + side], side) for side in (NEAR, FAR))
         around = part[2 * voices :, FAR - NEAR : FAR + ready + NEAR]
-        alike = likeness(around[1:].unflatten(0, (voices, -1)), around[0])
+        alike = spectral_correlation(around[1:].unflatten(0, (voices, -1)), around[0])
         return log_odds(part[:voices, FAR : FAR + ready], near, far, alike)
 
     def _level(self, part: Tensor, side: int) -> Tensor:

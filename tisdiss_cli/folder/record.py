@@ -56,8 +56,7 @@ class Record:
             files_from: the list, likewise.
         """
         self.path, self.within = self.out / name, within
-        alone = len(sources) == 1 and files_from is None
-        self._origin = [within] if alone else [os.path.realpath(source) for source in sources], _absolute(files_from)
+        self._origin = [os.path.realpath(source) for source in sources], _absolute(files_from)
         self._files.setdefault(self.path, LineFile(self.path))
 
     def reread(self) -> bool:
