@@ -1,11 +1,22 @@
 """What is set where a device and a precision are chosen, and every way to say that memory ran out."""
 
+import threading
+
 import pytest
 import torch
 
 from tests.cli import tisdiss
 from tests.synthetic import write_recipe, write_speech
-from tisdiss_cli.devices import OutOfMemory, choose_device, choose_precision, computing, memory_guard, ran_out
+from tisdiss_cli.activity.listener import Listener
+from tisdiss_cli.devices import (
+    OutOfMemory,
+    choose_device,
+    choose_precision,
+    compute_in_one_thread,
+    computing,
+    memory_guard,
+    ran_out,
+)
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.separation.separator import Separator
 from tisdiss_cli.training.loss import MultiLoss
@@ -147,3 +158,46 @@ def test_memory_that_runs_out_elsewhere_is_a_sentence_too(monkeypatch, mini_weig
     monkeypatch.setattr("torch.nn.Module.to", lambda *_: (_ for _ in ()).throw(RuntimeError("CUDA out of memory")))
     done = tisdiss("score", data, "--weights", mini_weights, "--device", "cpu", status=1)
     assert "--device" in one_sentence(done.stderr)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_thread_that_computes_alone_leaves_the_others_theirs():
+    before, seen = torch.__config__.parallel_info(), []
+
+    def work():
+        compute_in_one_thread()
+        torch.randn(300, 300) @ torch.randn(300, 300)
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    # parallel_info has the caller's OpenMP threads, and MKL's, which all threads share.
+    assert seen == [1] and torch.__config__.parallel_info() == before
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeypatch, mini_weights, data, tmp_path):
+    seen, network = [], []
+    push, run = Listener.push, Separator.run
+
+    def listening(self, voices):
+        seen.append(torch.get_num_threads())
+        return push(self, voices)
+
+    def running(self, *arguments):
+        network.append(torch.get_num_threads())
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Listener, "push", listening)
+    monkeypatch.setattr(Separator, "run", running)
+    tisdiss("separate", data / "mix", tmp_path / "out", "--weights", mini_weights, "--device", "cpu")
+    assert seen and set(seen) == {1} and set(network) == {2}

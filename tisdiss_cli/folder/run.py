@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import Source
+from tisdiss_cli.devices import compute_in_one_thread
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.batcher import Batcher
@@ -272,6 +273,8 @@ class FolderRun:
     # Threads ------------------------------------------------------------------------------------
 
     def _guarded(self, work: Callable[[], None]) -> None:
+        if self.separator.device.type == "cpu":
+            compute_in_one_thread()
         try:
             work()
         except _Stopped:
