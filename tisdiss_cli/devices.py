@@ -1,4 +1,4 @@
-"""Which device runs the network, at which precision, and how it says that its memory ran out; its clock."""
+"""Which device runs the network, at which precision, and how it says that its memory ran out; its clock; its cores."""
 
 import time
 import traceback
