@@ -36,6 +36,26 @@ def test_all_gradients_are_those_of_a_convolution(monkeypatch, kernel, padding, 
         assert relative_error(value.double(), wanted) < 1e-5
 
 
+@pytest.mark.parametrize(("kernel", "padding"), SHAPES)
+def test_all_gradients_in_bf16(kernel, padding):
+    """As training computes them: the parameters in float32, the products in bf16."""
+    shapes = ((3, 5, 9, 11), (7, 5, *kernel), (7,), (3, 7, 1, 1))
+    x, weight, bias, target = (torch.randn(shape).bfloat16().float() for shape in shapes)
+
+    def gradients(dtype: torch.dtype, function, autocast: bool) -> list[torch.Tensor]:
+        leaves = [tensor.to(dtype).clone().requires_grad_() for tensor in (x, weight, bias)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = function(*leaves, padding)
+        (y.to(dtype) * target.to(dtype)).square().sum().backward()
+        return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    ours = gradients(torch.float32, convolve, autocast=True)
+    plain = gradients(torch.float64, lambda x, w, b, padding: F.conv2d(x, w, b, padding=padding), autocast=False)
+    assert ours[0].dtype == torch.bfloat16 and all(value.dtype == torch.float32 for value in ours[1:])
+    for value, wanted in zip(ours, plain, strict=True):
+        assert relative_error(value.double(), wanted) < 0.02
+
+
 def test_a_network_learns_by_the_gradients_of_torch(monkeypatch):
     small = {"channels": 16, "ffn_hidden": 24, "attention_channels": 16, "heads": 2}
     mixture = torch.randn(2, 800)

@@ -1,12 +1,12 @@
-"""The paths' pieces: turns without complex numbers, any number of sequences, slices of what is too large."""
+"""The paths' pieces: turns without complex numbers, slices of what is too large."""
 
 import pytest
 import torch
 
 from tests.reference_cases import drawn_network, relative_error
-from tisdiss_cli.model import locoformer, naive
+from tisdiss_cli.model import locoformer
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.locoformer import attend, rotary_angles, rotate, rotate_in_parts, sliced
+from tisdiss_cli.model.locoformer import rotary_angles, rotate, rotate_in_parts, sliced
 
 SMALL = {"channels": 16, "ffn_hidden": 24, "attention_channels": 16, "heads": 2}
 
@@ -42,39 +42,6 @@ def test_what_is_compiled_has_no_complex_number_and_the_eager_result():
         compiled = network(mixture)
     assert torch.float32 in kinds and not any(kind.is_complex for kind in kinds)
     assert relative_error(compiled, expected) < 0.02
-
-
-def softmax_attention(q, k, v):
-    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
-    return weights @ v
-
-
-@pytest.mark.parametrize("sequences", [65_535, 65_536, 2 * 65_535 + 1])
-def test_attention_of_more_sequences_than_a_kernel_takes(sequences):
-    q, k, v = torch.randn(3, sequences, 1, 3, 4)
-    torch.testing.assert_close(attend(q, k, v), softmax_attention(q, k, v))
-
-
-def test_no_kernel_is_given_more_sequences_than_it_takes(monkeypatch):
-    """Along frequency every frame of every item is a sequence: 65,536 of them come from two minutes of a batch of 4."""
-    given, kernel = [], torch.nn.functional.scaled_dot_product_attention
-
-    def counting(q, k, v):
-        given.append(len(q))
-        return kernel(q, k, v)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
-    network = drawn_network(Config(**SMALL), "limit")
-    mixture = torch.randn(2, 1500)
-    with torch.no_grad():
-        expected = network(mixture, 1)
-        assert max(given) > 40
-        given.clear()
-        monkeypatch.setattr(locoformer, "MOST_SEQUENCES", 17)
-        actual = network(mixture, 1)
-    assert max(given) == 17
-    assert relative_error(actual, expected) < 1e-5
-    assert relative_error(actual, naive.estimates(network, mixture, 1)[-1]) < 1e-4
 
 
 def test_slices_are_no_larger_than_asked_for_and_exact(monkeypatch):

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tisdiss_cli.model.attention import attend
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.convolution import convolve
 
 FREQUENCY, FRAME = "frequency", "frame"
-MOST_SEQUENCES = 65_535  # that CUDA's attention kernels take at a time
 MOST_ELEMENTS = 2_000_000_000  # of a tensor: most CUDA kernels count in 32 bits
 # On a CPU, of more than 32 MiB the C library asks the system for every tensor and gives it back, page by page.
 MOST_ELEMENTS_ON_CPU = 8_000_000
@@ -149,14 +149,6 @@ def rotate_in_parts(x: Tensor, angles: Tensor) -> Tensor:
     return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of any number of sequences, 3 x (N, heads, n, dim) -> (N, heads, n, dim)."""
-    if len(q) <= MOST_SEQUENCES:
-        return F.scaled_dot_product_attention(q, k, v)
-    parts = zip(*(x.split(MOST_SEQUENCES) for x in (q, k, v)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
-
-
 class Attention(nn.Module):
     """Norm and multi-head self-attention with rotary positions; no biases."""
 
@@ -177,10 +169,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
         q, k, v = self.turned(x, norm, 2 if axis == FREQUENCY else 1)
-        # On a CPU the backward pass of bf16 attention is many times slower than that of float32.
-        dtype = torch.float32 if x.device.type == "cpu" and torch.is_grad_enabled() else v.dtype
         # (N * T, F, heads, dim) or (N, T, F * heads, dim), a view of the same memory: all but the sequence is batch.
-        q, k, v = (part.to(dtype).flatten(*((0, 1) if axis == FREQUENCY else (2, 3))) for part in (q, k, v))
+        q, k, v = (part.to(v.dtype).flatten(*((0, 1) if axis == FREQUENCY else (2, 3))) for part in (q, k, v))
         with torch.autocast(x.device.type, enabled=False):
             y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.out(y.transpose(1, 2).reshape(*x.shape[:-1], -1).contiguous())
