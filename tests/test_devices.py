@@ -199,5 +199,5 @@ def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeyp
 
     monkeypatch.setattr(Listener, "push", listening)
     monkeypatch.setattr(Separator, "run", running)
-    tisdiss("separate", data / "mix", tmp_path / "out", "--weights", mini_weights, "--device", "cpu")
+    tisdiss("separate", data / "mix", tmp_path / "out", "--weights", mini_weights, "--device", "cpu", "--batch-size", 1)
     assert seen and set(seen) == {1} and set(network) == {2}

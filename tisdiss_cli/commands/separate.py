@@ -200,6 +200,7 @@ def separate(  # the options make it long
         "separator_repeats": separator_repeats,
         "chunk": chunk,
         "batch_size": batch_size,
+        "inputs": len(inputs),
         "format": format,
         "subtype": subtype,
         "channels": wanted_channels,

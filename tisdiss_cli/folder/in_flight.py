@@ -78,11 +78,6 @@ class Chunk:
         """Where it ends, in the same samples."""
         return self.start + self.mixture.shape[0]
 
-    @property
-    def kind(self) -> tuple[int, int | EarlyExit | None]:
-        """Chunks of one kind make one tensor and run with the same repeats."""
-        return self.mixture.shape[0], self.file.computing.repeats
-
 
 @dataclass(frozen=True)
 class Separated:

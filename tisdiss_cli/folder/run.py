@@ -1,7 +1,7 @@
 """A folder in, a folder out: read ahead, run, write behind, record, resume.
 
-One thread reads and cuts, the caller's thread runs the network on batches of equally long chunks,
-from one file or several, and one thread stitches and writes. Who owns what on the way is said in
+One thread reads and cuts, the caller's thread runs the network on batches of chunks, from one file
+or several, and one thread stitches and writes. Who owns what on the way is said in
 `in_flight`, which chunks make a batch in `batcher`: never the clock, so that a run can be repeated
 sample by sample.
 """
@@ -79,6 +79,7 @@ class FolderRun:
         self.separator, self.jobs, self.out, self.settings = separator, jobs, out, settings
         self.on_audio, self.on_line, self.on_left = on_audio, on_line, on_left
         self._given = presence
+        self.stacked = separator.stacks or settings.batch_size == 1
         self.stop = threading.Event()
         self.chunks: Queue[Chunk | File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
         self.results: Queue[Separated | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
@@ -188,7 +189,7 @@ class FolderRun:
             if own.repeats is None:
                 own.repeats = self.settings.pace.choose() if self.settings.pace else self.settings.repeats
             own.waiting += 1
-            for batch in batcher.add(item.kind, item):
+            for batch in batcher.add((self._shape(item), own.repeats), item):
                 self._run(batch)
         for batch in batcher.finish():
             self._run(batch)
@@ -197,31 +198,51 @@ class FolderRun:
         while (item := self._get(self.chunks)) is not None:
             yield item
 
+    def _shape(self, chunk: Chunk) -> int:
+        """What is alike in all chunks of a batch: of one tensor the length, of runs side by side the threads."""
+        length = chunk.mixture.shape[0]
+        return length if self.stacked else self.separator.threads_of(length)
+
     def _run(self, batch: list[Chunk]) -> None:
-        wanted = [chunk for chunk in batch if not chunk.file.failure]
+        wanted = list[Chunk]()
+        for chunk in batch:
+            if chunk.file.failure:
+                self._through(chunk)
+            else:
+                wanted.append(chunk)
         if wanted:
             self._separate(wanted)
-        for chunk in batch:
-            chunk.file.computing.waiting -= 1
-            self._pass_on(chunk.file)
 
     def _separate(self, batch: list[Chunk]) -> None:
-        settings, began = self.settings, time.perf_counter()
-        mixtures = torch.stack([chunk.mixture for chunk in batch])
-        voices, used = self.separator.run(mixtures, batch[0].file.computing.repeats, settings.separator_repeats)
-        elapsed = time.perf_counter() - began
-        advanced = 0.0
-        for chunk, separated, used_here in zip(batch, voices, used, strict=True):
+        began, advanced, used = time.perf_counter(), 0.0, 0
+        for chunk, (voices, used, seconds) in zip(batch, self._separated(batch), strict=True):
             own = chunk.file.computing
-            own.elapsed += elapsed / len(batch)
-            own.used.append(used_here)
-            self._put(self.results, Separated(chunk.file, chunk.start, separated, chunk.mixture))
-            advanced += (chunk.end - own.end) / self.separator.sample_rate
-            own.end = chunk.end
-        if self.on_audio:
-            self.on_audio(advanced)
-        if settings.pace:
-            settings.pace.report(used[0], advanced, elapsed)  # all alike: a pace chooses numbers, never auto
+            own.used.append(used)
+            own.elapsed += seconds
+            self._put(self.results, Separated(chunk.file, chunk.start, voices, chunk.mixture))
+            fresh, own.end = (chunk.end - own.end) / self.separator.sample_rate, chunk.end
+            advanced += fresh
+            if self.on_audio:
+                self.on_audio(fresh)
+            self._through(chunk)
+        if self.settings.pace:  # which chooses numbers, alike for all of a batch, and never auto
+            self.settings.pace.report(used, advanced, time.perf_counter() - began)
+
+    def _separated(self, batch: list[Chunk]) -> Iterator[tuple[Tensor, int, float]]:
+        """Of each chunk its voices, its repeats and its share of the time, in seconds."""
+        mixtures, repeats = [chunk.mixture for chunk in batch], batch[0].file.computing.repeats
+        if not self.stacked:
+            yield from self.separator.run_each(mixtures, repeats, self.settings.separator_repeats)
+            return
+        began = time.perf_counter()
+        voices, used = self.separator.run(torch.stack(mixtures), repeats, self.settings.separator_repeats)
+        elapsed = time.perf_counter() - began
+        for index in range(len(batch)):
+            yield voices[index], used[index], elapsed / len(batch)
+
+    def _through(self, chunk: Chunk) -> None:
+        chunk.file.computing.waiting -= 1
+        self._pass_on(chunk.file)
 
     def _pass_on(self, file: File) -> None:
         """Hands a file to the writing thread once its last chunk is through."""

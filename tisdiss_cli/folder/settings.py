@@ -48,6 +48,7 @@ def choose_settings(
     limit: Limit | None = None,
     chunk: float | None = None,
     batch_size: int | None = None,
+    inputs: int = 1,
     format: str = "wav",
     subtype: str = "auto",
     channels: tuple[int, ...] | Literal["each"] = (),
@@ -73,6 +74,7 @@ def choose_settings(
         limit: of time, by which the repeats will be chosen.
         chunk: seconds.
         batch_size: chunks at a time.
+        inputs: how many there are, those that are done already among them.
         format: one of `audio.write.FORMATS`.
         subtype: one of `audio.write.SUBTYPES`.
         channels: of each input that are averaged, from 1 on; () for all; "each" where the jobs say which.
@@ -125,7 +127,7 @@ def choose_settings(
         repeats=chosen,
         separator_repeats=separator_repeats,
         plan=plan,
-        batch_size=batch_size or separator.default_batch(plan),
+        batch_size=batch_size or separator.default_batch(plan, inputs),
         format=format,
         subtype=subtype,
         channels=() if channels == "each" else channels,

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -24,8 +25,10 @@ from tisdiss_cli.separation.capacity import affordable_seconds, free_bytes
 from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, EarlyExit, UntilQuality, settle
 from tisdiss_cli.separation.quality import QualityModel
+from tisdiss_cli.separation.side_by_side import side_by_side, threads_of
 
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
+CHUNKS_A_CORE = 4  # of a CPU, in a batch: enough that no core waits long for the others at its end
 MOST_AUTO = 8  # repeats, where nobody says how many an early exit may use
 
 log = logging.getLogger("tisdiss")
@@ -38,14 +41,14 @@ class Separator:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
         precision_why: why `load` took that one, in words.
-        triton: whether `use_triton` was called.
+        triton, compiled: whether `use_triton` and `compile` were called.
         device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
         self.precision_why = "it was asked for"
-        self.triton = False
+        self.triton = self.compiled = False
         self._largest_batch: int | None = None  # after the device's memory has run out
         self._longest_chunk: int | None = None
 
@@ -76,6 +79,7 @@ class Separator:
         for module in self.network.modules():
             if isinstance(module, SpectralPath | SpeakerPath):
                 module.of_slice = torch.compile(module.of_slice, dynamic=True, backend=backend)  # type: ignore[method-assign]
+        self.compiled = True
 
     def use_triton(self) -> None:
         """Has two steps of each path run as Triton kernels (`model.fused`); `compile` may come before or after.
@@ -122,11 +126,27 @@ class Separator:
         """Of audio that the device takes at a time, by its free memory when this was first asked."""
         return affordable_seconds(self.config, self.precision, free_bytes(self.device))
 
-    def default_batch(self, plan: ChunkPlan) -> int:
-        """Chunks at a time: a CPU is busy with one, another device takes what it affords, up to MOST_CHUNKS."""
-        if self.device.type == "cpu":
-            return 1
-        return max(1, min(MOST_CHUNKS, int(self.affordable_seconds * self.sample_rate / plan.chunk)))
+    @property
+    def stacks(self) -> bool:
+        """Whether a batch is one tensor, of equally long chunks, rather than as many runs side by side.
+
+        A CPU is busy with one; what was compiled is run by one thread at a time.
+        """
+        return self.device.type != "cpu" or self.compiled
+
+    def default_batch(self, plan: ChunkPlan, inputs: int = 1) -> int:
+        """Chunks in a batch: what a device affords at a time, up to MOST_CHUNKS; on a CPU by its cores.
+
+        There each of fewer `inputs` than cores has all of them.
+        """
+        if self.device.type != "cpu":
+            return max(1, min(MOST_CHUNKS, int(self.affordable_seconds * self.sample_rate / plan.chunk)))
+        cores = torch.get_num_threads()
+        return CHUNKS_A_CORE * cores if inputs >= cores > 1 and not self.compiled else 1
+
+    def threads_of(self, samples: int) -> int:
+        """How many of a CPU's threads a chunk of such a length gets beside others."""
+        return threads_of(samples / self.sample_rate, torch.get_num_threads())
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network runs at this precision."""
@@ -241,6 +261,26 @@ class Separator:
                 "on them"
             )
         return model
+
+    def run_each(
+        self,
+        mixtures: Sequence[Tensor],
+        repeats: int | EarlyExit | None = None,
+        separator_repeats: int | None = None,
+    ) -> Iterator[tuple[Tensor, int, float]]:
+        """Chunks (n,), any n from 1, side by side on a CPU; all get the threads that the longest gets.
+
+        Yields, in their order, (S, n), the repeats, and the seconds that each would have taken with all threads.
+        """
+        threads = self.threads_of(max(map(len, mixtures)))
+        share = min(1.0, threads / torch.get_num_threads())
+
+        def alone(mixture: Tensor) -> tuple[Tensor, int, float]:
+            began = time.perf_counter()
+            voices, used = self.run(mixture[None], repeats, separator_repeats)
+            return voices[0], used[0], share * (time.perf_counter() - began)
+
+        yield from side_by_side(alone, mixtures, threads)
 
     def run(
         self, mixtures: Tensor, repeats: int | EarlyExit | None = None, separator_repeats: int | None = None

@@ -1,0 +1,95 @@
+"""Inputs side by side on a CPU, against one after the other in as many threads as each has."""
+
+import threading
+
+import pytest
+import torch
+
+from tests.folders import contents, records, separate
+from tisdiss_cli.folder.settings import choose_settings
+from tisdiss_cli.separation.separator import Separator
+from tisdiss_cli.separation.side_by_side import MOST_SECONDS, side_by_side, threads_of
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's; those from before come back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 30, 256])
+@pytest.mark.parametrize("seconds", [0.01, 0.99, 1.5, 4.0, 8.0, 12.0, 12.1, 24.0, 60.0, 3600.0])
+def test_no_core_is_given_twice_and_no_more_audio_than_memory_has_room_for(cores, seconds):
+    each = threads_of(seconds, cores)
+    at_once = cores // each
+    assert each >= 1 and at_once >= 1
+    assert each * at_once <= cores
+    assert at_once == 1 or at_once * seconds <= max(MOST_SECONDS, seconds)
+
+
+@pytest.mark.parametrize(("cores", "each"), [(4, 1), (4, 2), (5, 2), (4, 4)])
+def test_as_many_at_once_as_the_cores_hold_in_threads_of_their_own(threads, cores, each):
+    threads(cores)
+    barrier, seen = threading.Barrier(cores // each, timeout=20), []
+
+    def work(item: int) -> int:
+        barrier.wait()  # all at once, or never
+        seen.append((torch.get_num_threads(), threading.get_ident()))
+        return item * item
+
+    items = list(range(2 * (cores // each)))
+    assert list(side_by_side(work, items, each)) == [item * item for item in items]
+    assert {number for number, _ in seen} == {each}
+    assert len({thread for _, thread in seen}) == cores // each
+    assert torch.get_num_threads() == cores
+
+
+def test_what_one_raises_comes_out_and_ends_the_rest(threads):
+    threads(2)
+    begun = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return 1 // item
+
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(work, [1, 0, *range(2, 2000)], 1))
+    assert len(begun) < 2000
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tisdiss")]
+
+
+def test_chunks_of_any_lengths_are_what_they_are_alone(threads, mini_weights):
+    separator = Separator.load(mini_weights, "cpu", "fp32")
+    mixtures = [torch.randn(length) for length in (3000, 700, 1, 5000, 3000, 128)]
+    threads(1)
+    expected = [separator.run(mixture[None], 2) for mixture in mixtures]
+    threads(2)
+    for (voices, used, seconds), (wanted, repeats) in zip(separator.run_each(mixtures, 2), expected, strict=True):
+        assert torch.equal(voices, wanted[0])
+        assert [used] == repeats and 0 < seconds < 60
+
+
+def test_a_folder_is_what_it_is_one_chunk_after_the_other(threads, folder, tmp_path, mini_weights):
+    threads(1)
+    separate(folder, tmp_path / "one", mini_weights)
+    threads(2)
+    for batch_size in (2, 3, 8):
+        out = tmp_path / f"of{batch_size}"
+        separate(folder, out, mini_weights, batch_size)
+        assert contents(out) == contents(tmp_path / "one")
+        for name, line in records(out).items():
+            alone = records(tmp_path / "one")[name]
+            same = ("status", "repeats", "audio_seconds", "outputs", "reason")
+            assert {key: line.get(key) for key in same} == {key: alone.get(key) for key in same}
+            assert (line["elapsed_seconds"] > 0) == (alone["elapsed_seconds"] > 0)
+
+
+def test_few_inputs_have_all_cores_each(threads, mini_weights):
+    separator = Separator.load(mini_weights, "cpu", "fp32")
+    threads(4)
+    sizes = [choose_settings(separator, inputs=inputs).batch_size for inputs in (1, 3, 4, 1000)]
+    assert sizes[:2] == [1, 1] and sizes[2] == sizes[3] >= 4
+    threads(1)
+    assert choose_settings(separator, inputs=1000).batch_size == 1
