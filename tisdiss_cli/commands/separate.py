@@ -94,7 +94,8 @@ def separate(  # the options make it long
         typer.Option(help="Seconds that the network hears at a time; the rest of a file, up to 1.5 times as many."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Chunks at a time. [default: 1 on a CPU, else up to 16, as memory allows]")
+        int | None,
+        typer.Option(help="Chunks at a time. [default: by the cores of a CPU, else up to 16, as memory allows]"),
     ] = None,
     separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
     segments: Annotated[

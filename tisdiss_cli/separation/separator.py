@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.channels import Survey
-from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.devices import OutOfMemory, check_triton, choose_device, choose_precision, computing, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
@@ -26,6 +24,7 @@ from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, EarlyExit, UntilQuality, settle
 from tisdiss_cli.separation.quality import QualityModel
 from tisdiss_cli.separation.side_by_side import side_by_side, threads_of
+from tisdiss_cli.separation.waveform import as_mixture
 
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
 CHUNKS_A_CORE = 4  # of a CPU, in a batch: enough that no core waits long for the others at its end
@@ -171,7 +170,7 @@ class Separator:
         Raises:
             UserError: `repeats` below 1, an impossible shape, or samples that are NaN or infinite.
         """
-        mixture = self._mixture(waveform, sample_rate)
+        mixture = as_mixture(waveform, sample_rate, self.sample_rate)
         if isinstance(repeats, str) and repeats != "auto":
             raise UserError(f"repeats {repeats!r}: it must be a number or 'auto'")
         wanted = self.auto() if isinstance(repeats, str) else repeats
@@ -191,7 +190,7 @@ class Separator:
         Where the waveform is one chunk, each estimate is computed when it is asked for; for longer ones
         all are computed before the first is yielded.
         """
-        mixture = self._mixture(waveform, sample_rate)
+        mixture = as_mixture(waveform, sample_rate, self.sample_rate)
         check_repeats(repeats, separator_repeats)
         plan = self.plan()
         if mixture.shape[0] <= plan.last:
@@ -343,23 +342,6 @@ class Separator:
         for estimate in self.estimates(mixture[None], repeats, separator_repeats):
             if estimate.repeat:
                 yield estimate.waveforms()[0].cpu()
-
-    def _mixture(self, waveform: Tensor, sample_rate: int | None) -> Tensor:
-        if waveform.dim() not in (1, 2) or not waveform.numel() or not waveform.is_floating_point():
-            raise UserError(f"waveform must be floating point, (L,) or (channels, L), not {tuple(waveform.shape)}")
-        if not torch.isfinite(waveform).all():
-            raise UserError("waveform has NaN or infinite samples: mend or drop it")
-        rate = sample_rate or self.sample_rate
-        resampler = Resampler(rate, self.sample_rate)
-        waveform = waveform.detach().float().cpu()
-        if waveform.dim() == 2:
-            survey = Survey((), rate)
-            survey.push(waveform.T.numpy())
-            mix = survey.mix()
-            for warning in mix.warnings:
-                log.warning(f"waveform: {warning}")
-            waveform = torch.from_numpy(mix(waveform.T.numpy()))
-        return torch.cat((resampler.push(waveform), resampler.finish()))
 
 
 def check_repeats(repeats: int | EarlyExit | None, separator_repeats: int | None) -> None:
