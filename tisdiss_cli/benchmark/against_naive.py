@@ -129,7 +129,7 @@ def _separate(separator: Separator, paths: Sequence[Path], *, out: Path, repeats
         )
         for number, path in enumerate(paths, 1)
     ]
-    settings = choose_settings(separator, repeats=repeats)
+    settings = choose_settings(separator, repeats=repeats, inputs=len(paths))
     began = time.perf_counter()
     FolderRun(separator, jobs, out, settings).run(Record(out))
     return time.perf_counter() - began

@@ -27,7 +27,7 @@ from tisdiss_cli.separation.side_by_side import side_by_side, threads_of
 from tisdiss_cli.separation.waveform import as_mixture
 
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
-CHUNKS_A_CORE = 4  # of a CPU, in a batch: enough that no core waits long for the others at its end
+CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
 MOST_AUTO = 8  # repeats, where nobody says how many an early exit may use
 
 log = logging.getLogger("tisdiss")
@@ -141,7 +141,7 @@ class Separator:
         if self.device.type != "cpu":
             return max(1, min(MOST_CHUNKS, int(self.affordable_seconds * self.sample_rate / plan.chunk)))
         cores = torch.get_num_threads()
-        return CHUNKS_A_CORE * cores if inputs >= cores > 1 and not self.compiled else 1
+        return min(CHUNKS_A_CORE * cores, MOST_ON_A_CPU) if inputs >= cores > 1 and not self.compiled else 1
 
     def threads_of(self, samples: int) -> int:
         """How many of a CPU's threads a chunk of such a length gets beside others."""
