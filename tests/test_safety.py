@@ -105,8 +105,19 @@ def test_a_full_disk_fails_one_file_and_the_next_still_works(tmp_path, mini_weig
     assert records(out)["a_long.wav"]["status"] == "done"
 
 
-def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, mini_weights, said):
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("stacks", [True, False])  # one tensor, as on CUDA; side by side
+def test_memory_that_runs_out_makes_batches_smaller_then_chunks(folder, tmp_path, mini_weights, said, stacks):
     separator = Separator.load(mini_weights, "cpu", "fp32")
+    separator.compiled = stacks
     sizes, network = [], separator.network.separate
 
     def network_separates(mixture: torch.Tensor, *arguments: object) -> torch.Tensor:
@@ -118,7 +129,7 @@ def test_memory_that_runs_out_halves_the_batch_then_the_chunk(folder, tmp_path, 
     separator.network.separate = network_separates
     lines = separate(folder, tmp_path / "out", mini_weights, 4, 2.0, separator=separator)
     assert {line["status"] for line in lines.values()} == {"done"}
-    assert len(said) == 2
+    assert sorted("chunks at a time" in sentence for sentence in said) == [False, True]
     assert sum(batch * length > 10_000 for batch, length in sizes) <= 4  # each size is tried once
     for name, line in lines.items():
         for output in line["outputs"]:

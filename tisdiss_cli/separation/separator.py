@@ -269,17 +269,29 @@ class Separator:
     ) -> Iterator[tuple[Tensor, int, float]]:
         """Chunks (n,), any n from 1, side by side on a CPU; all get the threads that the longest gets.
 
-        Yields, in their order, (S, n), the repeats, and the seconds that each would have taken with all threads.
+        Yields, in their order, (S, n), the repeats, and the seconds that each would have taken with all threads. When
+        memory runs out they are run one after the other from then on, as `run` does.
         """
-        threads = self.threads_of(max(map(len, mixtures)))
-        share = min(1.0, threads / torch.get_num_threads())
+        cores, threads = torch.get_num_threads(), self.threads_of(max(map(len, mixtures)))
 
-        def alone(mixture: Tensor) -> tuple[Tensor, int, float]:
+        def timed(
+            run: Callable[..., tuple[Tensor, list[int]]], share: float, mixture: Tensor
+        ) -> tuple[Tensor, int, float]:
             began = time.perf_counter()
-            voices, used = self.run(mixture[None], repeats, separator_repeats)
+            voices, used = run(mixture[None], repeats, separator_repeats)
             return voices[0], used[0], share * (time.perf_counter() - began)
 
-        yield from side_by_side(alone, mixtures, threads)
+        done = 0
+        if threads < cores and self._largest_batch != 1:
+            try:
+                for each in side_by_side(partial(timed, self._run, threads / cores), mixtures, threads):
+                    yield each
+                    done += 1
+            except OutOfMemory:
+                log.info(f"memory ran out at {cores // threads} chunks at a time: going on with one")
+                self._largest_batch = 1
+        for mixture in mixtures[done:]:
+            yield timed(self.run, 1.0, mixture)
 
     def run(
         self, mixtures: Tensor, repeats: int | EarlyExit | None = None, separator_repeats: int | None = None
@@ -303,15 +315,7 @@ class Separator:
             parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(largest)]
             return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
         try:
-            with memory_guard(f"{batch} x {seconds:.1f} s of audio"):
-                on_device = mixtures.to(self.device)
-                if isinstance(repeats, EarlyExit):
-                    estimates = self.estimates(on_device, repeats.most, separator_repeats)
-                    voices, used = settle(estimates, repeats, on_device)
-                else:
-                    used = [repeats or self.default_repeats] * batch
-                    voices = self.batch(on_device, used[0], separator_repeats)
-                return voices.cpu(), used
+            return self._run(mixtures, repeats, separator_repeats)
         except OutOfMemory:
             if batch == 1 and length <= self.sample_rate:
                 raise
@@ -324,6 +328,21 @@ class Separator:
                 log.info(f"memory ran out on a chunk of {seconds:.1f} s: going on with shorter chunks")
             self._longest_chunk = length // 2
         return self.run(mixtures, repeats, separator_repeats)
+
+    def _run(
+        self, mixtures: Tensor, repeats: int | EarlyExit | None, separator_repeats: int | None
+    ) -> tuple[Tensor, list[int]]:
+        """`run` as asked for or not at all: OutOfMemory."""
+        batch, length = mixtures.shape
+        with memory_guard(f"{batch} x {length / self.sample_rate:.1f} s of audio"):
+            on_device = mixtures.to(self.device)
+            if isinstance(repeats, EarlyExit):
+                estimates = self.estimates(on_device, repeats.most, separator_repeats)
+                voices, used = settle(estimates, repeats, on_device)
+            else:
+                used = [repeats or self.default_repeats] * batch
+                voices = self.batch(on_device, used[0], separator_repeats)
+            return voices.cpu(), used
 
     def _in_chunks(
         self, mixture: Tensor, plan: ChunkPlan, *, repeats: int | EarlyExit | None, separator_repeats: int | None
