@@ -185,3 +185,18 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "mini.safetensors"
     save_weights(path, config, TISDiSS(config).state_dict(), info={"trained": False})
     return path
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's; those from before come back."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(threads):
+    threads(2)

@@ -160,14 +160,6 @@ def test_memory_that_runs_out_elsewhere_is_a_sentence_too(monkeypatch, mini_weig
     assert "--device" in one_sentence(done.stderr)
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("two_threads")
 def test_a_thread_that_computes_alone_leaves_the_others_theirs():
     before, seen = torch.__config__.parallel_info(), []

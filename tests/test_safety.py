@@ -105,14 +105,6 @@ def test_a_full_disk_fails_one_file_and_the_next_still_works(tmp_path, mini_weig
     assert records(out)["a_long.wav"]["status"] == "done"
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("stacks", [True, False])  # one tensor, as on CUDA; side by side
 def test_memory_that_runs_out_makes_batches_smaller_then_chunks(folder, tmp_path, mini_weights, said, stacks):

@@ -11,14 +11,6 @@ from tisdiss_cli.separation.separator import Separator
 from tisdiss_cli.separation.side_by_side import MOST_SECONDS, side_by_side, threads_of
 
 
-@pytest.fixture
-def threads():
-    """Sets torch's; those from before come back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 30, 256])
 @pytest.mark.parametrize("seconds", [0.01, 0.99, 1.5, 4.0, 8.0, 12.0, 12.1, 24.0, 60.0, 3600.0])
 def test_no_core_is_given_twice_and_no_more_audio_than_memory_has_room_for(cores, seconds):

@@ -27,14 +27,11 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
     """The function of each item, in their order.
 
     Args:
-        function: is called in several threads at once, but in the caller's where it is to have all cores.
-        items: those that take longest had better come first.
-        threads: of each call.
+        function: is called in several threads at once.
+        items: what it is given, one each.
+        threads: of each call, at most the caller's.
     """
     cores = torch.get_num_threads()
-    if threads >= cores:
-        yield from map(function, items)
-        return
     torch.set_num_threads(threads)  # of this thread, of MKL in all, and of threads to come
     pool = ThreadPoolExecutor(cores // threads, "tisdiss", torch.set_num_threads, (threads,))
     try:
