@@ -57,7 +57,8 @@ def test_two_of_one_kind_are_not_told_apart():
     clip = speaker("s1", 0)[:24000]
     alike = torch.stack((torch.cat((clip, 0 * clip)), torch.cat((0 * clip, clip))))
     memory.learn(memory.portraits(alike))
-    assert memory.order(memory.portraits(alike)) is None
+    for before in ((0, 1), (1, 0)):
+        assert memory.order(memory.portraits(alike), before, 3.0) == (before, pytest.approx(3.0, abs=0.3))
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
@@ -66,8 +67,11 @@ def test_levels_and_rates_make_no_difference(rate):
     voices = torch.stack((torch.cat((one, 0 * other)), torch.cat((0 * one, other))))
     memory = VoiceMemory(2, rate)
     memory.learn(memory.portraits(voices))
-    assert memory.order(memory.portraits(0.1 * voices.flip(0))) == (1, 0)
-    assert memory.order(memory.portraits(0.1 * voices)) == (0, 1)
+    for quiet, found in ((0.1 * voices.flip(0), (1, 0)), (0.1 * voices, (0, 1))):
+        order, lead = memory.order(memory.portraits(quiet), (0, 1), 0.0)
+        assert order == found and lead > 8
+        stays = lead + 1  # what speaks for the order before outweighs what they sound like, and not by more
+        assert memory.order(memory.portraits(quiet), found[::-1], stays) == (found[::-1], pytest.approx(1, abs=1e-3))
 
 
 def test_what_says_nothing_decides_nothing():
@@ -75,7 +79,7 @@ def test_what_says_nothing_decides_nothing():
     silence, noise = torch.zeros(2, 32000), torch.randn(2, 32000)
     for voices in (silence, noise, noise[:, :100]):  # no frame is one voice's own
         assert memory.portraits(voices) == [None, None]
-        assert memory.order(memory.portraits(voices)) is None
+        assert memory.order(memory.portraits(voices), (1, 0), 3.0) == ((1, 0), 3.0)
     memory.learn([None, None])
     assert memory.known == [None, None]
 

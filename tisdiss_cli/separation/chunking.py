@@ -11,7 +11,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from tisdiss_cli.separation.memory import VoiceMemory
+from tisdiss_cli.separation.turns import TurnSorter
 
 OVERLAP = 0.25  # of a chunk
 LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
@@ -91,30 +91,32 @@ def align(before: Tensor, after: Tensor) -> Alignment:
 class Stitcher:
     """Joins the estimates of a `Chunker`'s chunks, in their order, to one stream of S voices.
 
-    Where the overlap is too quiet or too alike to tell the order, what the voices sounded like before decides, if it
-    can; `sample_rate` is theirs, in Hz, and without it nothing is remembered.
-
-    Attributes:
-        uncertain: positions, in samples, of the seams at which the speakers may be swapped.
+    What is joined goes through a `TurnSorter`, which also decides at seams whose overlap is too quiet or too alike to
+    tell the order, if it can; `sample_rate` is the voices', in Hz, and without it they stay as they are joined.
     """
 
     def __init__(self, *, fade: int, longest: int, sample_rate: int | None = None) -> None:
         self.fade, self.longest, self.sample_rate = fade, longest, sample_rate
-        self.memory: VoiceMemory | None = None
+        self.turns: TurnSorter | None = None
         ramp = torch.linspace(0, torch.pi, fade + 2)[1:-1]
         self.ramp = (1 - ramp.cos()) / 2  # (fade,), rising
         self.history: Tensor | None = None  # (S, <= longest), the newest voices, the unsent tail among them
         self.end = self.sent = 0
         self.heard = 0.0  # mean power of the loudest chunk so far
-        self.uncertain: list[int] = []
+        self.seams: list[int] = []  # that did not tell the order
+
+    @property
+    def uncertain(self) -> list[int]:
+        """Positions, in samples, of the seams at which the speakers may be swapped; complete at the end."""
+        return self.turns.uncertain if self.turns else self.seams
 
     def push(self, start: int, voices: Tensor) -> Tensor:
         """Adds a chunk's voices (S, n) that begin at sample `start`; returns the voices (S, m) now final."""
+        told = len(self.seams)
         if self.history is None:
             fresh = voices
             if self.sample_rate:
-                self.memory = VoiceMemory(voices.shape[0], self.sample_rate)
-                self.memory.learn(self.memory.portraits(voices))
+                self.turns = TurnSorter(voices.shape[0], self.sample_rate)
         else:
             overlap = self.end - start
             voices = self._in_order(self.history, start, overlap=overlap, voices=voices)
@@ -125,13 +127,14 @@ class Stitcher:
         final = fresh[:, fresh.shape[1] - (self.end - self.sent) : max(0, fresh.shape[1] - self.fade)]
         self.sent += final.shape[1]
         self.history = fresh[:, -self.longest :].clone()
-        return final.clone()
+        return self.turns.push(final, self.seams[told:]) if self.turns else final.clone()
 
     def finish(self) -> Tensor:
         """The voices (S, m) that are left."""
         if self.history is None:
             return torch.zeros(0, 0)
-        return self.history[:, self.history.shape[1] - (self.end - self.sent) :]
+        last = self.history[:, self.history.shape[1] - (self.end - self.sent) :]
+        return torch.cat((self.turns.push(last), self.turns.finish()), dim=1) if self.turns else last
 
     def _in_order(self, history: Tensor, start: int, *, overlap: int, voices: Tensor) -> Tensor:
         shared = min(overlap, history.shape[1])
@@ -143,17 +146,9 @@ class Stitcher:
         # Nothing can be swapped where one side of the seam has not a voice in it.
         audible = min(power, self.heard) > 1e-6 * max(power, self.heard)
         sure = not audible or (alignment.margin >= _MARGIN and quiet >= 1e-6 * max(power, self.heard))
-        order = list(alignment.order)
-        if self.memory:
-            portraits = self.memory.portraits(voices)
-            known = None if sure else self.memory.order(portraits)
-            if known:
-                order, sure = list(known), True
-            if sure:
-                self.memory.learn([portraits[voice] for voice in order])
         if not sure:
-            self.uncertain.append(start + overlap)
-        return voices[order]
+            self.seams.append(start + overlap - self.fade // 2)
+        return voices[list(alignment.order)]
 
 
 @dataclass(frozen=True)
@@ -163,7 +158,7 @@ class ChunkPlan:
     chunk: int
     overlap: int
     longest: int
-    sample_rate: int | None = None  # Hz; None: voices are not remembered across seams
+    sample_rate: int | None = None  # Hz; None: turns stay where they are
 
     @classmethod
     def of(cls, chunk: int, sample_rate: int | None = None) -> "ChunkPlan":

@@ -1,9 +1,10 @@
-"""What each voice of a recording sounds like: spectrum and pitch, by which a voice is known again after a pause.
+"""What each voice of a recording sounds like: spectrum and pitch, by which a voice is known again.
 
 Two stretches are compared by the likelihood ratio of one speaker against two, in mel-like cepstra and in octaves of
 pitch, whose spread within a speaker and between speakers was measured on the training speech.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -13,11 +14,10 @@ from torch import Tensor
 
 from tisdiss_cli.separation.pitch import octaves
 
-LEAD = 8.0  # log likelihood ratio from which on the memory decides an order
-_FRAME = 0.032  # seconds
+FRAME = 0.032  # seconds
 _LEAST = 25  # frames of a stretch that says anything
 _MOST = 100  # frames after which more of the same text says no more
-_DOMINANT = 10.0  # times the power of the others, in a frame that is a voice's own
+_DOMINANT = 4.0  # times the power of the others, in a frame that is a voice's own
 _HEARD = 1e-3  # of the loudest frame
 
 # Standard deviations of cepstra 1 to 12 of four to ten seconds: within a speaker, and of the speakers' means
@@ -66,7 +66,7 @@ class VoiceMemory:
 
     def portraits(self, voices: Tensor) -> list[Portrait | None]:
         """Of each of (S, n), from the frames that are its own; None where there are too few."""
-        size = round(_FRAME * self.sample_rate)
+        size = round(FRAME * self.sample_rate)
         whole = voices[:, : voices.shape[1] // size * size].unflatten(1, (-1, size)).float()  # (S, F, size)
         if not whole.shape[1]:
             return [None] * voices.shape[0]
@@ -85,15 +85,23 @@ class VoiceMemory:
                 known = self.known[index]
                 self.known[index] = known + portrait if known else portrait
 
-    def order(self, portraits: list[Portrait | None]) -> tuple[int, ...] | None:
-        """The order that brings the voices to those in memory; None where it does not tell by LEAD."""
+    def order(
+        self, portraits: list[Portrait | None], before: tuple[int, ...], stays: float
+    ) -> tuple[tuple[int, ...], float]:
+        """The order that brings the voices to those in memory, and its lead over the next in log likelihood.
+
+        `stays` is what speaks for the order `before` already.
+        """
         orders = list(permutations(range(len(portraits))))
-        ratios = [[_ratio(known, portrait) for portrait in portraits] for known in self.known]
-        scores = torch.tensor([sum(ratios[index][voice] for index, voice in enumerate(order)) for order in orders])
         if len(orders) == 1:
-            return orders[0]
-        best, second = scores.topk(2).values.tolist()
-        return orders[int(scores.argmax())] if best - second >= LEAD else None
+            return orders[0], math.inf
+        ratios = [[_ratio(known, portrait) for portrait in portraits] for known in self.known]
+        scores = [
+            sum(ratios[index][voice] for index, voice in enumerate(order)) + stays * (order == before)
+            for order in orders
+        ]
+        second, best = sorted(scores)[-2:]
+        return orders[scores.index(best)], best - second
 
 
 def _ratio(one: Portrait | None, other: Portrait | None) -> float:

@@ -194,7 +194,9 @@ class Separator:
         check_repeats(repeats, separator_repeats)
         plan = self.plan()
         if mixture.shape[0] <= plan.last:
-            yield from self._every_repeat(mixture, repeats, separator_repeats)
+            for voices in self._every_repeat(mixture, repeats, separator_repeats):
+                stitcher = plan.stitcher()
+                yield torch.cat((stitcher.push(0, voices), stitcher.finish()), dim=1)
             return
         stitchers: list[Stitcher] = []
         parts: list[list[Tensor]] = []

@@ -1,0 +1,146 @@
+"""Each turn of a recording to the voice that it sounds like, as a stream.
+
+Where people talk one after the other a network has nothing to hold on to: it may put the next turn into either voice,
+inside a chunk as well as at a seam. So the stream is cut into turns, at pauses and at seams that did not tell the
+order, and each turn's voices are brought into the order in which they sound like the voices before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.separation.memory import FRAME, VoiceMemory
+
+STAYS = 4.0  # log odds that a turn is in the order of the one before, as far as nothing else is known
+_LEARNS = 3.0  # lead of an order over the next from which on it is learnt from
+_SURE = 8.0  # lead from which on a seam that did not tell the order is no longer uncertain
+_QUIET = 1e-3  # of the loudest frame, which fades: a pause (-30 dB)
+_FADES = 0.997  # a frame; 25 dB a minute
+# A pause of so many frames (1, 0.4 and 0.16 s) ends a turn of at least so many with sound (none, 1.4 and 2.9 s).
+_ENDS = ((30, 0), (12, 45), (5, 90))
+_MOST = 320  # frames (10 s): of a longer turn so much is waited for, and the rest follows it
+_HELD = 30  # frames (1 s) of it that are kept back: it may have ended within a pause
+_BLEND = 0.016  # seconds in which one order goes over into another
+
+
+class TurnCutter:
+    """Powers of frames in, where turns end out."""
+
+    def __init__(self) -> None:
+        self.loudest = 0.0
+        self.pause = self.sound = 0  # frames: so far, and of the turn
+
+    def push(self, power: float) -> int | None:
+        """How many frames before this one, which is not counted, the turn ended; None: it goes on."""
+        self.loudest = max(power, self.loudest * _FADES)
+        if power < _QUIET * self.loudest:
+            self.pause += 1
+            return None
+        pause, self.pause = self.pause, 0
+        ends = any(pause >= length and self.sound >= sound for length, sound in _ENDS)
+        self.sound = 1 if ends else self.sound + 1
+        return pause // 2 if ends else None
+
+
+@dataclass
+class _Turn:
+    """What is known of the turn that is coming in."""
+
+    decided: bool = False
+    uncertain: int | None = None  # the seam before it that did not tell the order, in samples
+
+
+class TurnSorter:
+    """Takes S voices in any portions and gives them back turn by turn, in memory that does not grow.
+
+    Args:
+        voices: S.
+        sample_rate: theirs, Hz.
+
+    Attributes:
+        uncertain: positions, in samples, of seams at which the voices may be swapped all the same.
+    """
+
+    def __init__(self, voices: int, sample_rate: int) -> None:
+        self.memory, self.cutter = VoiceMemory(voices, sample_rate), TurnCutter()
+        self.size, self.blend = round(FRAME * sample_rate), round(_BLEND * sample_rate)
+        self.held = torch.zeros(voices, 0)
+        self.sent = 0  # samples
+        self.heard = 0  # frames
+        self.order = self.before = tuple(range(voices))
+        self.turn = _Turn()
+        self.seams: list[int] = []
+        self.uncertain: list[int] = []
+
+    def push(self, voices: Tensor, uncertain: Sequence[int] = ()) -> Tensor:
+        """Adds samples (S, n) and the seams, in samples of the stream, that did not tell; returns samples (S, k)."""
+        self.held = torch.cat((self.held, voices), dim=1)
+        self.seams += uncertain
+        begin = self.heard * self.size - self.sent
+        frames = self.held[:, begin : begin + (self.held.shape[1] - begin) // self.size * self.size]
+        parts = []
+        for power in frames.unflatten(1, (-1, self.size)).square().mean(-1).sum(0).tolist():
+            parts += self._frame(power)
+        return torch.cat([self.held[:, :0], *parts], dim=1)
+
+    def finish(self) -> Tensor:
+        """The samples (S, k) that are left."""
+        last = self._send(self.held.shape[1])
+        self._doubt()
+        return last
+
+    def _frame(self, power: float) -> list[Tensor]:
+        """What can go on before the next frame, of that power, is added."""
+        parts = []
+        back = self.cutter.push(power)
+        if back is not None:
+            parts.append(self._end((self.heard - back) * self.size))
+        if self.seams and self.seams[0] <= self.heard * self.size:
+            parts.append(self._end(self.seams[0]))
+            self._doubt()
+            self.cutter.sound = 0
+            self.turn.uncertain = self.seams.pop(0)
+        self.heard += 1
+        ready = (self.heard - _HELD) * self.size - self.sent
+        if ready > 0 and (self.turn.decided or ready >= _MOST * self.size):
+            parts.append(self._send(ready))
+        return parts
+
+    def _end(self, sample: int) -> Tensor:
+        """The turn up to a sample of the stream; another one begins there."""
+        last = self._send(max(0, sample - self.sent))
+        self.turn.decided = False
+        return last
+
+    def _send(self, count: int) -> Tensor:
+        """So many samples of the turn, in its order."""
+        voices, self.held = self.held[:, :count], self.held[:, count:].clone()
+        self.sent += count
+        if count and not self.turn.decided:
+            self._decide(voices)
+        out = voices[list(self.order)]
+        if count and self.order != self.before:
+            steps = min(self.blend, count)
+            rise = (1 - torch.linspace(0, torch.pi, steps + 2)[1:-1].cos()) / 2
+            out[:, :steps] = torch.lerp(voices[list(self.before), :steps], out[:, :steps], rise)
+            self.before = self.order
+        return out
+
+    def _decide(self, voices: Tensor) -> None:
+        portraits = self.memory.portraits(voices)
+        order, lead = self.memory.order(portraits, self.order, STAYS)
+        self.order, self.turn.decided = order, True
+        if lead >= _LEARNS:
+            self.memory.learn([portraits[voice] for voice in order])
+        if any(portraits):
+            if lead >= _SURE:
+                self.turn.uncertain = None
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """The seam before this turn stays uncertain."""
+        if self.turn.uncertain is not None:
+            self.uncertain.append(self.turn.uncertain)
+            self.turn.uncertain = None
