@@ -179,7 +179,7 @@ def test_a_thread_that_computes_alone_leaves_the_others_theirs():
 @pytest.mark.usefixtures("two_threads")
 def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeypatch, mini_weights, data, tmp_path):
     seen, network = [], []
-    push, run = Listener.push, Separator.run
+    push, compute = Listener.push, Separator.compute
 
     def listening(self, voices):
         seen.append(torch.get_num_threads())
@@ -187,9 +187,9 @@ def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeyp
 
     def running(self, *arguments):
         network.append(torch.get_num_threads())
-        return run(self, *arguments)
+        return compute(self, *arguments)
 
     monkeypatch.setattr(Listener, "push", listening)
-    monkeypatch.setattr(Separator, "run", running)
+    monkeypatch.setattr(Separator, "compute", running)
     tisdiss("separate", data / "mix", tmp_path / "out", "--weights", mini_weights, "--device", "cpu", "--batch-size", 1)
     assert seen and set(seen) == {1} and set(network) == {2}

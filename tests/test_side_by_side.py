@@ -58,7 +58,8 @@ def test_chunks_of_any_lengths_are_what_they_are_alone(threads, mini_weights):
     threads(1)
     expected = [separator.run(mixture[None], 2) for mixture in mixtures]
     threads(2)
-    for (voices, used, seconds), (wanted, repeats) in zip(separator.run_each(mixtures, 2), expected, strict=True):
+    found = separator.run_each(mixtures, 2, stacked=False)
+    for (voices, used, seconds), (wanted, repeats) in zip(found, expected, strict=True):
         assert torch.equal(voices, wanted[0])
         assert [used] == repeats and 0 < seconds < 60
 

@@ -79,8 +79,8 @@ def measure_pace(
 ) -> Pace:
     """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats; OutOfMemory."""
     length = min(plan.chunk, 4 * separator.sample_rate)
-    side_by_side = batch_size > 1 and not separator.stacks
-    if side_by_side:
+    stacked = separator.stacks(batch_size)
+    if not stacked:
         batch_size = torch.get_num_threads() // separator.threads_of(length)
     noise = torch.randn(batch_size, length) / 10
     # Overlapping chunks compute some of the audio twice.
@@ -88,10 +88,7 @@ def measure_pace(
     costs = []
     for repeats in (1, 1, 2):  # the first only warms up
         began = time.perf_counter()
-        if side_by_side:
-            list(separator.run_each(noise.unbind(), repeats, separator_repeats))
-        else:
-            separator.run(noise, repeats, separator_repeats)
+        list(separator.run_each(noise.unbind(), repeats, separator_repeats, stacked=stacked))
         costs.append((time.perf_counter() - began) / audio)
     each = max(costs[2] - costs[1], 0.01 * costs[1])
     return Pace(max(costs[1] - each, 0.0), each, most)

@@ -13,7 +13,6 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import Source
@@ -79,7 +78,7 @@ class FolderRun:
         self.separator, self.jobs, self.out, self.settings = separator, jobs, out, settings
         self.on_audio, self.on_line, self.on_left = on_audio, on_line, on_left
         self._given = presence
-        self.stacked = separator.stacks or settings.batch_size == 1
+        self.stacked = separator.stacks(settings.batch_size)
         self.stop = threading.Event()
         self.chunks: Queue[Chunk | File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
         self.results: Queue[Separated | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
@@ -215,7 +214,13 @@ class FolderRun:
 
     def _separate(self, batch: list[Chunk]) -> None:
         began, advanced, used = time.perf_counter(), 0.0, 0
-        for chunk, (voices, used, seconds) in zip(batch, self._separated(batch), strict=True):
+        separated = self.separator.run_each(
+            [chunk.mixture for chunk in batch],
+            batch[0].file.computing.repeats,
+            self.settings.separator_repeats,
+            stacked=self.stacked,
+        )
+        for chunk, (voices, used, seconds) in zip(batch, separated, strict=True):
             own = chunk.file.computing
             own.used.append(used)
             own.elapsed += seconds
@@ -227,18 +232,6 @@ class FolderRun:
             self._through(chunk)
         if self.settings.pace:  # which chooses numbers, alike for all of a batch, and never auto
             self.settings.pace.report(used, advanced, time.perf_counter() - began)
-
-    def _separated(self, batch: list[Chunk]) -> Iterator[tuple[Tensor, int, float]]:
-        """Of each chunk its voices, its repeats and its share of the time, in seconds."""
-        mixtures, repeats = [chunk.mixture for chunk in batch], batch[0].file.computing.repeats
-        if not self.stacked:
-            yield from self.separator.run_each(mixtures, repeats, self.settings.separator_repeats)
-            return
-        began = time.perf_counter()
-        voices, used = self.separator.run(torch.stack(mixtures), repeats, self.settings.separator_repeats)
-        elapsed = time.perf_counter() - began
-        for index in range(len(batch)):
-            yield voices[index], used[index], elapsed / len(batch)
 
     def _through(self, chunk: Chunk) -> None:
         chunk.file.computing.waiting -= 1

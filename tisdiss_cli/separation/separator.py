@@ -1,8 +1,6 @@
 """A waveform in, its sources out: scale, chunk, run, stitch. The Python API is `Separator`."""
 
-import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,25 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.devices import OutOfMemory, check_triton, choose_device, choose_precision, computing, memory_guard
+from tisdiss_cli.devices import check_triton, choose_device, choose_precision, computing, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import QUALITY, WeightFile, find_weights, load_weights, read_info
 from tisdiss_cli.separation.agreement import known_agreement
+from tisdiss_cli.separation.batches import Batches
 from tisdiss_cli.separation.capacity import affordable_seconds, free_bytes
-from tisdiss_cli.separation.chunking import LAST, ChunkPlan, Stitcher
+from tisdiss_cli.separation.chunking import ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, EarlyExit, UntilQuality, settle
 from tisdiss_cli.separation.quality import QualityModel
-from tisdiss_cli.separation.side_by_side import side_by_side, threads_of
+from tisdiss_cli.separation.side_by_side import threads_of
 from tisdiss_cli.separation.waveform import as_mixture
 
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
 CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
 MOST_AUTO = 8  # repeats, where nobody says how many an early exit may use
-
-log = logging.getLogger("tisdiss")
 
 
 class Separator:
@@ -48,8 +45,7 @@ class Separator:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
         self.precision_why = "it was asked for"
         self.triton = self.compiled = False
-        self._largest_batch: int | None = None  # after the device's memory has run out
-        self._longest_chunk: int | None = None
+        self.batches = Batches(self)
 
     @classmethod
     def load(
@@ -125,13 +121,12 @@ class Separator:
         """Of audio that the device takes at a time, by its free memory when this was first asked."""
         return affordable_seconds(self.config, self.precision, free_bytes(self.device))
 
-    @property
-    def stacks(self) -> bool:
+    def stacks(self, batch_size: int) -> bool:
         """Whether a batch is one tensor, of equally long chunks, rather than as many runs side by side.
 
         A CPU is busy with one; what was compiled is run by one thread at a time.
         """
-        return self.device.type != "cpu" or self.compiled
+        return batch_size == 1 or self.device.type != "cpu" or self.compiled
 
     def default_batch(self, plan: ChunkPlan, inputs: int = 1) -> int:
         """Chunks in a batch: what a device affords at a time, up to MOST_CHUNKS; on a CPU by its cores.
@@ -175,7 +170,7 @@ class Separator:
             raise UserError(f"repeats {repeats!r}: it must be a number or 'auto'")
         wanted = self.auto() if isinstance(repeats, str) else repeats
         check_repeats(wanted, separator_repeats)
-        return self._in_chunks(mixture, self.plan(), repeats=wanted, separator_repeats=separator_repeats)[0]
+        return self.batches.in_chunks(mixture, self.plan(), wanted, separator_repeats)[0]
 
     def refine(
         self,
@@ -263,78 +258,37 @@ class Separator:
             )
         return model
 
-    def run_each(
-        self,
-        mixtures: Sequence[Tensor],
-        repeats: int | EarlyExit | None = None,
-        separator_repeats: int | None = None,
-    ) -> Iterator[tuple[Tensor, int, float]]:
-        """Chunks (n,), any n from 1, side by side on a CPU; all get the threads that the longest gets.
-
-        Yields, in their order, (S, n), the repeats, and the seconds that each would have taken with all threads. When
-        memory runs out they are run one after the other from then on, as `run` does.
-        """
-        cores, threads = torch.get_num_threads(), self.threads_of(max(map(len, mixtures)))
-
-        def timed(
-            run: Callable[..., tuple[Tensor, list[int]]], share: float, mixture: Tensor
-        ) -> tuple[Tensor, int, float]:
-            began = time.perf_counter()
-            voices, used = run(mixture[None], repeats, separator_repeats)
-            return voices[0], used[0], share * (time.perf_counter() - began)
-
-        done = 0
-        if threads < cores and self._largest_batch != 1:
-            try:
-                for each in side_by_side(partial(timed, self._run, threads / cores), mixtures, threads):
-                    yield each
-                    done += 1
-            except OutOfMemory:
-                log.info(f"memory ran out at {cores // threads} chunks at a time: going on with one")
-                self._largest_batch = 1
-        for mixture in mixtures[done:]:
-            yield timed(self.run, 1.0, mixture)
-
     def run(
         self, mixtures: Tensor, repeats: int | EarlyExit | None = None, separator_repeats: int | None = None
     ) -> tuple[Tensor, list[int]]:
         """A batch of chunks (B, n), any n from 1, to their voices (B, S, n) on the CPU and the repeats of each.
 
-        No more than `affordable_seconds` are run at a time. When the device's memory runs out all the same the batch is
-        halved, then the chunk, and the smaller size is kept from then on; the log has one sentence of each.
+        In smaller parts where the device's memory does not suffice for them together (`batches`).
         """
-        batch, length = mixtures.shape
-        if self._longest_chunk and length > self._longest_chunk:
-            plan = ChunkPlan.of(int(self._longest_chunk / LAST), self.sample_rate)
-            cut = [
-                self._in_chunks(mixture, plan, repeats=repeats, separator_repeats=separator_repeats)
-                for mixture in mixtures
-            ]
-            return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
-        seconds = length / self.sample_rate
-        largest = min(self._largest_batch or batch, max(1, int(self.affordable_seconds / seconds)))
-        if batch > largest:
-            parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(largest)]
-            return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
-        try:
-            return self._run(mixtures, repeats, separator_repeats)
-        except OutOfMemory:
-            if batch == 1 and length <= self.sample_rate:
-                raise
-        if batch > 1:
-            if not self._largest_batch:
-                log.info(f"memory ran out at {batch} chunks at a time: going on with smaller batches")
-            self._largest_batch = batch // 2
-        else:
-            if not self._longest_chunk:
-                log.info(f"memory ran out on a chunk of {seconds:.1f} s: going on with shorter chunks")
-            self._longest_chunk = length // 2
-        return self.run(mixtures, repeats, separator_repeats)
+        return self.batches.run(mixtures, repeats, separator_repeats)
 
-    def _run(
-        self, mixtures: Tensor, repeats: int | EarlyExit | None, separator_repeats: int | None
+    def run_each(
+        self,
+        mixtures: Sequence[Tensor],
+        repeats: int | EarlyExit | None = None,
+        separator_repeats: int | None = None,
+        *,
+        stacked: bool,
+    ) -> Iterator[tuple[Tensor, int, float]]:
+        """Of chunks (n,), in their order, the voices (S, n), the repeats, and the seconds that each took.
+
+        Args:
+            mixtures: equally long where they are `stacked`, else of lengths that get equally many threads.
+            repeats, separator_repeats: as `run`.
+            stacked: in one tensor, or side by side; as `stacks` says.
+        """
+        run = self.batches.stacked if stacked else self.batches.beside
+        return run(mixtures, repeats, separator_repeats)
+
+    def compute(
+        self, mixtures: Tensor, repeats: int | EarlyExit | None = None, separator_repeats: int | None = None
     ) -> tuple[Tensor, list[int]]:
-        """`run` as asked for or not at all: OutOfMemory."""
+        """`run` as it is asked for or not at all: OutOfMemory."""
         batch, length = mixtures.shape
         with memory_guard(f"{batch} x {length / self.sample_rate:.1f} s of audio"):
             on_device = mixtures.to(self.device)
@@ -345,18 +299,6 @@ class Separator:
                 used = [repeats or self.default_repeats] * batch
                 voices = self.batch(on_device, used[0], separator_repeats)
             return voices.cpu(), used
-
-    def _in_chunks(
-        self, mixture: Tensor, plan: ChunkPlan, *, repeats: int | EarlyExit | None, separator_repeats: int | None
-    ) -> tuple[Tensor, int]:
-        """(L,) -> (S, L) and the most repeats used, one chunk after the other."""
-        chunker, stitcher = plan.chunker(), plan.stitcher()
-        parts, most = [], 0
-        for start, chunk in chunker.push(mixture) + chunker.finish():
-            voices, used = self.run(chunk[None], repeats, separator_repeats)
-            parts.append(stitcher.push(start, voices[0]))
-            most = max(most, *used)
-        return torch.cat([*parts, stitcher.finish()], dim=1), most
 
     def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
         """(n,) -> the voices (S, n) after each repeat, on the CPU."""
