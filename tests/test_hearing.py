@@ -23,7 +23,7 @@ def call(tmp_path, monkeypatch):
     voices = clean + LEAK * clean.flip(0)
     (tmp_path / "in" / "sub").mkdir(parents=True)
     soundfile.write(tmp_path / "in" / "sub" / "call.wav", clean.sum(0).numpy(), 8000, subtype="FLOAT")
-    monkeypatch.setattr(Separator, "run", lambda self, mixtures, *rest: (voices[None, :, : mixtures.shape[1]], [1]))
+    monkeypatch.setattr(Separator, "compute", lambda self, mixtures, *rest: (voices[None, :, : mixtures.shape[1]], [1]))
     return tmp_path / "in", clean, voices
 
 
@@ -96,7 +96,7 @@ def test_one_talker_is_said(tmp_path, mini_weights, monkeypatch):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "memo.wav", clean.numpy(), 8000)
     voices = torch.stack((clean, LEAK * clean))
-    monkeypatch.setattr(Separator, "run", lambda self, mixtures, *rest: (voices[None], [1]))
+    monkeypatch.setattr(Separator, "compute", lambda self, mixtures, *rest: (voices[None], [1]))
     separate(tmp_path / "in", tmp_path / "out", mini_weights)
     line = records(tmp_path / "out")["memo.wav"]
     assert line["talkers"] == 1 and "only one voice talks" in line["warnings"][0]
