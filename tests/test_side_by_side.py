@@ -1,6 +1,7 @@
 """Inputs side by side on a CPU, against one after the other in as many threads as each has."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -44,6 +45,8 @@ def test_what_one_raises_comes_out_and_ends_the_rest(threads):
 
     def work(item: int) -> int:
         begun.append(item)
+        if item > 1:
+            time.sleep(0.01)  # ten seconds for all that must not begin any more
         return 1 // item
 
     with pytest.raises(ZeroDivisionError):
