@@ -63,9 +63,10 @@ def test_a_leaking_rest_of_the_other_voice_does_not_mislead(leak):
     assert torch.equal(out, leaking)
 
 
+@pytest.mark.parametrize(("turn", "pause"), [(4, 1), (14, 1.5)])
 @pytest.mark.parametrize("portions", [[1 << 20], [8000], [77, 3001, 12345, 1], [256]])
-def test_portions_make_no_difference(portions):
-    voices, places = conversation(4, 1)
+def test_portions_make_no_difference(portions, turn, pause):
+    voices, places = conversation(turn, pause)
     mixed = scattered(voices, places, 2)
     seams = (places[3].start, places[5].start + 9000)
     expected, uncertain = sort(mixed, [8000], seams=seams)

@@ -6,7 +6,6 @@ order, and each turn's voices are brought into the order in which they sound lik
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,14 +43,6 @@ class TurnCutter:
         return pause // 2 if ends else None
 
 
-@dataclass
-class _Turn:
-    """What is known of the turn that is coming in."""
-
-    decided: bool = False
-    uncertain: int | None = None  # the seam before it that did not tell the order, in samples
-
-
 class TurnSorter:
     """Takes S voices in any portions and gives them back turn by turn, in memory that does not grow.
 
@@ -67,11 +58,12 @@ class TurnSorter:
         self.memory, self.cutter = VoiceMemory(voices, sample_rate), TurnCutter()
         self.size, self.blend = round(FRAME * sample_rate), round(_BLEND * sample_rate)
         self.held = torch.zeros(voices, 0)
-        self.sent = 0  # samples
+        self.sent = self.free = 0  # samples: gone on, and that may go on, as no later end of a turn lies before them
         self.heard = 0  # frames
-        self.order = self.before = tuple(range(voices))
-        self.turn = _Turn()
-        self.seams: list[int] = []
+        self.order = self.before = tuple(range(voices))  # of the turn that is coming in, and of what went on last
+        self.decided = False  # whether that order is the turn's own yet
+        self.doubtful: int | None = None  # the seam before the turn that did not tell the order
+        self.seams: list[int] = []  # such seams to come
         self.uncertain: list[int] = []
 
     def push(self, voices: Tensor, uncertain: Sequence[int] = ()) -> Tensor:
@@ -83,11 +75,13 @@ class TurnSorter:
         parts = []
         for power in frames.unflatten(1, (-1, self.size)).square().mean(-1).sum(0).tolist():
             parts += self._frame(power)
-        return torch.cat([self.held[:, :0], *parts], dim=1)
+        parts.append(self._send(self.free))
+        self.held = self.held.clone()  # not a view of all that went on
+        return torch.cat(parts, dim=1)
 
     def finish(self) -> Tensor:
         """The samples (S, k) that are left."""
-        last = self._send(self.held.shape[1])
+        last = self._send(self.sent + self.held.shape[1])
         self._doubt()
         return last
 
@@ -101,24 +95,28 @@ class TurnSorter:
             parts.append(self._end(self.seams[0]))
             self._doubt()
             self.cutter.sound = 0
-            self.turn.uncertain = self.seams.pop(0)
+            self.doubtful = self.seams.pop(0)
         self.heard += 1
-        ready = (self.heard - _HELD) * self.size - self.sent
-        if ready > 0 and (self.turn.decided or ready >= _MOST * self.size):
-            parts.append(self._send(ready))
+        ready = (self.heard - _HELD) * self.size
+        if not self.decided and ready - self.sent >= _MOST * self.size:
+            self._decide(self.held[:, : ready - self.sent])
+        if self.decided:
+            self.free = max(self.free, ready)
         return parts
 
     def _end(self, sample: int) -> Tensor:
         """The turn up to a sample of the stream; another one begins there."""
-        last = self._send(max(0, sample - self.sent))
-        self.turn.decided = False
+        last = self._send(max(sample, self.free))
+        self.decided = False
         return last
 
-    def _send(self, count: int) -> Tensor:
-        """So many samples of the turn, in its order."""
-        voices, self.held = self.held[:, :count], self.held[:, count:].clone()
+    def _send(self, sample: int) -> Tensor:
+        """What has not gone on yet before a sample of the stream, in the turn's order."""
+        count = max(0, sample - self.sent)
+        voices, self.held = self.held[:, :count], self.held[:, count:]
         self.sent += count
-        if count and not self.turn.decided:
+        self.free = self.sent
+        if count and not self.decided:
             self._decide(voices)
         out = voices[list(self.order)]
         if count and self.order != self.before:
@@ -131,16 +129,16 @@ class TurnSorter:
     def _decide(self, voices: Tensor) -> None:
         portraits = self.memory.portraits(voices)
         order, lead = self.memory.order(portraits, self.order, STAYS)
-        self.order, self.turn.decided = order, True
+        self.order, self.decided = order, True
         if lead >= _LEARNS:
             self.memory.learn([portraits[voice] for voice in order])
         if any(portraits):
             if lead >= _SURE:
-                self.turn.uncertain = None
+                self.doubtful = None
             self._doubt()
 
     def _doubt(self) -> None:
         """The seam before this turn stays uncertain."""
-        if self.turn.uncertain is not None:
-            self.uncertain.append(self.turn.uncertain)
-            self.turn.uncertain = None
+        if self.doubtful is not None:
+            self.uncertain.append(self.doubtful)
+            self.doubtful = None
