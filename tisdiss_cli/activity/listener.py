@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.activity.gate import Gate
-from tisdiss_cli.activity.levels import Evidence
+from tisdiss_cli.activity.own_speech import Evidence
 from tisdiss_cli.activity.segments import Segmenter, Speech
 from tisdiss_cli.activity.vad import WINDOW_SECONDS, SpeechProbability, vad_rate
 from tisdiss_cli.audio.resample import Resampler
@@ -16,7 +16,7 @@ class Listener:
     Args:
         voices: S.
         sample_rate: theirs, Hz.
-        gate: whether a voice is faded out where only another one talks; what comes back is then late by up to 1.3 s.
+        gate: whether a voice is faded out where only another one talks; what comes back is then late by up to 2.3 s.
     """
 
     def __init__(self, voices: int, sample_rate: int, *, gate: bool = False) -> None:
@@ -26,7 +26,7 @@ class Listener:
         self.probability = SpeechProbability(voices, rate)
         self.window = round(WINDOW_SECONDS * rate)
         self.rest = torch.zeros(voices, 0)  # of the last window, at the detector's rate
-        self.evidence, self.segmenter = Evidence(voices, self.window), Segmenter(voices)
+        self.evidence, self.segmenter = Evidence(voices, self.window, rate), Segmenter(voices)
         self.gate = Gate(voices, sample_rate) if gate else None
 
     def push(self, voices: Tensor) -> Tensor:

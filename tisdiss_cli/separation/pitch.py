@@ -1,4 +1,4 @@
-"""The pitch of speech, frame by frame, by autocorrelation: what tells voices apart first."""
+"""The pitch of speech, frame by frame, by autocorrelation, and how much there is of it."""
 
 from functools import cache
 
@@ -15,10 +15,8 @@ def octaves(frames: Tensor, sample_rate: int) -> Tensor:
 
     The autocorrelation of a windowed frame over that of its window (P. Boersma, 1993), from 65 to 400 Hz.
     """
-    size = frames.shape[1]
-    shortest, longest = int(sample_rate / _HIGHEST), min(int(sample_rate / _LOWEST), size - 2)
-    window = torch.hann_window(size)
-    ratio = _autocorrelation((frames - frames.mean(1, keepdim=True)) * window) / _of_window(size)
+    shortest, longest = _lags(frames.shape[-1], sample_rate)
+    ratio = _ratio(frames)
     heights = ratio[:, shortest : longest + 1]
     peaks = (heights >= ratio[:, shortest - 1 : longest]) & (heights >= ratio[:, shortest + 1 : longest + 2])
     highest = torch.where(peaks, heights, 0.0).amax(1)
@@ -26,10 +24,27 @@ def octaves(frames: Tensor, sample_rate: int) -> Tensor:
     return (sample_rate / lags[highest > _VOICED].float()).log2()
 
 
+def periodicity(frames: Tensor, sample_rate: int) -> Tensor:
+    """How much of frames (..., n) is periodic between 65 and 400 Hz: the highest autocorrelation there, 0 to 1."""
+    shortest, longest = _lags(frames.shape[-1], sample_rate)
+    return _ratio(frames)[..., shortest : longest + 1].amax(-1)
+
+
+def _lags(size: int, sample_rate: int) -> tuple[int, int]:
+    """The shortest and the longest period, in samples, of which a frame tells."""
+    return int(sample_rate / _HIGHEST), min(int(sample_rate / _LOWEST), size - 2)
+
+
+def _ratio(frames: Tensor) -> Tensor:
+    size = frames.shape[-1]
+    return _autocorrelation((frames - frames.mean(-1, keepdim=True)) * torch.hann_window(size)) / _of_window(size)
+
+
 def _autocorrelation(x: Tensor) -> Tensor:
-    """(F, n) -> (F, n), 1 at lag 0."""
-    whole = torch.fft.irfft(torch.fft.rfft(x, 2 * x.shape[1]).abs().square(), 2 * x.shape[1])[:, : x.shape[1]]
-    return whole / whole[:, :1].clamp_min(1e-12)
+    """(..., n) -> (..., n), 1 at lag 0."""
+    size = x.shape[-1]
+    whole = torch.fft.irfft(torch.fft.rfft(x, 2 * size).abs().square(), 2 * size)[..., :size]
+    return whole / whole[..., :1].clamp_min(1e-12)
 
 
 @cache
