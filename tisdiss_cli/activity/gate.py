@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tisdiss_cli.activity.vad import WINDOW_SECONDS
 
-CLOSES = -2.0  # log odds of own speech below which a voice is faded out while another one speaks
+CLOSES = -2.2  # log odds of own speech below which a voice is faded out while another one speaks
 REACH = 5  # windows by which it is open before its speech, and after
 
 

@@ -63,6 +63,13 @@ class Hearing:
         rest, self.speech = self.listener.finish()
         return torch.cat((voices, rest), dim=1)
 
+    @property
+    def silent(self) -> list[int]:
+        """Voices, from 0, that become silence altogether: with the gate, those that never speak, if another one does."""
+        if not (self.wanted.gate and self.speech and self.speech.talkers):
+            return []
+        return [voice for voice, segments in enumerate(self.speech.segments) if not segments]
+
     def write(self, out: Path, job: Job) -> None:
         """The segments, under the names that `name_segments` gave them; OSError where the disk does not take them."""
         if self.speech and job.besides:
@@ -86,7 +93,9 @@ class Hearing:
         """Sentences for the input's line."""
         facts, found = self.facts(), []
         if facts.get("talkers") == 1:
-            rest = "silence where the first talks" if self.wanted.gate else "a rest of the first: --gate silences it"
+            rest = "a rest of it, which --gate silences"
+            if self.wanted.gate:
+                rest = "silence" if self.silent else "a rest of it, gated except where it may be speech"
             found.append(f"only one voice talks; the other is {rest}")
         if facts.get("doubtful"):
             predicted = facts["quality"]["si_snri"]

@@ -84,8 +84,10 @@ class VoiceFiles:
             missing = frames - (self.writers[0].frames if self.writers else 0)
             rest = [torch.nn.functional.pad(v, (0, max(0, missing - v.shape[0])))[:missing] for v in rest]
         self._write(rest)
-        for writer in self.writers:
+        for index, writer in enumerate(self.writers):
             writer.close()
+            if index in self.hearing.silent:
+                writer.silence()
         subtype = self._subtype()
         whole = [writer.path.with_suffix(".final") for writer in self.writers]
         for writer, path in zip(self.writers, whole, strict=True):
