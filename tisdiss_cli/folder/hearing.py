@@ -65,7 +65,7 @@ class Hearing:
 
     @property
     def silent(self) -> list[int]:
-        """Voices, from 0, that become silence altogether: with the gate, those that never speak, if another one does."""
+        """Voices, from 0, that become silence altogether: with the gate, those that never speak while one does."""
         if not (self.wanted.gate and self.speech and self.speech.talkers):
             return []
         return [voice for voice, segments in enumerate(self.speech.segments) if not segments]
