@@ -16,7 +16,7 @@ class Listener:
     Args:
         voices: S.
         sample_rate: theirs, Hz.
-        gate: whether a voice is faded out where only another one talks; what comes back is then late by up to 2.3 s.
+        gate: whether a voice is faded out where only another one talks; what comes back is then late by up to 1.8 s.
     """
 
     def __init__(self, voices: int, sample_rate: int, *, gate: bool = False) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 from tisdiss_cli.separation.pitch import periodicity
 
 NEAR, FAR = 8, 31  # windows to both sides that means are of
-STEADY = 24  # windows to both sides over which the comparison's log odds are averaged
 FADES = 0.997  # a window; of the loudest so far
 FEATURES = (
     "near level against the loudest other's, dB",
@@ -177,17 +176,15 @@ class Comparison:
 
 
 class Evidence:
-    """Windows of S voices in, log odds of own speech out, NEAR + FAR + STEADY windows later.
+    """Windows of S voices in, log odds of own speech out, NEAR + FAR + NEAR windows later.
 
-    The lower of what the detector and the comparison say.
+    The lower of what the detector says and what the comparison says on the mean of the windows near.
     """
 
     def __init__(self, voices: int, window: int, sample_rate: int) -> None:
         self.voices = voices
         self.comparison = Comparison(voices, window, sample_rate)
-        self.steady = Around(
-            2 * voices + 1, STEADY
-        )  # rows: the detector's, the comparison's, and whether there are any
+        self.steady = Around(2 * voices + 1, NEAR)  # rows: the detector's, the comparison's, whether there are any
 
     def push(self, probability: Tensor, windows: Tensor) -> Tensor:
         """Adds m windows: probabilities (S, m), samples (S, m, window); returns the log odds (S, k) that are final."""
@@ -206,8 +203,8 @@ class Evidence:
     def _both(self, part: Tensor) -> Tensor:
         if not part.shape[1]:
             return torch.zeros(self.voices, 0)
-        sums = part[self.voices :].unfold(-1, 2 * STEADY + 1, 1).sum(-1)
-        detector = part[: self.voices, STEADY : part.shape[1] - STEADY]
+        sums = part[self.voices :].unfold(-1, 2 * NEAR + 1, 1).sum(-1)
+        detector = part[: self.voices, NEAR:-NEAR]
         return torch.minimum(detector, sums[:-1] / sums[-1]) if self.voices > 1 else detector
 
 
