@@ -17,7 +17,7 @@ from torch import Tensor
 from tisdiss_cli.separation.pitch import periodicity
 
 NEAR, FAR = 8, 31  # windows to both sides that means are of
-FADES = 0.997  # a window; of the loudest so far
+_FADES = 0.997  # a window; of the loudest so far
 FEATURES = (
     "near level against the loudest other's, dB",
     "far level, likewise",
@@ -122,7 +122,7 @@ class Comparison:
         before = torch.cat((self.last, heard), dim=1)
         self.last = before[:, -1:].clone()
         periodic = power * periodicity(torch.cat((before[:, :-1], heard), dim=-1), self.sample_rate)
-        loudest = list(accumulate(power[-1].tolist(), lambda high, now: max(now, high * FADES), initial=self.loudest))
+        loudest = list(accumulate(power[-1].tolist(), lambda high, now: max(now, high * _FADES), initial=self.loudest))
         self.loudest = loudest[-1]
         rest = torch.stack((torch.tensor(loudest[1:]), torch.ones(probability.shape[1])))
         rows = torch.cat((probability, power, periodic, rest, compressed_spectra(windows).flatten(0, 1)))
