@@ -7,6 +7,7 @@ speech of one is, and more periodic than what is left of it in each.
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -30,19 +31,19 @@ FEATURES = (
 _FLOOR = 1e-9  # mean square, below 16 bits' last one
 _WIDEST = 20.0  # dB between levels that count
 _LEVELS = (-50.0, 10.0)  # dB against the loudest that count
-# Made by `scripts/fit-activity`: a layer of tanh, and its weighted sum.
-_FITTED = Path(__file__).with_suffix(".json")
 
 
-def log_odds(features: Tensor) -> Tensor:
-    """(S, m, 12) -> (S, m), of own speech by the comparison alone."""
-    layers = _layers(_FITTED)
+def log_odds(features: Tensor, layers: Mapping[str, Tensor] | None = None) -> Tensor:
+    """(..., 12) -> (...), of own speech by the comparison alone; layers: of tanh and its weighted sum, else the fitted ones."""
+    layers = layers or _fitted()
     return torch.tanh(features @ layers["weight"].T + layers["bias"]) @ layers["out"] + layers["constant"]
 
 
 @cache
-def _layers(path: Path) -> dict[str, Tensor]:
-    return {name: torch.tensor(values) for name, values in json.loads(path.read_text())["layers"].items()}
+def _fitted() -> dict[str, Tensor]:
+    """What `scripts/fit-activity` has written beside this file."""
+    file = json.loads(Path(__file__).with_suffix(".json").read_text())
+    return {name: torch.tensor(values) for name, values in file["layers"].items()}
 
 
 def compressed_spectra(windows: Tensor) -> Tensor:
