@@ -34,7 +34,7 @@ _LEVELS = (-50.0, 10.0)  # dB against the loudest that count
 
 
 def log_odds(features: Tensor, layers: Mapping[str, Tensor] | None = None) -> Tensor:
-    """(..., 12) -> (...), of own speech by the comparison alone; layers: of tanh and its weighted sum, else the fitted ones."""
+    """(..., 12) -> (...), of own speech by the comparison alone, through `layers` or the fitted ones."""
     layers = layers or _fitted()
     return torch.tanh(features @ layers["weight"].T + layers["bias"]) @ layers["out"] + layers["constant"]
 
