@@ -9,6 +9,7 @@ from tests.synthetic import RATE, TINY, losses, write_mixtures, write_recipe
 from tisdiss_cli import Separator
 from tisdiss_cli.__main__ import main
 from tisdiss_cli.training.data import load_examples
+from tisdiss_cli.training.learner import Learner
 from tisdiss_cli.training.start import start_new
 
 pytestmark = pytest.mark.usefixtures("no_curve")
@@ -105,6 +106,24 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     status, _, error = train(speech, tmp_path / "p", "--init", tmp_path / "none")
     assert status == 2 and "there are no weights" in error
     assert not (tmp_path / "p").exists()
+
+
+def test_fine_tuning_goes_on_with_the_mixtures_of_a_longer_run(speech, nano, train, tmp_path, monkeypatch):
+    seen: list[tuple[torch.Tensor, int]] = []
+    learn = Learner.learn
+
+    def watched(self, mixture, references, **options):
+        seen.append((mixture, options["repeats"]))
+        return learn(self, mixture, references, **options)
+
+    monkeypatch.setattr(Learner, "learn", watched)
+    assert train(speech, tmp_path / "long", "--recipe", nano, "--steps", 6)[0] == 0
+    assert train(speech, tmp_path / "first", "--recipe", nano, "--steps", 2)[0] == 0
+    init = tmp_path / "first" / "weights.safetensors"
+    assert train(speech, tmp_path / "then", "--recipe", nano, "--init", init, "--steps", 4)[0] == 0
+    long, parts = seen[:6], seen[6:]
+    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(long, parts, strict=True))
+    assert not any(torch.equal(a[0], b[0]) for a, b in zip(long[:4], long[2:], strict=True))
 
 
 def test_fine_tuning_begins_with_the_weights_voices_at_a_fresh_decoders_scale(learned, tmp_path):

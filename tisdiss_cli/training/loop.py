@@ -35,7 +35,10 @@ log = logging.getLogger("tisdiss")
 
 
 class Training:
-    """One run. A checkpoint holds its tensors and counters; everything random follows from seed, step and rank."""
+    """One run. A checkpoint holds its tensors and counters; everything random follows from seed, step and rank.
+
+    The step counts from the first of the weights that the run began with, so that fine-tuning sees other mixtures.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Training:
         self.clock = Clock(time.monotonic() if started is None else started)
         self.ledger = Ledger(fabric)
         self.step, self.epoch, self.mixture_seconds = 0, 0, 0.0
+        self.steps_before = int(self.origin.get("before", {}).get("steps", 0))  # of the weights that it began with
         self.ended = -1  # the step at which the last epoch ended
         self.latest: Validation | None = None  # of this part of the run
         if state:
@@ -151,6 +155,10 @@ class Training:
             self.log.add_change(self.step, self.clock.minutes, words)
         log.info(f"from step {self.step} on: {words}")
 
+    def random(self, device: torch.device, *rank: int) -> torch.Generator:
+        """The coming step's random numbers: one rank's, or those that all ranks have in common."""
+        return generator(device, self.recipe.seed, self.steps_before + self.step, *rank)
+
     def train_step(self, factor: float) -> None:
         """Draws, runs and learns from one batch, at a share of the learning rates; nothing waits for the device.
 
@@ -167,11 +175,10 @@ class Training:
 
     def _train_step(self, factor: float) -> None:
         recipe, speakers = self.now, self.config.speakers
-        random = generator(self.fabric.device, recipe.seed, self.step, self.fabric.global_rank)
+        random = self.random(self.fabric.device, self.fabric.global_rank)
         mixture, references = self.data.draw(recipe.batch_size, speakers, recipe.segment_samples, random)
         low, high = recipe.repeat_range  # the same draw on every rank
-        same = generator(torch.device("cpu"), recipe.seed, self.step)
-        repeats = int(torch.randint(low, high + 1, (), generator=same))
+        repeats = int(torch.randint(low, high + 1, (), generator=self.random(torch.device("cpu"))))
         loss, norm = self.learner.learn(
             mixture, references, repeats=repeats, recipe=recipe, factor=factor, step=self.step
         )
@@ -219,8 +226,7 @@ class Training:
             validation = {"mixtures": len(self.examples), "step": self.step, "si_snri": gains}
             pairs = level_pairs(self.examples, device)
         else:
-            random = generator(device, recipe.seed, self.step)
-            speakers = self.config.speakers
+            speakers, random = self.config.speakers, self.random(device)
             pairs = [self.data.draw(recipe.batch_size, speakers, recipe.segment_samples, random)]
         info = describe(
             self.recipe,

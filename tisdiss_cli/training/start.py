@@ -1,5 +1,6 @@
 """How a run starts: from a recipe, from weights to fine-tune, or from its own checkpoint."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
                 )
     facts = read_info(find_weights(init)).info.get("training", {})
     known = facts.items() if isinstance(facts, dict) else ()
-    before = {key: value for key, value in known if isinstance(value, int | float)}
+    before = {key: value for key, value in known if isinstance(value, int | float) and 0 <= value < math.inf}
     return Start(Recipe.from_dict({**values, "network": trained}), network, before)
 
 
