@@ -1,5 +1,8 @@
 """What is set where a device and a precision are chosen, and every way to say that memory ran out."""
 
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -193,3 +196,27 @@ def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeyp
     monkeypatch.setattr(Separator, "compute", running)
     tisdiss("separate", data / "mix", tmp_path / "out", "--weights", mini_weights, "--device", "cpu", "--batch-size", 1)
     assert seen and set(seen) == {1} and set(network) == {2}
+
+
+def test_kept_memory_is_not_faulted_in_again():
+    """By the system's own count, in a process of its own: what is kept stays kept."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs glibc")
+    faults = """
+import resource, sys, torch
+from tisdiss_cli.devices import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory(torch.device("cpu"))
+count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(3, 12_000_000)
+before = count()
+for _ in range(5):
+    torch.ones(12_000_000)
+print(count() - before)
+"""
+    kept, given = (
+        int(subprocess.run([sys.executable, "-c", faults, word], capture_output=True, check=True).stdout)
+        for word in ("keep", "not")
+    )
+    assert given > 5 * 12_000_000 * 4 / 2**21  # were every page a huge one
+    assert kept < given / 10

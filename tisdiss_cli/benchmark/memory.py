@@ -13,7 +13,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had."""
+    """Bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had.
+
+    On a CPU, what the C library keeps of memory already freed is given back first.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         run()
@@ -21,6 +24,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     if device.type != "cpu":
         run()
         return None
+    _give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the resident set's high-water mark starts anew (Linux, proc(5))
     except OSError:
@@ -34,21 +38,22 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
 
 
 def working_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes at the peak of a run above what was held before it; None where that cannot be had.
-
-    On a CPU, on Linux only: what the C library keeps of memory already freed is given back first.
-    """
+    """Bytes at the peak of a run above what was held before it; None where that cannot be had: on a CPU, off Linux."""
     gc.collect()
     if device.type == "cuda":
         held = torch.cuda.memory_allocated(device)
     elif device.type == "cpu" and sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        _give_back()
         held = _status("VmRSS")
     else:
         return None
     peak = peak_memory(run, device)
     return None if peak is None else peak - held
+
+
+def _give_back() -> None:
+    with suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(key: str) -> int:

@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from tisdiss_cli.devices import use_tf32
+from tisdiss_cli.devices import keep_memory, use_tf32
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 
@@ -40,6 +40,7 @@ def launch(device: torch.device, *, devices: int, precision: str, config: Config
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
+    keep_memory(device)
     use_tf32(precision == "tf32")
     return fabric
 
