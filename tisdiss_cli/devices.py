@@ -128,9 +128,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def keep_memory(device: torch.device) -> None:
     """Has the process keep the memory that its tensors leave, for the next ones; for a CPU under glibc.
 
-    By itself that library asks the system for each tensor of more than 32 MiB, and gives it back: every step would
-    fault in all its activations again, page by page, which took a seventh of a training step. Memory at its peak grows
-    by a twentieth.
+    By itself that library asks the system for each tensor of more than 32 MiB, and gives it back: every training step
+    would fault in all its activations again, page by page. Memory at its peak grows by a twentieth.
     """
     if device.type == "cpu":
         with suppress(OSError, AttributeError, TypeError):  # another C library
