@@ -1,4 +1,4 @@
-"""Who speaks when in voices that hold a rest of each other, and gating where only the other talks."""
+"""Who speaks when in voices that hold a rest of each other."""
 
 import json
 import runpy
@@ -10,8 +10,6 @@ import torch
 
 from tests.cli import ROOT
 from tisdiss_cli.activity import own_speech
-from tisdiss_cli.activity.gate import Gate
-from tisdiss_cli.activity.listener import Listener
 from tisdiss_cli.activity.own_speech import (
     FAR,
     FEATURES,
@@ -23,6 +21,7 @@ from tisdiss_cli.activity.own_speech import (
     spectral_correlation,
 )
 from tisdiss_cli.activity.segments import Segmenter, Speech
+from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.audio.read import read
 from tisdiss_cli.data.conversations import active_segments
 
@@ -44,11 +43,11 @@ def talk(rate: int) -> torch.Tensor:
     )
 
 
-def listen(voices: torch.Tensor, rate: int, block: int, gate: bool = False) -> tuple[torch.Tensor, Speech]:
-    listener = Listener(len(voices), rate, gate=gate)
-    parts = [listener.push(part) for part in voices.split(block, dim=1)]
-    rest, speech = listener.finish()
-    return torch.cat([*parts, rest], dim=1), speech
+def listen(voices: torch.Tensor, rate: int, block: int) -> Speech:
+    tracker = ActivityTracker(len(voices), rate)
+    for part in voices.split(block, dim=1):
+        tracker.push(part)
+    return tracker.finish()
 
 
 def mask(segments, rate: int, length: int) -> torch.Tensor:
@@ -59,9 +58,9 @@ def mask(segments, rate: int, length: int) -> torch.Tensor:
     return found
 
 
-def other_alone(truth: torch.Tensor, rate: int, side_seconds: float = 0.5) -> torch.Tensor:
+def other_alone(truth: torch.Tensor, rate: int) -> torch.Tensor:
     """Where only the other voice talks, and this one not for a while to both sides."""
-    side = round(side_seconds * rate)
+    side = rate // 2
     own = torch.nn.functional.max_pool1d(truth.float(), 2 * side + 1, 1, side) > 0
     return truth.flip(0) & ~own
 
@@ -75,7 +74,7 @@ def case(request):
 
 def test_a_rest_of_the_other_voice_is_not_speech(case):
     rate, clean, voices = case
-    _, speech = listen(voices, rate, 10**6)
+    speech = listen(voices, rate, 10**6)
     truth = mask([active_segments(voice, rate) for voice in clean], rate, clean.shape[1])
     found = mask(speech.segments, rate, clean.shape[1])
     assert (truth == found).float().mean() > 0.92
@@ -85,71 +84,36 @@ def test_a_rest_of_the_other_voice_is_not_speech(case):
     assert speech.seconds == pytest.approx(clean.shape[1] / rate)
 
 
-def test_the_gate_silences_the_rest_and_leaves_speech_alone(case):
-    rate, clean, voices = case
-    gated, _ = listen(voices, rate, 4000, gate=True)
-    assert gated.shape == voices.shape
-    truth = mask([active_segments(voice, rate) for voice in clean], rate, clean.shape[1])
-    alone = other_alone(truth, rate, 0.75)  # it opens that early, so as not to take the beginning of a turn
-    before, after = voices[alone].square().sum(), gated[alone].square().sum()
-    assert after < before / 100  # 20 dB
-    assert ((gated - voices).square()[truth].sum() / voices.square()[truth].sum()) < 1e-3
-    # No click: the gain that was applied moves by no more than a raised cosine of one window does.
-    loud = voices.abs() > 1e-3
-    steps = (gated / voices).nan_to_num().diff(dim=1)[loud[:, 1:] & loud[:, :-1]].abs()
-    assert steps.max() < 1.1 * torch.pi / 2 / (0.032 * rate) + 1e-4
-
-
 @pytest.mark.parametrize("block", [1000, 4097])
 def test_blocks_make_no_difference(block):
     voices = talk(8000) + LEAK * talk(8000).flip(0)
-    whole, speech = listen(voices, 8000, 10**6, gate=True)
-    parts, same = listen(voices, 8000, block, gate=True)
-    assert torch.allclose(whole, parts, atol=1e-6)
-    assert speech.segments == same.segments
-
-
-def test_without_a_gate_nothing_is_changed_or_late():
-    voices = torch.randn(2, 5000)
-    listener = Listener(2, 8000)
-    assert torch.equal(listener.push(voices), voices)
-    rest, _ = listener.finish()
-    assert rest.shape == (2, 0)
+    assert listen(voices, 8000, 10**6).segments == listen(voices, 8000, block).segments
 
 
 @pytest.mark.parametrize("samples", [0, 1, 255, 300, 8000])
 def test_short_and_silent_ones(samples):
-    gated, speech = listen(torch.zeros(2, samples), 8000, 4000, gate=True) if samples else listen_to_nothing()
-    assert gated.shape == (2, samples) and not gated.any()
+    speech = listen(torch.zeros(2, samples), 8000, 4000)
     assert speech.segments == [[], []] and speech.talkers == 0 and speech.overlap_seconds == 0
     assert speech.silence_seconds == pytest.approx(samples / 8000, abs=1e-3)
 
 
-def listen_to_nothing():
-    listener = Listener(2, 8000, gate=True)
-    return listener.finish()
-
-
 def test_one_talker_and_a_rest_of_it():
     clean = talk(8000)[0]
-    _, speech = listen(torch.stack((clean, LEAK * clean)), 8000, 8000)
+    speech = listen(torch.stack((clean, LEAK * clean)), 8000, 8000)
     assert speech.talkers == 1 and speech.segments[1] == []
 
 
 def test_memory_does_not_grow():
-    listener = Listener(2, 8000, gate=True)
+    tracker = ActivityTracker(2, 8000)
     voices = talk(8000)
     sizes = []
     for _ in range(6):
-        listener.push(voices)
-        gate, evidence = listener.gate, listener.evidence
+        tracker.push(voices)
+        evidence = tracker.evidence
         held = [
-            listener.rest,
+            tracker.rest,
             *(part.buffer for part in (evidence.comparison.near, evidence.comparison.far, evidence.steady)),
-            gate.samples,
-            gate.gains,
-            gate.raw,
-            listener.probability.buffer,
+            tracker.probability.buffer,
         ]
         sizes.append(sum(tensor.numel() for tensor in held))
     assert max(sizes) < 2 * 8000 * 3
@@ -266,15 +230,7 @@ def test_two_who_talk_at_once_are_two_though_one_is_quieter():
     clean = talk(8000)[:, -3 * 8000 :]
     clean[1] *= 10 ** (-9 / 20)
     truth = mask([active_segments(voice, 8000) for voice in clean], 8000, clean.shape[1])
-    _, speech = listen(clean + LEAK * clean.flip(0), 8000, 8000)
+    speech = listen(clean + LEAK * clean.flip(0), 8000, 8000)
     found = mask(speech.segments, 8000, clean.shape[1])
     assert speech.talkers == 2
     assert (found & truth).sum(1).div(truth.sum(1)).min() > 0.8
-
-
-def test_a_gate_keeps_its_state_through_a_pause():
-    gate = Gate(2, 8000)
-    odds = torch.tensor([[3.0, -4.0]] * 40 + [[-1.0, -1.0]] * 40 + [[-4.0, 3.0]] * 40).T
-    out = torch.cat((gate.push(torch.ones(2, 120 * 256), odds), gate.finish()), dim=1).unflatten(1, (-1, 256)).mean(-1)
-    assert (out[1, :74] == 0).all() and (out[0, :79] == 1).all()
-    assert (out[1, 80:] == 1).all() and (out[0, 81:] == 0).all()

@@ -10,7 +10,7 @@ import torch
 
 from tests.cli import tisdiss
 from tests.synthetic import write_recipe, write_speech
-from tisdiss_cli.activity.listener import Listener
+from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.devices import (
     OutOfMemory,
     choose_device,
@@ -182,7 +182,7 @@ def test_a_thread_that_computes_alone_leaves_the_others_theirs():
 @pytest.mark.usefixtures("two_threads")
 def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeypatch, mini_weights, data, tmp_path):
     seen, network = [], []
-    push, compute = Listener.push, Separator.compute
+    push, compute = ActivityTracker.push, Separator.compute
 
     def listening(self, voices):
         seen.append(torch.get_num_threads())
@@ -192,7 +192,7 @@ def test_what_reads_and_writes_beside_the_network_computes_in_one_thread(monkeyp
         network.append(torch.get_num_threads())
         return compute(self, *arguments)
 
-    monkeypatch.setattr(Listener, "push", listening)
+    monkeypatch.setattr(ActivityTracker, "push", listening)
     monkeypatch.setattr(Separator, "compute", running)
     tisdiss("separate", data / "mix", tmp_path / "out", "--weights", mini_weights, "--device", "cpu", "--batch-size", 1)
     assert seen and set(seen) == {1} and set(network) == {2}

@@ -52,8 +52,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def inline(page: Path) -> list[str]:
-    """What stands in backticks in running text."""
-    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCED.sub("", page.read_text()))]
+    """What stands in backticks in running text, but for what is told to be given up."""
+    text = re.sub(r"^### Given up\n.*?(?=^##|\Z)", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
 
 
 def commands(*programs: str) -> list[str]:

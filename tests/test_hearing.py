@@ -78,19 +78,6 @@ def test_a_file_of_the_users_is_not_replaced(call, tmp_path, mini_weights):
     assert own.read_text() != "mine"
 
 
-def test_the_gate_reaches_the_files(call, tmp_path, mini_weights):
-    source, _, voices = call
-    out = tmp_path / "out"
-    separate(source, out, mini_weights)
-    separate(source, out, mini_weights, "--gate")  # other samples: nothing is taken for done
-    written = torch.stack(
-        [torch.from_numpy(soundfile.read(out / "sub" / f"call_s{k}.wav", dtype="float32")[0]) for k in (1, 2)]
-    )
-    assert written.shape == voices.shape
-    assert not written[1, 8000:16000].any() and voices[1, 8000:16000].any()  # only the first talks
-    assert torch.allclose(written[0, 8000:16000], voices[0, 8000:16000], atol=1e-4)
-
-
 def test_one_talker_is_said(tmp_path, mini_weights, monkeypatch):
     clean = talk(8000)[0]
     (tmp_path / "in").mkdir()
@@ -100,33 +87,6 @@ def test_one_talker_is_said(tmp_path, mini_weights, monkeypatch):
     separate(tmp_path / "in", tmp_path / "out", mini_weights)
     line = records(tmp_path / "out")["memo.wav"]
     assert line["talkers"] == 1 and "only one voice talks" in line["warnings"][0]
-
-
-@pytest.mark.parametrize("name", ["flac", "wav"])
-def test_the_voice_of_nobody_is_silence_when_gated(tmp_path, mini_weights, monkeypatch, name):
-    """Also before and after the one talks, where a gate that follows the voices leaves everything open."""
-    clean = torch.nn.functional.pad(talk(8000)[0], (12000, 12000))
-    (tmp_path / "in").mkdir()
-    soundfile.write(tmp_path / "in" / "memo.wav", clean.numpy(), 8000)
-    voices = torch.stack((clean, LEAK * clean + 1e-3 * torch.randn(clean.shape)))
-    monkeypatch.setattr(Separator, "compute", lambda self, mixtures, *rest: (voices[None], [1]))
-    separate(tmp_path / "in", tmp_path / "out", mini_weights, "--chunk", 60, "--gate", "--format", name)
-    one, other = (soundfile.read(tmp_path / "out" / f"memo_s{k}.{name}", dtype="float32")[0] for k in (1, 2))
-    assert len(one) == len(other) == len(clean) and not other.any()
-    assert one == pytest.approx(clean.numpy(), abs=1e-4)
-    (line,) = records(tmp_path / "out").values()
-    assert line["talkers"] == 1 and "the other is silence" in line["warnings"][0]
-
-
-def test_where_nobody_talks_nothing_is_silenced(tmp_path, mini_weights, monkeypatch):
-    noise = 1e-2 * torch.randn(2, 24000)
-    (tmp_path / "in").mkdir()
-    soundfile.write(tmp_path / "in" / "noise.wav", noise.sum(0).numpy(), 8000, subtype="FLOAT")
-    monkeypatch.setattr(Separator, "compute", lambda self, mixtures, *rest: (noise[None], [1]))
-    separate(tmp_path / "in", tmp_path / "out", mini_weights, "--gate")
-    assert records(tmp_path / "out")["noise.wav"]["talkers"] == 0
-    for k in (1, 2):
-        assert soundfile.read(tmp_path / "out" / f"noise_s{k}.wav")[0] == pytest.approx(noise[k - 1].numpy(), abs=1e-4)
 
 
 def test_quality_below_the_least_is_doubtful(call, tmp_path, mini_weights):

@@ -54,7 +54,7 @@ class Writer:
 
     def __init__(self, path: Path, sample_rate: int) -> None:
         self.path, self.sample_rate = path, sample_rate
-        self.peak, self.frames, self.energy, self.silent = 0.0, 0, 0.0, False
+        self.peak, self.frames, self.energy = 0.0, 0, 0.0
         # W64 has no limit of length that anyone meets.
         self.file = _checked(soundfile.SoundFile, _name(path), "w", sample_rate, 1, "FLOAT", format="W64")
 
@@ -69,10 +69,6 @@ class Writer:
     def close(self) -> None:
         """Ends the file, so that it is whole on disk."""
         _checked(self.file.close)
-
-    def silence(self) -> None:
-        """Of the closed file `convert` makes one as long in which nothing is heard."""
-        self.peak, self.energy, self.silent = 0.0, 0.0, True
 
     def clips(self, subtype: str) -> bool:
         """Whether a subtype could not hold what was written."""
@@ -96,8 +92,6 @@ class Writer:
             _checked(soundfile.SoundFile, _name(path), "w", self.sample_rate, 1, encoding, format=container) as out,
         ):
             for block in voice.blocks(_BLOCK, dtype="float32"):
-                if self.silent:
-                    block[:] = 0
                 _checked(out.write, block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
 
 

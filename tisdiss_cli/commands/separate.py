@@ -104,7 +104,6 @@ def separate(  # the options make it long
             metavar="FORMAT,...", help="Write who speaks when beside the voices: rttm, json, textgrid, audacity."
         ),
     ] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Fade a voice out where only the other talks.")] = False,
     min_quality: Annotated[
         float | None, typer.Option(help="Mark files as doubtful whose predicted SI-SNRi, in dB, is below this.")
     ] = None,
@@ -211,7 +210,6 @@ def separate(  # the options make it long
         "track": track,
         "partial": partial,
         "segments": formats,
-        "gate": gate,
         "min_quality": min_quality,
     }
     began = time.perf_counter()

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tisdiss_cli.activity.formats import FORMATS, write_segments
-from tisdiss_cli.activity.listener import Listener
 from tisdiss_cli.activity.segments import Speech
+from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.separation.quality import QualityMeter, QualityModel
 
@@ -20,7 +19,6 @@ class Wanted:
     """What a run tells of its inputs."""
 
     speech: bool = False  # who speaks when
-    gate: bool = False  # fades a voice out where only another one talks
     segments: tuple[str, ...] = ()  # the files' formats
     quality: QualityModel | None = None
     least: float | None = None  # predicted SI-SNRi, in dB, below which an input is doubtful
@@ -41,8 +39,7 @@ class Hearing:
 
     def __init__(self, wanted: Wanted, voices: int, sample_rate: int) -> None:
         self.wanted = wanted
-        listens = wanted.speech or wanted.gate or bool(wanted.segments)
-        self.listener = Listener(voices, sample_rate, gate=wanted.gate) if listens else None
+        self.tracker = ActivityTracker(voices, sample_rate) if wanted.speech or wanted.segments else None
         self.meter = QualityMeter(wanted.quality, sample_rate) if wanted.quality else None
         self.speech: Speech | None = None
 
@@ -51,24 +48,15 @@ class Hearing:
         if self.meter:
             self.meter.push(start, mixture, voices)
 
-    def push(self, voices: Tensor) -> Tensor:
-        """The next samples (S, n) of the stitched voices; returns what is to be written (S, k)."""
-        return self.listener.push(voices) if self.listener else voices
+    def push(self, voices: Tensor) -> None:
+        """Adds the next samples (S, n) of the stitched voices."""
+        if self.tracker:
+            self.tracker.push(voices)
 
-    def finish(self, voices: Tensor) -> Tensor:
-        """The last of them; returns what is left to be written."""
-        if not self.listener or voices.shape[0] == 0:
-            return voices
-        voices = self.listener.push(voices)
-        rest, self.speech = self.listener.finish()
-        return torch.cat((voices, rest), dim=1)
-
-    @property
-    def silent(self) -> list[int]:
-        """Voices, from 0, that become silence altogether: with the gate, those that never speak while one does."""
-        if not (self.wanted.gate and self.speech and self.speech.talkers):
-            return []
-        return [voice for voice, segments in enumerate(self.speech.segments) if not segments]
+    def finish(self) -> None:
+        """Ends the voices."""
+        if self.tracker:
+            self.speech = self.tracker.finish()
 
     def write(self, out: Path, job: Job) -> None:
         """The segments, under the names that `name_segments` gave them; OSError where the disk does not take them."""
@@ -93,10 +81,7 @@ class Hearing:
         """Sentences for the input's line."""
         facts, found = self.facts(), []
         if facts.get("talkers") == 1:
-            rest = "a rest of it, which --gate silences"
-            if self.wanted.gate:
-                rest = "silence" if self.silent else "a rest of it, gated except where it may be speech"
-            found.append(f"only one voice talks; the other is {rest}")
+            found.append("only one voice talks; the other is a rest of it")
         if facts.get("doubtful"):
             predicted = facts["quality"]["si_snri"]
             found.append(f"doubtful: a predicted SI-SNRi of {predicted:.1f} dB is below {self.wanted.least:g} dB")

@@ -34,7 +34,7 @@ class Settings:
     track: int | None = None  # which audio track of a container; None: the first
     partial: bool = False  # whether what there is of a truncated or damaged input is separated
     pace: Pace | None = None  # chooses each input's repeats instead
-    wanted: Wanted = field(default_factory=Wanted)  # what is told of the inputs, and whether voices are gated
+    wanted: Wanted = field(default_factory=Wanted)  # what is told of the inputs
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
 
@@ -58,7 +58,6 @@ def choose_settings(
     track: int | None = None,
     partial: bool = False,
     segments: Sequence[str] = (),
-    gate: bool = False,
     min_quality: float | None = None,
 ) -> Settings:
     """The options of `tisdiss separate`, None where the weights or the device decide, as settings.
@@ -85,7 +84,6 @@ def choose_settings(
         partial: whether what there is of a truncated or damaged input is separated; changes nothing of whole ones, and
             is not recorded.
         segments: formats of the files of who speaks when.
-        gate: whether a voice is faded out where only another one talks.
         min_quality: predicted SI-SNRi, in dB, below which an input is marked as doubtful.
 
     Raises:
@@ -120,7 +118,6 @@ def choose_settings(
         **({"track": track} if track and track > 1 else {}),
         **({"subtype": subtype} if subtype != "auto" else {}),
         **({"channels": channels if channels == "each" else list(channels)} if channels else {}),
-        **({"gate": True} if gate else {}),
         **({"segments": sorted(segments)} if segments else {}),
     }
     return Settings(
@@ -138,7 +135,6 @@ def choose_settings(
         wanted=Wanted(
             # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
             speech=separator.device.type == "cpu",
-            gate=gate,
             segments=tuple(segments),
             quality=QualityModel.of(separator.weights.info.get(QUALITY)),
             least=min_quality,

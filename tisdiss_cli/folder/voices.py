@@ -30,7 +30,7 @@ class VoiceFiles:
         format: one of `audio.write.FORMATS`.
         subtype: one of `audio.write.SUBTYPES` that the format holds.
         source_subtype: the input's, as libsndfile calls it; "auto" holds at least as much.
-        hearing: what is told of the voices, and may gate them, on their way.
+        hearing: what is told of the voices on their way.
 
     Its methods raise OSError when the disk does not take the voices, AudioError when they cannot be
     written as asked, also when it is made.
@@ -66,7 +66,8 @@ class VoiceFiles:
     def push(self, start: int, voices: Tensor, mixture: Tensor) -> None:
         """The voices (S, n) of the chunk `mixture` (n,) that begins at sample `start` of the input."""
         self.hearing.chunk(start, mixture, voices)
-        final = self.hearing.push(self.stitcher.push(start, voices))
+        final = self.stitcher.push(start, voices)
+        self.hearing.push(final)
         self._write([resampler.push(v) for resampler, v in zip(self.resamplers, final, strict=True)])
 
     def finish(self, frames: int | None) -> list[str]:
@@ -75,7 +76,9 @@ class VoiceFiles:
         Args:
             frames: the length that the outputs must have, in samples; None: as it comes.
         """
-        last = self.hearing.finish(self.stitcher.finish())
+        last = self.stitcher.finish()
+        self.hearing.push(last)
+        self.hearing.finish()
         rest = [
             torch.cat((resampler.push(v), resampler.finish()))
             for resampler, v in zip(self.resamplers, last, strict=True)
@@ -84,10 +87,8 @@ class VoiceFiles:
             missing = frames - (self.writers[0].frames if self.writers else 0)
             rest = [torch.nn.functional.pad(v, (0, max(0, missing - v.shape[0])))[:missing] for v in rest]
         self._write(rest)
-        for index, writer in enumerate(self.writers):
+        for writer in self.writers:
             writer.close()
-            if index in self.hearing.silent:
-                writer.silence()
         subtype = self._subtype()
         whole = [writer.path.with_suffix(".final") for writer in self.writers]
         for writer, path in zip(self.writers, whole, strict=True):

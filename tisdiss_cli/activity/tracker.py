@@ -1,0 +1,50 @@
+"""Speaker activity of separated voices, as one stream: detector, comparison of the voices, segments."""
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.activity.own_speech import Evidence
+from tisdiss_cli.activity.segments import Segmenter, Speech
+from tisdiss_cli.activity.vad import WINDOW_SECONDS, SpeechProbability, vad_rate
+from tisdiss_cli.audio.resample import Resampler
+
+
+class ActivityTracker:
+    """S voices in, block by block; who spoke when at the end. Memory does not grow with their length.
+
+    Args:
+        voices: S.
+        sample_rate: theirs, Hz.
+    """
+
+    def __init__(self, voices: int, sample_rate: int) -> None:
+        rate = vad_rate(sample_rate)
+        self.sample_rate, self.length = sample_rate, 0
+        self.resamplers = [Resampler(sample_rate, rate) for _ in range(voices)]
+        self.probability = SpeechProbability(voices, rate)
+        self.window = round(WINDOW_SECONDS * rate)
+        self.rest = torch.zeros(voices, 0)  # of the last window, at the detector's rate
+        self.evidence, self.segmenter = Evidence(voices, self.window, rate), Segmenter(voices)
+
+    def push(self, voices: Tensor) -> None:
+        """Adds samples (S, n)."""
+        self.length += voices.shape[1]
+        parts = [resampler.push(voice) for resampler, voice in zip(self.resamplers, voices, strict=True)]
+        self._listen(torch.stack(parts))
+
+    def finish(self) -> Speech:
+        """Returns who spoke when."""
+        self._listen(torch.stack([resampler.finish() for resampler in self.resamplers]))
+        if missing := -self.rest.shape[1] % self.window:
+            self._listen(torch.zeros(self.rest.shape[0], missing))
+        self.segmenter.push(self.evidence.finish())
+        return self.segmenter.finish(self.length / self.sample_rate)
+
+    def _listen(self, samples: Tensor) -> None:
+        """Adds samples (S, n) at the detector's rate."""
+        samples = torch.cat((self.rest, samples), dim=1)
+        whole = samples.shape[1] // self.window * self.window
+        windows, self.rest = samples[:, :whole], samples[:, whole:].clone()
+        if whole:
+            parts = windows.unflatten(1, (-1, self.window))
+            self.segmenter.push(self.evidence.push(self.probability.push(windows), parts))
