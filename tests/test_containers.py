@@ -104,9 +104,13 @@ def test_frames_are_those_of_ffmpeg_edit_lists_too(tmp_path, name, codec, cut):
         path = tmp_path / f"cut_{name}"
     command = ["ffmpeg", "-v", "error", "-i", path, "-map", "0:a:0", "-f", "f32le", "-"]
     theirs = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32)
-    ours = read(path, 48_000).numpy()
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() < 1e-4
+    source = Source(path, 48_000)
+    ours = torch.cat(list(source.blocks())).numpy()
+    # An edit list ends within the last packet: FFmpeg before version 9, here or there, gives all of that packet.
+    whole = [round(source.seconds * 48_000), len(theirs)] if codec == "aac" else [len(theirs)]
+    assert len(ours) in whole and len(theirs) - whole[0] < 1024
+    length = min(len(ours), len(theirs))
+    assert np.abs(ours[:length] - theirs[:length]).max() < 1e-4
 
 
 def test_stereo_is_averaged_whatever_the_layout_of_the_samples(tmp_path):
@@ -119,7 +123,7 @@ def test_stereo_is_averaged_whatever_the_layout_of_the_samples(tmp_path):
 
 def test_the_first_audio_track_of_a_video_or_the_one_asked_for(tmp_path, mini_weights):
     first, second = melody(48_000), melody(48_000, seed=1)
-    path = encode(tmp_path / "film.mp4", [first, second], 48_000, "aac", video=True)
+    path = encode(tmp_path / "film.mp4", [first, second], 48_000, "aac", streams="vaa")
     for track, sound in ((None, first), (1, first), (2, second)):
         source = Source(path, 48_000, track=track)
         assert si_snr(torch.cat(list(source.blocks())).numpy(), sound) > 20
@@ -135,7 +139,7 @@ def test_the_first_audio_track_of_a_video_or_the_one_asked_for(tmp_path, mini_we
 
 
 def test_what_cannot_be_decoded_has_its_sentence(tmp_path):
-    encode(tmp_path / "silent.mp4", [], 8000, "aac", video=True)
+    encode(tmp_path / "silent.mp4", [], 8000, "aac", streams="v")
     whole = encode(tmp_path / "a.m4a", [melody(44_100)], 44_100, "aac").read_bytes()
     (tmp_path / "locked.m4a").write_bytes(whole.replace(b"mp4a", b"enca", 1))
     (tmp_path / "no_index.m4a").write_bytes(whole[: len(whole) // 2])

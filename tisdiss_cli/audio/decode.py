@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from io import RawIOBase
 from itertools import chain
 from math import inf
+from typing import Any
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.plane import AudioPlane
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 
 from tisdiss_cli.audio.part import SLACK
 
@@ -26,7 +29,16 @@ _EXACT = frozenset("ape aiff au caf flac mov tak tta w64 wav wv".split())  # noq
 _WHOLE = ("mov", "matroska", "ogg")
 
 _BLOCK = 1 << 15  # frames given at a time, at least
-_SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0}
+_TYPES = {
+    "u8": "u1",
+    "s16": "i2",
+    "s32": "i4",
+    "s64": "i8",
+    "flt": "f4",
+    "dbl": "f8",
+}  # FFmpeg's samples in NumPy's words
+# Metadata need not be UTF-8: PyAV 19 keeps such bytes by itself, and has no option for it any more.
+_METADATA: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 _SUBTYPES = {"u8": "PCM_U8", "s16": "PCM_16", "s32": "PCM_32", "s64": "DOUBLE", "flt": "FLOAT", "dbl": "DOUBLE"}
 _LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta", "ape", "tak", "shorten", "mlp", "truehd")
 
@@ -66,7 +78,7 @@ class Decoder:
         av.logging.set_level(None)  # its lines would come in between ours
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
         try:
-            self.container: InputContainer = av.open(file, "r", options=options, metadata_errors="replace")
+            self.container: InputContainer = av.open(file, "r", options=options, **_METADATA)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"is no sound file that FFmpeg can read: {_reason(error)}") from None
         try:
@@ -133,6 +145,24 @@ class Decoder:
         self.file.close()
 
     def _decode(self) -> Iterator[AudioFrame]:
+        for packet in chain(self._demux(), [None]):  # None: all that the decoder has kept back
+            try:
+                frames = self.stream.codec_context.decode(packet)
+            except (av.FFmpegError, ValueError) as error:
+                if "Decoder not found" in str(error) or isinstance(error, av.error.DecoderNotFoundError):
+                    raise DecodeError("has sound of a codec that FFmpeg does not decode") from None
+                if not self.lenient:
+                    raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s") from None
+                self.lost.append(self.decoded)
+                continue
+            self.packets += packet is not None
+            for frame in frames:
+                if frame.samples:
+                    self.decoded += frame.samples / frame.sample_rate
+                    yield frame
+
+    def _demux(self) -> Iterator[Packet]:
+        """Yields the track's packets, and follows the times of all."""
         packets = self.container.demux()
         while True:
             try:
@@ -144,27 +174,14 @@ class Decoder:
                 return
             if packet is None:
                 return
-            ours = packet.stream_index == self.stream.index
+            ours = packet.stream.index == self.stream.index
             if packet.pts is not None and packet.time_base:
                 self._follow(
                     float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base), ours
                 )
-            if not ours:
-                continue
-            try:
-                frames = self.stream.codec_context.decode(packet)
-            except (av.FFmpegError, ValueError) as error:
-                if "Decoder not found" in str(error) or isinstance(error, av.error.DecoderNotFoundError):
-                    raise DecodeError("has sound of a codec that FFmpeg does not decode") from None
-                if not self.lenient:
-                    raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s") from None
-                self.lost.append(self.decoded)
-                continue
-            self.packets += bool(packet.size)
-            for frame in frames:
-                if frame.samples:
-                    self.decoded += frame.samples / frame.sample_rate
-                    yield frame
+            # An empty packet would end the decoder: PyAV adds one for each stream, and containers may hold some.
+            if ours and packet.size:
+                yield packet
 
     def _follow(self, begin: float, length: float, ours: bool) -> None:
         """Takes note of a packet's time, and of the gap before it if it is our track's."""
@@ -179,16 +196,17 @@ class Decoder:
 
 
 def _samples(frame: AudioFrame) -> np.ndarray:
-    """(n, channels) float32, full scale +-1, of any of FFmpeg's sample types."""
-    name = frame.format.name
-    kind = name.removesuffix("p")
-    array = frame.to_ndarray()
-    array = array.T if name.endswith("p") else array.reshape(-1, frame.layout.nb_channels)
-    if kind == "u8":
-        array = array.astype(np.float32) - 128.0
-    if kind in _SCALES:
-        array = array * (1.0 / _SCALES[kind])
-    return np.ascontiguousarray(array, dtype=np.float32)
+    """Returns (n, channels) float32, full scale +-1, of any of FFmpeg's sample types."""
+    kind, channels = frame.format.name.removesuffix("p"), frame.layout.nb_channels
+    dtype, planar = np.dtype(_TYPES[kind]), frame.format.is_planar
+    count = frame.samples if planar else frame.samples * channels
+    # One by one, as PyAV's `planes` and `to_ndarray` look for more behind the last of 8 and of many more.
+    planes = [memoryview(AudioPlane(frame, index)) for index in range(channels if planar else 1)]
+    arrays = [np.frombuffer(plane, dtype, count) for plane in planes]
+    array = np.stack(arrays, axis=1) if planar else arrays[0].reshape(-1, channels)
+    if dtype.kind != "f":
+        array = (array - 128.0 * (kind == "u8")) * 2.0 ** (1 - 8 * dtype.itemsize)
+    return array.astype(np.float32)
 
 
 def _reason(error: Exception) -> str:
