@@ -271,6 +271,27 @@ def test_cli_md_has_what_help_says(monkeypatch):
     } <= found
 
 
+def test_help_arrives_as_it_is_written(monkeypatch):
+    """In docs/cli.md, and on a terminal, where rich would take "[cluster]" for a style."""
+    monkeypatch.setenv("COLUMNS", "300")
+    described, brackets = sections(ROOT / "docs" / "cli.md"), 0
+    for name, page in described.items():
+        words = name.split()[1:]
+        command, _ = find_command(*words)
+        terminal = "".join(re.sub("[│╭╮╰╯─]", "", tisdiss(*words, "--help").stdout).split())
+        texts = [command.help, *(parameter.help for parameter in command.params), *summaries(command)]
+        for text in filter(None, texts):
+            assert "".join(text.split()) in terminal, text
+            plain = " ".join(re.sub(r" ?\[default: .*]$", "", text).split())
+            assert plain in " ".join(page.replace("\\|", "|").split()), text
+            brackets += "[" in plain
+    assert brackets  # or nothing was tried
+
+
+def summaries(command: object) -> list[str]:
+    return [under.help.split("\n\n")[0] for under in getattr(command, "commands", {}).values()]
+
+
 def cli_docs(script: Path, *options: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, script, *options], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -41,6 +41,11 @@ def _run() -> None:
         what = error if isinstance(error, OutOfMemory) else "memory ran out"
         log.error(f"{what}: free some or choose another --device")
         sys.exit(1)
+    except OSError as error:  # whoever knew more to say of it has said so
+        if error.filename is None:
+            raise
+        log.error(f"{error.filename} cannot be read or written: {error.strerror}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Which device runs the network, at which precision, and how it says that its memory ran out; its clock; its cores."""
 
 import ctypes
+import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -12,12 +15,16 @@ from threadpoolctl import threadpool_limits
 from tisdiss_cli.errors import UserError
 
 LEAST_AGREEMENT_DB = 30.0  # from which on "auto" takes bf16
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:1" or "mps"; UserError if it is not there."""
+    """Returns "auto" (CUDA, else CPU), "cpu", "cuda", "cuda:1" or "mps"; UserError if it is not there.
+
+    "auto" leaves Apple's MPS out: nobody has yet compared its voices with a CPU's.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -32,7 +39,25 @@ def choose_device(name: str) -> torch.device:
         # cuDNN's attention, which torch tries first on some cards, makes a plan for every new length.
         torch.backends.cuda.enable_cudnn_sdp(False)
         use_tf32(False)
+    elif device.type == "cpu" and torch.get_num_threads() > (quota := _quota()):
+        torch.set_num_threads(quota)  # more would wait for each other while the container is halted
     return device
+
+
+def cores() -> int:
+    """Returns how many of the CPU's cores this process may use: by its affinity, and by its container's quota."""
+    affinity = os.cpu_count() or 1
+    if sys.platform == "linux":
+        affinity = len(os.sched_getaffinity(0))
+    return min(affinity, _quota())
+
+
+def _quota() -> int:
+    """Returns the cores' worth of time that a container (Linux, cgroup v2) is given, rounded up; else very many."""
+    with suppress(OSError, ValueError):  # "max", or none
+        share, period = _CPU_MAX.read_text(encoding="ascii").split()
+        return max(1, -(-int(share) // int(period)))
+    return sys.maxsize
 
 
 def compute_in_one_thread() -> None:

@@ -9,10 +9,12 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
+
+WINDOWS = sys.platform == "win32"
 
 # Bytes of a name that are no UTF-8, which Python holds as lone surrogates, and what some readers end a line at.
 _UNSPEAKABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
@@ -59,11 +61,17 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     try:
         yield part
         if durable:
-            with part.open("rb") as file:
+            with part.open("rb+") as file:  # Windows hands over only what may be written
                 os.fsync(file.fileno())
-        os.replace(part, target)
+        try:
+            os.replace(part, target)
+        except PermissionError as error:
+            if not WINDOWS:
+                raise
+            raise PermissionError(error.errno, "another program has it open", str(path)) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason why it could not be written is what counts
+            part.unlink(missing_ok=True)
 
 
 def appending(path: Path) -> TextIO:

@@ -42,7 +42,7 @@ def log_odds(features: Tensor, layers: Mapping[str, Tensor] | None = None) -> Te
 @cache
 def _fitted() -> dict[str, Tensor]:
     """What `scripts/fit-activity` has written beside this file."""
-    file = json.loads(Path(__file__).with_suffix(".json").read_text())
+    file = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     return {name: torch.tensor(values) for name, values in file["layers"].items()}
 
 

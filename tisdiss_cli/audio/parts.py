@@ -11,6 +11,7 @@ first, box by box, never by decoding:
 
 import mmap
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ def _find(data: mmap.mmap, needles: list[bytes], start: int) -> int:
         places = [data.find(needle, max(start, begin), min(size, end + longest - 1)) for needle in needles]
         if found := [at for at in places if at >= 0]:
             return min(found)
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if sys.platform != "win32":
             data.madvise(mmap.MADV_DONTNEED, begin, end - begin)
         begin = end
     return size

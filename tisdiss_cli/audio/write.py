@@ -10,6 +10,7 @@ import soundfile
 from torch import Tensor
 
 from tisdiss_cli.audio.read import AudioError
+from tisdiss_cli.files import WINDOWS
 
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "w64")
 SUBTYPES = ("auto", "16", "24", "32", "float")
@@ -56,7 +57,7 @@ class Writer:
         self.path, self.sample_rate = path, sample_rate
         self.peak, self.frames, self.energy = 0.0, 0, 0.0
         # W64 has no limit of length that anyone meets.
-        self.file = _checked(soundfile.SoundFile, _name(path), "w", sample_rate, 1, "FLOAT", format="W64")
+        self.file = _checked(soundfile.SoundFile, as_sndfile(path), "w", sample_rate, 1, "FLOAT", format="W64")
 
     def write(self, x: Tensor) -> None:
         """Appends samples (n,), float32."""
@@ -88,8 +89,10 @@ class Writer:
             "FLOAT" if subtype == "float" else f"PCM_{subtype}",
         )
         with (
-            soundfile.SoundFile(_name(self.path)) as voice,
-            _checked(soundfile.SoundFile, _name(path), "w", self.sample_rate, 1, encoding, format=container) as out,
+            soundfile.SoundFile(as_sndfile(self.path)) as voice,
+            _checked(
+                soundfile.SoundFile, as_sndfile(path), "w", self.sample_rate, 1, encoding, format=container
+            ) as out,
         ):
             for block in voice.blocks(_BLOCK, dtype="float32"):
                 _checked(out.write, block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
@@ -127,9 +130,9 @@ def _as_integers(block: np.ndarray, bits: int) -> np.ndarray:
     return steps.astype(np.int16) if bits == 16 else (steps * 2.0 ** (32 - bits)).astype(np.int32)
 
 
-def _name(path: Path) -> str | bytes:
-    """As soundfile takes it: bytes, for a name need not be UTF-8, except on Windows."""
-    return str(path) if os.name == "nt" else os.fsencode(path)
+def as_sndfile(path: Path) -> str | bytes:
+    """Returns a path as soundfile takes it: bytes, for a name need not be UTF-8, except on Windows."""
+    return str(path) if WINDOWS else os.fsencode(path)
 
 
 def _checked(call, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202  as the wrapped call

@@ -1,6 +1,5 @@
 """Time, memory and arithmetic of every repetition setting, against what the machine can do at best."""
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from tisdiss_cli.benchmark.memory import peak_memory
-from tisdiss_cli.devices import OutOfMemory, memory_guard, now
+from tisdiss_cli.devices import OutOfMemory, cores, memory_guard, now
 from tisdiss_cli.separation.separator import Separator
 
 _MIN_SECONDS = 1.0  # that a setting is run for
@@ -171,14 +170,14 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
     machine = {
         "device": str(device),
         "cpu": name,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-_STATUS = Path("/proc/self/status")
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux, proc(5)
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
@@ -26,13 +26,10 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
         return None
     _give_back()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the resident set's high-water mark starts anew (Linux, proc(5))
+        _CLEAR.write_text("5", encoding="ascii")  # the resident set's high-water mark starts anew
     except OSError:
-        import resource  # not on Windows
-
         run()  # elsewhere the mark stands for the whole process so far
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else 1024 * peak
+        return _peak_so_far()
     run()
     return _status("VmHWM")
 
@@ -51,11 +48,21 @@ def working_memory(run: Callable[[], object], device: torch.device) -> int | Non
     return None if peak is None else peak - held
 
 
+def _peak_so_far() -> int | None:
+    """Returns bytes resident at the process's peak; None on Windows, whose Python cannot tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def _give_back() -> None:
     with suppress(OSError, AttributeError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(key: str) -> int:
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    (line,) = (line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{key}:"))
     return 1024 * int(line.split()[1])

@@ -1,12 +1,45 @@
 """The command line: one file per subcommand; nothing here imports torch until a command runs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-app = typer.Typer(
+
+class _PlainHelp:
+    """Help that is shown as it is written: rich would take "[cluster]" for a style, and leave it out."""
+
+    def format_help(self: Any, *arguments: Any) -> None:
+        """Prints it."""
+        from rich.markup import escape
+
+        for described in (self, *self.params, *getattr(self, "commands", {}).values()):
+            paragraphs = (described.help or "").split("\n\n")
+            described.help = escape("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
+        super().format_help(*arguments)  # type: ignore[misc]
+
+
+class _Command(_PlainHelp, TyperCommand):
+    pass
+
+
+class _Group(_PlainHelp, TyperGroup):
+    pass
+
+
+class Commands(typer.Typer):
+    """Commands under one name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=_Group, no_args_is_help=True, **options)
+
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        """Registers the function that it decorates."""
+        return super().command(*arguments, cls=_Command, **options)
+
+
+app = Commands(
     help="Separate two-talker recordings with TISDiSS; --repeats trades quality against speed.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -212,7 +212,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def _no_stdout() -> Iterator[None]:
     """Keeps what Ray prints out of the results."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
 
 

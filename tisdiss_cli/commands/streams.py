@@ -6,7 +6,10 @@ import os
 import sys
 from typing import TextIO
 
-_UNHEARD = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader or the terminal has gone
+from tisdiss_cli.files import WINDOWS
+
+# The reader or the terminal has gone; Windows says so by EINVAL.
+_UNHEARD = (errno.EPIPE, errno.EIO, errno.EBADF, *([errno.EINVAL] if WINDOWS else []))
 
 
 class _Patient(io.FileIO):

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tisdiss_cli.commands import app
+from tisdiss_cli.commands import Commands, app
 from tisdiss_cli.commands.console import bar, plain_console
 from tisdiss_cli.commands.options import DeviceOption, check_repeats, check_weights_output
 from tisdiss_cli.errors import UserError
 
-weights = typer.Typer(help="List, describe, import, fetch, average and calibrate weights.", no_args_is_help=True)
+weights = Commands(help="List, describe, import, fetch, average and calibrate weights.")
 app.add_typer(weights, name="weights")
 
 

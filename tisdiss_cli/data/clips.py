@@ -1,7 +1,6 @@
 """Many sound files into memory: read ahead by threads, at one rate, kept as 16-bit samples."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import Source
+from tisdiss_cli.devices import cores
 from tisdiss_cli.errors import UserError
 
 FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
@@ -78,7 +78,7 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
         return waveform if waveform.any() else f"{path} is silent: take it out"
 
     bad: list[str] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         for begin in range(0, len(paths), _AHEAD):
             for clip in pool.map(read, paths[begin : begin + _AHEAD]):
                 if isinstance(clip, str):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import input_rate, read
+from tisdiss_cli.audio.write import as_sndfile
 from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
 from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
@@ -244,7 +245,7 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
                 for folder, samples in files.items():
                     (part / folder).mkdir(exist_ok=True)
                     path = part / folder / f"{name}.{format}"
-                    soundfile.write(os.fsencode(path), samples.numpy(), sample_rate, subtype="PCM_16")
+                    soundfile.write(as_sndfile(path), samples.numpy(), sample_rate, subtype="PCM_16")
                 length = next(iter(files.values())).shape[0]
                 table.writerow([name, *_row(mixtures, plan), length, sample_rate])
                 bar.update()
@@ -267,10 +268,11 @@ def _row(mixtures: MixtureSet, plan: Ingredients) -> list[object]:
     """What a mixture is made of, by column; paths are relative to the folders that were given."""
     row: list[object] = []
     for index, utterance in enumerate(plan.utterances):
-        response = plan.responses[index].relative_to(mixtures.rirs) if mixtures.rirs else ""
-        row += [plan.speakers[index], utterance.relative_to(mixtures.root), f"{plan.levels[index]:.3f}", response]
+        response = plan.responses[index].relative_to(mixtures.rirs).as_posix() if mixtures.rirs else ""
+        path = utterance.relative_to(mixtures.root).as_posix()
+        row += [plan.speakers[index], path, f"{plan.levels[index]:.3f}", response]
     if mixtures.noise and plan.noise:
-        return [*row, plan.noise.relative_to(mixtures.noise), f"{plan.noise_db:.3f}"]
+        return [*row, plan.noise.relative_to(mixtures.noise).as_posix(), f"{plan.noise_db:.3f}"]
     return [*row, "", ""]
 
 

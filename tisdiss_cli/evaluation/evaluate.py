@@ -5,7 +5,6 @@ processor time that the device must not wait for.
 """
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.datasets import Dataset, Item
-from tisdiss_cli.devices import OutOfMemory, memory_guard, now
+from tisdiss_cli.devices import OutOfMemory, cores, memory_guard, now
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.estimates import find_estimates
 from tisdiss_cli.evaluation.loading import Signals, commonest_rate, read_ahead
@@ -224,7 +223,7 @@ def default_workers(dataset: Dataset) -> int:
     """As many scoring processes as this machine and the set make use of; none for a few files, as each takes
     seconds to start.
     """
-    return min(max(1, (os.cpu_count() or 1) - 1), 16, len(dataset.items) // 8)
+    return min(max(1, cores() - 1), 16, len(dataset.items) // 8)
 
 
 def _plan(

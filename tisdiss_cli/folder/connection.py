@@ -5,6 +5,7 @@ import os
 import socket
 from typing import Any
 
+from tisdiss_cli.devices import cores
 from tisdiss_cli.errors import UserError
 
 _STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a weight file are all that goes through it
@@ -36,7 +37,7 @@ def connect(address: str | None, devices: int | None) -> Any:
         options |= {
             "address": "local",  # not a cluster that happens to run on this machine
             "include_dashboard": False,
-            "num_cpus": max(os.cpu_count() or 1, devices or 1),
+            "num_cpus": max(cores(), devices or 1),
             "object_store_memory": _STORE,
         }
     else:

@@ -103,7 +103,7 @@ class Fleet:
             self.gpu = self.device != "cpu" and any(node["Resources"].get("GPU", 0) >= 1 for node in found)
             if self.device == "cuda" and not self.gpu:
                 raise UserError("--device cuda: Ray sees no GPU there: check ray status, or use --device cpu")
-            token_file(self.task.out, self.task.run).write_text(self.task.token)
+            token_file(self.task.out, self.task.run).write_text(self.task.token, encoding="ascii")
             self.look(now=True)
             if self.devices and len(self.places) < self.devices:
                 kind = "GPUs" if self.gpu else "nodes"

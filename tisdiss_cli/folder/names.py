@@ -1,5 +1,6 @@
 """`--name`: what outputs are called."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +9,11 @@ from string import Formatter
 
 from tisdiss_cli.audio.find import EXTENSIONS
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import WINDOWS
 
 DEFAULT = "{folder}/{stem}_s{voice}"
+# Characters, ends and whole names that Windows keeps for itself; a colon would write a hidden stream of another file.
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(?:con|prn|aux|nul|(?:com|lpt)[1-9])(?=\.|$)', re.IGNORECASE)
 FIELDS = ("folder", "stem", "voice", "input", "ext", "repeats", "channel")
 
 
@@ -126,5 +130,7 @@ def _check_place(template: Template, given: str) -> None:
         raise UserError(f"{given} leads out of its folder by ..: write a path below OUT")
     if any(part.startswith(".") for part in parts):
         raise UserError(f"{given}: names that begin with a point are hidden, and found by nothing: write others")
+    if WINDOWS and (found := next(filter(None, map(_NOT_ON_WINDOWS.search, parts)), None)):
+        raise UserError(f"{given}: Windows takes no name like {found.string}: leave out {found[0]!r}")
     if not parts[-1] or "\0" in text:
         raise UserError(f"{given}: it must end in the name of a file, as in '{DEFAULT}'")

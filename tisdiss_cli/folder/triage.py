@@ -3,7 +3,9 @@
 import filecmp
 import os
 import stat
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -75,10 +77,10 @@ def _obstacle(job: Job, names: list[str], out: Path) -> str | None:
 def _longest(out: Path) -> int:
     """Bytes of a name on OUT's disk."""
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    try:
-        return os.pathconf(place, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):  # Windows has none
-        return 255
+    if sys.platform != "win32":
+        with suppress(OSError, ValueError):
+            return os.pathconf(place, "PC_NAME_MAX")
+    return 255
 
 
 def _other_maker(job: Job, names: list[str], *, source: list[int], record: Record) -> Made | None:

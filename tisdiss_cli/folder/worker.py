@@ -220,7 +220,7 @@ class Worker:
             if here.get(name) != wanted:
                 return f"{host} has {name} {here.get(name, 'not')}, this machine {wanted}: install the same on both"
         try:
-            shared = token_file(task.out, task.run).read_text() == task.token
+            shared = token_file(task.out, task.run).read_text(encoding="ascii") == task.token
         except OSError:
             shared = False
         if not shared:

@@ -1,6 +1,7 @@
 """Pictures of a file's mixture and voices, and of another run's voices, in an order that matches."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -80,4 +81,5 @@ def sweep(folder: Path, keep: set[Path]) -> None:
     """Removes pictures of an earlier report."""
     for path in folder.glob("*-*.webp") if folder.is_dir() else ():
         if path not in keep:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone already, or a program has it open
+                path.unlink()

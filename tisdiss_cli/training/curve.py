@@ -1,5 +1,6 @@
 """The picture of a run: loss and validation SI-SNRi by repeats, drawn from its log."""
 
+import logging
 from pathlib import Path
 
 from tisdiss_cli.files import replacing
@@ -68,8 +69,11 @@ def plot_curve(out: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(out / CURVE) as part:
-        figure.savefig(part, dpi=120, format="png")
+    try:
+        with replacing(out / CURVE) as part:
+            figure.savefig(part, dpi=120, format="png")
+    except OSError as error:  # a picture is no reason to end a run
+        logging.getLogger("tisdiss").warning(f"warning: {out / CURVE} is not drawn: {error.strerror or error}")
 
 
 def _smoothed(steps: tuple[int, ...], values: tuple[float, ...]) -> tuple[list[float], list[float]]:
