@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.cli import ROOT
-from tisdiss_cli.activity import own_speech
-from tisdiss_cli.activity.own_speech import (
+from tisdiss_cli.activity import leakage
+from tisdiss_cli.activity.leakage import (
     FAR,
     FEATURES,
     NEAR,
@@ -195,7 +195,7 @@ def test_features_are_what_they_are_called():
 
 def test_a_network_of_one_layer_is_what_its_file_says():
     """Against numpy."""
-    layers = json.loads(Path(own_speech.__file__).with_suffix(".json").read_text())["layers"]
+    layers = json.loads(Path(leakage.__file__).with_suffix(".json").read_text())["layers"]
     features = 10 * torch.randn(2, 7, len(FEATURES))
     hidden = np.tanh(features.numpy() @ np.array(layers["weight"]).T + np.array(layers["bias"]))
     expected = hidden @ np.array(layers["out"]) + layers["constant"]

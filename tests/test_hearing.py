@@ -38,7 +38,7 @@ def test_segments_and_record_tell_the_same(call, tmp_path, mini_weights):
     line = records(out)["sub/call.wav"]
     assert line["segments"] == ["sub/call.rttm", "sub/call.TextGrid"]
     assert all((out / name).is_file() for name in line["segments"])
-    annotation = load_rttm(out / "sub" / "call.rttm")["call"]
+    annotation = load_rttm(out / "sub" / "call.rttm")["sub/call"]
     found = [[tuple(segment) for segment in annotation.label_timeline(label)] for label in ("s1", "s2")]
     truth = [active_segments(voice, 8000) for voice in clean]
     same = mask(found, 8000, clean.shape[1]) == mask(truth, 8000, clean.shape[1])

@@ -18,7 +18,7 @@ WINGS = {
     "evaluation": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files"},
     "folder": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files"},
     "training": {"data", "separation", "model", "audio", "devices", "errors", "files"},
-    "report": {"evaluation", "folder", "audio", "errors", "files"},
+    "report": {"activity", "evaluation", "folder", "audio", "errors", "files"},
     "benchmark": {
         "evaluation",
         "folder",

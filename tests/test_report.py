@@ -15,7 +15,6 @@ from tests.mixtures import write_set
 from tests.runs import HOSTILE, RATE, SETTINGS, add_file, failed, line, tone, write, write_record
 from tisdiss_cli.report.entries import read_entries, worst_first
 from tisdiss_cli.report.run import choose
-from tisdiss_cli.report.segments import read_segments
 from tisdiss_cli.report.spectrograms import BANDS, COLUMNS, spectrogram
 
 SCORES = "id,repeats,si_snri,sdri,si_snr,sdr,stoi,pesq,permutation,seconds,network_seconds,warnings,key"
@@ -107,28 +106,6 @@ def test_a_linked_mixture_is_found_where_it_is(tmp_path):
     found = report(write_record(tmp_path / "out", [one]))
     assert (found["roots"], found["files"][0]["more"]["mixture"]) == (["../../in/"], "there.wav")
     assert found["files"][0]["here"] == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        (
-            "a.rttm",
-            "SPEAKER a 1 0.500 1.000 <NA> <NA> s1 <NA> <NA>\nSPEAKER a 1 2.000 1.500 <NA> <NA> s2 <NA> <NA>\n",
-        ),
-        (
-            "a.json",
-            '{"segments": [{"start": 0.5, "end": 1.5, "speaker": "s1"}, {"start": 2, "end": 3.5, "speaker": "s2"}]}',
-        ),
-        ("a.txt", "0.500000\t1.500000\ts1\n2.000000\t3.500000\ts2\n"),
-    ],
-)
-def test_who_speaks_when_is_read_from_the_files_beside_the_voices(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    (tmp_path / "torn.rttm").write_text("SPEAKER a 1 x")
-    paths = [tmp_path / other for other in ("a.TextGrid", "gone.json", "torn.rttm", name)]
-    assert read_segments(paths, 2) == [[(0.5, 1.5)], [(2.0, 3.5)]]
-    assert read_segments(paths[:3], 2) == []
 
 
 def test_worst_first(tmp_path):

@@ -1,36 +1,67 @@
-"""Who speaks when as files that others read: RTTM, JSON, Praat's TextGrid, Audacity's labels."""
+"""Segment formats, written and read: RTTM, JSON, Praat's TextGrid, Audacity's labels."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import dump_json, replacing
+
+log = logging.getLogger("tisdiss")
 
 Segments = Sequence[Sequence[tuple[float, float]]]  # of each voice: (begin, end) in seconds, in order, disjoint
+Turn = tuple[float, float, str]  # begin and end in seconds, and the voice: "s1", "s2", ... as in its file's name
 
 
-def rttm(name: str, segments: Segments, seconds: float) -> str:
-    """NIST's Rich Transcription Time Marked: a line for each segment, by time; blanks in `name` become `_`."""
-    file = "_".join(name.split()) or "recording"
+class Format(NamedTuple):
+    """A kind of file that says who speaks when."""
+
+    ending: str
+    write: Callable[[str, Segments, float], str]  # the recording's name, its segments, its seconds
+    read: Callable[[str], Iterator[Turn]]  # ValueError, LookupError or TypeError for what is none
+
+
+def write_rttm(name: str, segments: Segments, seconds: float) -> str:
+    """Returns NIST's Rich Transcription Time Marked: a line for each segment, by time.
+
+    The recording's id is its name as a JSON string spells it, but for the quotes and with escapes for blanks, which
+    would end the field: two names never have one id.
+    """
+    recording = re.sub(r"\s", lambda blank: f"\\u{ord(blank[0]):04x}", dump_json(name)[1:-1])
     return "".join(
-        f"SPEAKER {file} 1 {begin:.3f} {end - begin:.3f} <NA> <NA> {voice} <NA> <NA>\n"
-        for begin, end, voice in by_time(segments)
+        f"SPEAKER {recording} 1 {begin:.3f} {end - begin:.3f} <NA> <NA> {voice} <NA> <NA>\n"
+        for begin, end, voice in _by_time(segments)
     )
 
 
-def as_json(name: str, segments: Segments, seconds: float) -> str:
-    """An object with the segments by time, `{"start", "end", "speaker"}` each, in seconds."""
-    rows = [
-        {"start": round(begin, 3), "end": round(end, 3), "speaker": voice} for begin, end, voice in by_time(segments)
-    ]
+def read_rttm(text: str) -> Iterator[Turn]:
+    """Yields the turns of all recordings in an RTTM file."""
+    for row in text.splitlines():
+        cells = row.split()
+        if cells[:1] == ["SPEAKER"]:
+            begin, seconds = float(cells[3]), float(cells[4])
+            yield begin, round(begin + seconds, 6), cells[7]
+
+
+def write_json(name: str, segments: Segments, seconds: float) -> str:
+    """Returns an object with the segments by time, `{"start", "end", "speaker"}` each, in seconds."""
+    rows = [{"start": round(b, 3), "end": round(e, 3), "speaker": voice} for b, e, voice in _by_time(segments)]
     speakers = [_voice(index) for index in range(len(segments))]
     whole = {"recording": name, "seconds": round(seconds, 3), "speakers": speakers, "segments": rows}
-    return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+    return dump_json(whole, indent=1) + "\n"
 
 
-def textgrid(name: str, segments: Segments, seconds: float) -> str:
-    """Praat's long text form: an interval tier for each voice, whose intervals fill the whole time."""
+def read_json(text: str) -> Iterator[Turn]:
+    """Yields the turns of a JSON object as `write_json` makes it."""
+    for segment in json.loads(text)["segments"]:
+        yield float(segment["start"]), float(segment["end"]), str(segment["speaker"])
+
+
+def write_textgrid(name: str, segments: Segments, seconds: float) -> str:
+    """Returns Praat's long text form: an interval tier for each voice, whose intervals fill the whole time."""
     end_of_all = max([seconds, *(end for voice in segments for _, end in voice)])
     lines = [
         'File type = "ooTextFile"',
@@ -62,22 +93,36 @@ def textgrid(name: str, segments: Segments, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def audacity(name: str, segments: Segments, seconds: float) -> str:
-    """A label track: begin, end and voice, tabs between, by time."""
-    return "".join(f"{begin:.6f}\t{end:.6f}\t{voice}\n" for begin, end, voice in by_time(segments))
+def read_textgrid(text: str) -> Iterator[Turn]:
+    """Yields the intervals of a TextGrid, in the long text form, that have a text: it is the voice."""
+    if not text.startswith('File type = "ooTextFile"'):
+        raise ValueError("it is no TextGrid")
+    for begin, end, voice in re.findall(r'xmin = (\S+)\s+xmax = (\S+)\s+text = "(.+)"', text):
+        yield float(begin), float(end), voice
 
 
-# What a file of each format is called, after the recording's name, and who writes it
-FORMATS: dict[str, tuple[str, Callable[[str, Segments, float], str]]] = {
-    "rttm": (".rttm", rttm),
-    "json": (".json", as_json),
-    "textgrid": (".TextGrid", textgrid),
-    "audacity": (".txt", audacity),
+def write_audacity(name: str, segments: Segments, seconds: float) -> str:
+    """Returns a label track: begin, end and voice, tabs between, by time."""
+    return "".join(f"{begin:.6f}\t{end:.6f}\t{voice}\n" for begin, end, voice in _by_time(segments))
+
+
+def read_audacity(text: str) -> Iterator[Turn]:
+    """Yields the labels of a label track."""
+    for row in text.splitlines():
+        begin, end, voice = row.split("\t")
+        yield float(begin), float(end), voice
+
+
+FORMATS = {
+    "rttm": Format(".rttm", write_rttm, read_rttm),
+    "json": Format(".json", write_json, read_json),
+    "textgrid": Format(".TextGrid", write_textgrid, read_textgrid),
+    "audacity": Format(".txt", write_audacity, read_audacity),
 }
 
 
 def parse_formats(text: str) -> list[str]:
-    """Names of formats, commas between, each once; UserError for one that is unknown."""
+    """Returns the names of formats, commas between, each once; UserError for one that is unknown."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in FORMATS:
@@ -85,32 +130,45 @@ def parse_formats(text: str) -> list[str]:
     return names
 
 
-def write_segments(stem: Path, formats: Sequence[str], *, segments: Segments, seconds: float) -> list[Path]:
-    """Writes `stem`.rttm and so on, each whole or not at all; returns them. OSError where the disk does not take it.
+def write_segments(out: Path, name: str, formats: Sequence[str], *, segments: Segments, seconds: float) -> None:
+    """Writes `out`/`name`.rttm and so on, each whole or not at all; OSError where the disk does not take it.
 
     Args:
-        stem: the path without its ending; its name is the recording's.
+        out: the folder that `name` is relative to; what is missing of the folders below is made.
+        name: the recording's, which the files say too: that of its input below IN, without the ending.
         formats: of FORMATS.
         segments: of each voice.
         seconds: the recording's length.
     """
-    written = []
-    for name in formats:
-        ending, spell = FORMATS[name]
-        path = stem.with_name(stem.name + ending)
-        with replacing(path) as part:
-            part.write_text(spell(stem.name, segments, seconds), encoding="utf-8", errors="replace")
-        written.append(path)
-    return written
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    for format in formats:
+        with replacing(out / (name + FORMATS[format].ending)) as part:
+            part.write_text(FORMATS[format].write(name, segments, seconds), encoding="utf-8")
 
 
-def by_time(segments: Segments) -> list[tuple[float, float, str]]:
-    """(begin, end, voice) of all voices, "s1", "s2", ..., by begin."""
+def read_segments(paths: Sequence[Path], voices: int) -> Segments:
+    """Returns the segments of each voice from the first of the files that can be read; [] where there is none."""
+    readers = {format.ending: format.read for format in FORMATS.values()}
+    for path in paths:
+        found: list[list[tuple[float, float]]] = [[] for _ in range(voices)]
+        try:
+            for begin, end, voice in readers[path.suffix](path.read_text(encoding="utf-8", errors="replace")):
+                number = int(voice.removeprefix("s"))
+                if 1 <= number <= voices:
+                    found[number - 1].append((begin, end))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            log.warning(f"warning: {path} does not say who speaks when: {error}")
+            continue
+        return found
+    return []
+
+
+def _by_time(segments: Segments) -> list[Turn]:
     return sorted((begin, end, _voice(index)) for index, voice in enumerate(segments) for begin, end in voice)
 
 
 def _voice(index: int) -> str:
-    return f"s{index + 1}"  # as in the names of the voices' files
+    return f"s{index + 1}"
 
 
 def _filled(voice: Sequence[tuple[float, float]], seconds: float, text: str) -> list[tuple[float, float, str]]:

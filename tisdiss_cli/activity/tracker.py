@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tisdiss_cli.activity.own_speech import Evidence
+from tisdiss_cli.activity.leakage import Evidence
 from tisdiss_cli.activity.segments import Segmenter, Speech
 from tisdiss_cli.activity.vad import WINDOW_SECONDS, SpeechProbability, vad_rate
 from tisdiss_cli.audio.resample import Resampler

@@ -61,10 +61,8 @@ class Hearing:
     def write(self, out: Path, job: Job) -> None:
         """The segments, under the names that `name_segments` gave them; OSError where the disk does not take them."""
         if self.speech and job.besides:
-            (out / job.stem).parent.mkdir(parents=True, exist_ok=True)  # the outputs may lie elsewhere
-            write_segments(
-                out / job.stem, self.wanted.segments, segments=self.speech.segments, seconds=self.speech.seconds
-            )
+            speech = self.speech
+            write_segments(out, job.stem, self.wanted.segments, segments=speech.segments, seconds=speech.seconds)
 
     def facts(self) -> dict[str, Any]:
         """What goes into the input's line."""
@@ -91,4 +89,4 @@ class Hearing:
 def name_segments(jobs: Sequence[Job], formats: Sequence[str]) -> None:
     """Gives each job the files of its segments, `call.rttm` beside `call_s1.wav`, whatever its outputs are called."""
     for job in jobs if formats else ():
-        job.besides = [job.stem + FORMATS[name][0] for name in formats]
+        job.besides = [job.stem + FORMATS[name].ending for name in formats]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tisdiss_cli.activity.formats import read_segments
 from tisdiss_cli.report.entries import Entry
-from tisdiss_cli.report.segments import read_segments
 
 # What a row has, in this order; shared.js makes objects of them. Outputs are written as how many characters they share
 # with the name, and what follows.

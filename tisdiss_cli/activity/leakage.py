@@ -1,4 +1,4 @@
-"""How much speaks for a voice's own speech: what the detector hears, and what the voices are side by side.
+"""Leakage of one voice into another, told from a voice's own speech.
 
 A separated voice holds a quiet copy of the others where it should be silent, and a detector calls that speech. So both
 must agree: the detector, and a comparison of the voices over a quarter of a second and over a second to both sides. A
