@@ -126,41 +126,6 @@ def test_compiled_it_computes_the_same_at_any_length(tmp_path, device, precision
         assert relative_error(separator.batch(mixture, 2).cpu(), voices) < (1e-4 if precision == "fp32" else 5e-2)
 
 
-@pytest.mark.cuda
-@needs_card
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 5e-2)])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_triton_kernels_compute_the_published_function(reference_weights, precision, tolerance, compiled):
-    """On a CPU, in Triton's interpreter: tests/interpreted.py."""
-    pytest.importorskip("triton")
-    case, arrays = load_case(SMALL)
-    separator, eager = (Separator.load(reference_weights, "cuda", precision) for _ in range(2))
-    separator.use_triton()
-    if compiled:
-        separator.compile()
-    repeats = min(case["repeats"])
-    voices = published(separator, arrays["mixture"], repeats)
-    assert relative_error(voices, arrays[f"estimate_repeats{repeats}"]) < tolerance
-    for samples in (600, 911):
-        mixture = torch.randn(2, samples)
-        assert relative_error(separator.batch(mixture, 2).cpu(), eager.batch(mixture, 2).cpu()) < tolerance
-
-
-@pytest.mark.cuda
-@needs_card
-def test_triton_kernels_count_beyond_32_bits():
-    fused = pytest.importorskip("tisdiss_cli.model.fused", exc_type=ImportError)
-    width, kind = 64, torch.bfloat16
-    rows = 2**31 // width + 3
-    if torch.cuda.mem_get_info()[0] < 1.2 * 3 * rows * width * kind.itemsize:
-        pytest.skip("13 GB of a card's memory are not free")
-    last, bias = torch.randn(3, 2 * width, device="cuda").to(kind), torch.randn(2 * width, device="cuda")
-    y = torch.zeros(rows, 2 * width, dtype=kind, device="cuda")
-    y[-3:] = last
-    assert torch.equal(fused.gated(y, bias)[-3:], fused.gated(last, bias))
-    assert torch.equal(fused.divided(y, 4, 1e-5, kind)[-3:], fused.divided(last, 4, 1e-5, kind))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sequences", [65_535, 65_536, 70_000])
 def test_attention_of_more_sequences_than_a_kernel_takes(device, dtype, sequences):

@@ -29,9 +29,7 @@ def driver(folder, tmp_path, mini_weights):
     with Presence(out) as presence:
         jobs = plan_jobs(folder, out, voices=2, extension="wav")
         options = {"repeats": 1, "chunk": 1.0, "separator_repeats": 1}
-        task = task_of(
-            presence, jobs[0], read_info(mini_weights), precision="fp32", compile=False, triton=False, options=options
-        )
+        task = task_of(presence, jobs[0], read_info(mini_weights), precision="fp32", compile=False, options=options)
         token_file(out, presence.name).write_text(task.token)
         yield SimpleNamespace(
             out=out, presence=presence, jobs=jobs, task=task, weights=mini_weights.read_bytes(), source=folder

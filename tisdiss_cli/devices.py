@@ -136,16 +136,6 @@ def computes_in_bf16(device: torch.device) -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
-def check_triton(device: torch.device) -> None:
-    """UserError unless the device is a CUDA one and Triton is installed, which comes with torch on Linux."""
-    if device.type != "cuda":
-        raise UserError(f"--triton is for CUDA devices, and this one is {device.type}: leave it out")
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        raise UserError("--triton: triton, which comes with torch on Linux, is missing: leave it out") from None
-
-
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 

@@ -13,7 +13,6 @@ from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
-    TritonOption,
     WeightsOption,
     check_output,
     parse_names,
@@ -58,7 +57,6 @@ def bench(  # the options make it long
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first; none of its time is counted.")
     ] = False,
-    triton: TritonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; tables and errors only.")] = False,
 ) -> None:
     """Measure time, memory and arithmetic of every repetition setting on this machine.
@@ -87,7 +85,7 @@ def bench(  # the options make it long
     from tisdiss_cli.data.datasets import find_dataset
 
     dataset = find_dataset(data, mixture, parse_names(references)) if data else None
-    separators = _load(weights, device, precisions, compile=compile, triton=triton)
+    separators = _load(weights, device, precisions, compile=compile)
     first = separators[0]
     machine = describe_machine(first.device)
     warn_if_untrained(first.weights)
@@ -119,7 +117,6 @@ def bench(  # the options make it long
             "weights_sha256": first.weights.digest,
             "data": data and str(data),
             "compiled": compile,
-            "triton": triton,
         }
         write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
     if html:
@@ -128,7 +125,7 @@ def bench(  # the options make it long
         _draw(plot, found, curves, f"{first.weights.name} on {_place(machine)}", len(dataset.items) if dataset else 0)
 
 
-def _load(weights: str | None, device: str, precisions: list[str], *, compile: bool, triton: bool) -> "list[Separator]":
+def _load(weights: str | None, device: str, precisions: list[str], *, compile: bool) -> "list[Separator]":
     """The network in every precision; UserError where two names mean one."""
     from tisdiss_cli.separation.separator import Separator
 
@@ -136,8 +133,6 @@ def _load(weights: str | None, device: str, precisions: list[str], *, compile: b
     if len({separator.precision for separator in separators}) < len(separators):
         raise UserError(f"--compare {','.join(precisions)}: name each precision once")
     for separator in separators:
-        if triton:
-            separator.use_triton()
         if compile:
             separator.compile()
     return separators

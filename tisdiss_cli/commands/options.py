@@ -15,13 +15,6 @@ WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safete
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32.")]
 
-TritonOption = Annotated[
-    bool,
-    typer.Option(
-        "--triton", help="Two of each path's steps by kernels of our own, on CUDA; not yet measured to be faster."
-    ),
-]
-
 
 def parse_repeats(text: str) -> list[int]:
     """ "4", "1-8", "1,2,4" or "1-3,6" as ascending whole numbers; UserError says what is allowed."""

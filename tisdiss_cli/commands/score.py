@@ -12,7 +12,6 @@ from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
-    TritonOption,
     WeightsOption,
     check_output,
     check_repeats,
@@ -60,7 +59,6 @@ def score(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    triton: TritonOption = False,
     separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that compute SDR. [default: by the CPU's cores]")
@@ -108,8 +106,6 @@ def score(
         return
     sheet = Sheet(csv) if csv else None
     separator = None if estimates else Separator.load(weights, device, precision)
-    if separator and triton:
-        separator.use_triton()
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
     log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
     if separator:

@@ -10,7 +10,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import keep_quiet, log
-from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, TritonOption, WeightsOption, check_repeats
+from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, check_repeats
 from tisdiss_cli.commands.separate_json import print_summary
 from tisdiss_cli.commands.separate_tables import print_report
 from tisdiss_cli.errors import UserError
@@ -67,7 +67,6 @@ def separate(  # the options make it long
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first: a minute or two, for long runs.")
     ] = False,
-    triton: TritonOption = False,
     format: Annotated[str, typer.Option(help="wav, flac, ogg, opus, mp3, aiff or w64.")] = "wav",
     subtype: Annotated[
         str,
@@ -224,12 +223,9 @@ def separate(  # the options make it long
                 device=device,
                 precision=precision,
                 compile=compile,
-                triton=triton,
             )
         else:
             separator = Separator.load(weights, device, precision)
-            if triton:
-                separator.use_triton()
             if compile:
                 separator.compile()
             run_here(run, separator, options, limit=limit, max_repeats=max_repeats, dry_run=dry_run, as_json=json)

@@ -112,7 +112,6 @@ def run_on_devices(
     device: str,
     precision: str,
     compile: bool,
-    triton: bool,
 ) -> None:
     """Does what is to do on several devices, of this machine or of a cluster.
 
@@ -121,7 +120,7 @@ def run_on_devices(
         devices: how many; None: all.
         address: of the cluster; None: this machine.
         options: of `choose_settings`.
-        weights, device, precision, compile, triton: as the command's.
+        weights, device, precision, compile: as the command's.
     """
     from tisdiss_cli.folder.cluster import ClusterRun
     from tisdiss_cli.folder.connection import find_ray
@@ -142,7 +141,7 @@ def run_on_devices(
     weights_bytes = None if file.path in bundled() else file.path.read_bytes()
     presence, record, names = enter(run.out, run.source, shard=run.shard, join=run.join), None, set[str]()
     try:
-        task = task_of(presence, jobs[0], file, precision=precision, compile=compile, triton=triton, options=options)
+        task = task_of(presence, jobs[0], file, precision=precision, compile=compile, options=options)
         fleet = Fleet(devices, address, device=device, task=task, weights=weights_bytes, names=names)
         record = Record(run.out)
         with one_last_sentence(), _no_stdout(), fleet:

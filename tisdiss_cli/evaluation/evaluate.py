@@ -254,7 +254,6 @@ def _plan(
             "separator_repeats": separator_repeats or separator.config.separator_repeats,
             "precision": separator.precision,
             "device": separator.device.type,
-            **({"triton": True} if separator.triton else {}),
         }
         wanted = sorted(set(repeats or range(1, separator.config.reconstructor_repeats + 1)))
         return settings | {"sample_rate": separator.sample_rate}, wanted, {item.id: () for item in dataset.items}

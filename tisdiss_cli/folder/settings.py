@@ -114,7 +114,6 @@ def choose_settings(
         "format": format,
         "sample_rate": sample_rate,
         **({"compiled": True} if compiled else {}),
-        **({"triton": True} if separator.triton else {}),
         **({"track": track} if track and track > 1 else {}),
         **({"subtype": subtype} if subtype != "auto" else {}),
         **({"channels": channels if channels == "each" else list(channels)} if channels else {}),

@@ -48,7 +48,6 @@ class Task:
     digest: str
     precision: str
     compile: bool
-    triton: bool
     options: dict[str, Any]  # of `choose_settings`
     sample: tuple[Path, list[int]]  # one of the inputs and its fingerprint
     versions: dict[str, str]
@@ -97,7 +96,6 @@ def task_of(
     *,
     precision: str,
     compile: bool,
-    triton: bool,
     options: dict[str, Any],
 ) -> Task:
     """A run's task.
@@ -106,7 +104,7 @@ def task_of(
         presence: the driver's in OUT.
         sample: one of the inputs.
         weights: a bundled file, or one whose bytes are sent.
-        precision, compile, triton, options: as `Task` has them.
+        precision, compile, options: as `Task` has them.
     """
     return Task(
         folder=Path.cwd(),
@@ -117,7 +115,6 @@ def task_of(
         digest=weights.digest,
         precision=precision,
         compile=compile,
-        triton=triton,
         options=options,
         sample=(sample.path, fingerprint(sample.path)),
         versions=versions_here(),
@@ -208,8 +205,6 @@ class Worker:
                 name = Path(folder) / task.weights
                 name.write_bytes(weights)
             self.separator = Separator.load(name, device, task.precision)
-            if task.triton:
-                self.separator.use_triton()
             self.settings = choose_settings(self.separator, **task.options)  # the file's digest is among them
         if task.compile:
             self.separator.compile()

@@ -52,12 +52,9 @@ class RMSGroupNorm(nn.Module):
         super().__init__()
         self.groups, self.eps = groups, eps
         self.gamma = nn.Parameter(torch.ones(channels))
-        self.kernel: Callable[[Tensor, int, float, torch.dtype], Tensor] | None = None  # `fused.divided` where in use
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D), not yet scaled, by float32 statistics, in the dtype of the linear map to come."""
-        if self.kernel is not None and not torch.is_grad_enabled():
-            return self.kernel(x, self.groups, self.eps, compute_dtype(x))
         grouped = x.float().unflatten(-1, (self.groups, -1))  # (..., G, D / G)
         rms = torch.linalg.vector_norm(grouped, dim=-1, keepdim=True) * grouped.shape[-1] ** -0.5
         return (grouped * (rms + self.eps).reciprocal()).flatten(-2).to(compute_dtype(x))
@@ -76,7 +73,6 @@ class FeedForward(nn.Module):
         d, h, k = config.channels, config.ffn_hidden, config.kernel_size
         self.conv = nn.Conv1d(d, 2 * h, k)
         self.deconv = nn.ConvTranspose1d(h, d, k)
-        self.kernel: Callable[[Tensor, Tensor], Tensor] | None = None  # `fused.gated` where in use
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
@@ -84,19 +80,12 @@ class FeedForward(nn.Module):
         kernel_axis, padding = (2, (0, pad)) if axis == FREQUENCY else (3, (pad, 0))
         conv_weight = (self.conv.weight * norm.gamma[:, None]).unsqueeze(kernel_axis)
         deconv_weight = self.deconv.weight.flip(-1).transpose(0, 1).unsqueeze(kernel_axis)
-        bias = self.unfused(self.conv.bias)
-        y = convolve(norm(x).permute(0, 3, 1, 2), conv_weight, bias, padding)
+        y = convolve(norm(x).permute(0, 3, 1, 2), conv_weight, self.conv.bias, padding)
         y = self.gated(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (N, H, T, F + pad) or (N, H, T + pad, F)
         return convolve(y, deconv_weight, self.deconv.bias).permute(0, 2, 3, 1)
 
-    def unfused(self, bias: Tensor | None) -> Tensor | None:
-        """The `bias` of the map up to `gated`; None where a kernel will add it there, which has no gradient."""
-        return bias if self.kernel is None or torch.is_grad_enabled() else None
-
     def gated(self, y: Tensor) -> Tensor:
         """SwiGLU, (..., 2H) -> (..., H)."""
-        if self.kernel is not None and not torch.is_grad_enabled():
-            return self.kernel(y, cast(Tensor, self.conv.bias))
         value, gate = y.chunk(2, dim=-1)
         return value * F.silu(gate)
 
@@ -239,6 +228,6 @@ class SpeakerPath(nn.Module):
         conv = self.ffn_post.conv
         first, first_bias, second, second_bias = self.ffn_post.dense_maps(x.shape[1], self.ffn_post_norm)
         y = self.ffn_post_norm(x).permute(0, 2, 3, 1, 4).flatten(3)  # (B, T, F, S * D)
-        y = F.linear(y, first, self.ffn_post.unfused(first_bias)).unflatten(-1, (-1, conv.out_channels))
+        y = F.linear(y, first, first_bias).unflatten(-1, (-1, conv.out_channels))
         y = F.linear(self.ffn_post.gated(y).flatten(3), second, second_bias)
         return x + y.unflatten(-1, (x.shape[1], -1)).permute(0, 3, 1, 2, 4)

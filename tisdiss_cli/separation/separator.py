@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.devices import check_triton, choose_device, choose_precision, computing, memory_guard
+from tisdiss_cli.devices import choose_device, choose_precision, computing, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
@@ -37,14 +37,14 @@ class Separator:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
         precision_why: why `load` took that one, in words.
-        triton, compiled: whether `use_triton` and `compile` were called.
+        compiled: whether `compile` was called.
         device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
         self.precision_why = "it was asked for"
-        self.triton = self.compiled = False
+        self.compiled = False
         self.batches = Batches(self)
 
     @classmethod
@@ -75,21 +75,6 @@ class Separator:
             if isinstance(module, SpectralPath | SpeakerPath):
                 module.of_slice = torch.compile(module.of_slice, dynamic=True, backend=backend)  # type: ignore[method-assign]
         self.compiled = True
-
-    def use_triton(self) -> None:
-        """Has two steps of each path run as Triton kernels (`model.fused`); `compile` may come before or after.
-
-        What comes out differs by rounding only.
-
-        Raises:
-            UserError: the device is not a CUDA one, or Triton is missing or makes no kernels for it.
-        """
-        check_triton(self.device)
-        from tisdiss_cli.model import fused
-
-        fused.make_ready(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32)
-        fused.use(self.network)
-        self.triton = True
 
     @property
     def config(self) -> Config:
