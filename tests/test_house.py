@@ -11,14 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "tisdiss_cli"
 WINGS = {
-    "model": {"audio", "devices", "errors", "files"},
-    "separation": {"model", "audio", "devices", "errors", "files"},
-    "data": {"separation", "model", "audio", "devices", "errors", "files"},
-    "activity": {"separation", "model", "audio", "devices", "errors", "files"},
-    "evaluation": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files"},
-    "folder": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files"},
-    "training": {"data", "separation", "model", "audio", "devices", "errors", "files"},
-    "report": {"activity", "evaluation", "folder", "audio", "errors", "files"},
+    "model": {"audio", "devices", "errors", "files", "libraries"},
+    "separation": {"model", "audio", "devices", "errors", "files", "libraries"},
+    "data": {"separation", "model", "audio", "devices", "errors", "files", "libraries"},
+    "activity": {"separation", "model", "audio", "devices", "errors", "files", "libraries"},
+    "evaluation": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files", "libraries"},
+    "folder": {"activity", "data", "separation", "model", "audio", "devices", "errors", "files", "libraries"},
+    "training": {"data", "separation", "model", "audio", "devices", "errors", "files", "libraries"},
+    "report": {"activity", "evaluation", "folder", "audio", "errors", "files", "libraries"},
     "benchmark": {
         "evaluation",
         "folder",
@@ -30,6 +30,7 @@ WINGS = {
         "devices",
         "errors",
         "files",
+        "libraries",
     },
 }
 

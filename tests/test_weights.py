@@ -166,10 +166,10 @@ class FakeHub(types.ModuleType):
 def fetch(monkeypatch, hub, out, *options):
     from typer.testing import CliRunner
 
-    from tisdiss_cli.__main__ import app
+    from tisdiss_cli.__main__ import all_commands
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    return CliRunner().invoke(app, ["weights", "fetch", "--out", str(out), *options])
+    return CliRunner().invoke(all_commands(), ["weights", "fetch", "--out", str(out), *options])
 
 
 def test_fetch_downloads_and_imports(tmp_path, monkeypatch):

@@ -2,34 +2,50 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-# Importing a command registers it.
-from tisdiss_cli.commands import app, bench, info, mix, report, score, separate, status, train, weights  # noqa: F401
-from tisdiss_cli.commands.console import log, start_logging
-from tisdiss_cli.commands.streams import lost_output, mend_streams
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import broken_libraries
+
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one sentence on stderr and exit status 2, want of memory 1."""
+    """Runs the command line; a user's mistake is one sentence on stderr and exit status 2.
+
+    So is memory that runs out, or a library that cannot be loaded, with exit status 1.
+    """
     # Read by torch when it first allocates: huge pages spare a CPU hundreds of thousands of page faults a second.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    mend_streams()
-    start_logging()
     try:
         _run()
-    except SystemExit as end:
-        if (reason := lost_output()) and not end.code:
-            log.error(f"the results could not be printed: {reason}")
-            sys.exit(1)
-        raise
+    except Exception:
+        if not (sentences := broken_libraries()):
+            raise
+        for sentence in sentences.values():
+            print(f"tisdiss: {sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+def all_commands() -> "typer.Typer":
+    """Returns the command line with every command; imported here, so that a broken library is a sentence."""
+    # Importing a command registers it.
+    from tisdiss_cli.commands import app, bench, info, mix, report, score, separate, status, train, weights  # noqa: F401
+
+    return app
 
 
 def _run() -> None:
+    from tisdiss_cli.commands.console import log, start_logging
+    from tisdiss_cli.commands.streams import lost_output, mend_streams
+
+    mend_streams()
+    start_logging()
     try:
         if "" in sys.argv[1:]:  # a path, it would be the folder one stands in
             raise UserError("an argument is empty: was a variable of the shell never set?")
-        app(prog_name="tisdiss")
+        all_commands()(prog_name="tisdiss")
     except UserError as error:
         log.error(error)
         sys.exit(2)
@@ -46,6 +62,11 @@ def _run() -> None:
             raise
         log.error(f"{error.filename} cannot be read or written: {error.strerror}")
         sys.exit(1)
+    except SystemExit as end:
+        if (reason := lost_output()) and not end.code:
+            log.error(f"the results could not be printed: {reason}")
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

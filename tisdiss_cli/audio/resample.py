@@ -4,8 +4,9 @@ from fractions import Fraction
 from math import ceil
 
 import torch
-import torchaudio
 from torch import Tensor
+
+from tisdiss_cli.libraries import load_torchaudio
 
 _WIDTH, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
 _MOST_ENTRIES = 1 << 18  # of a kernel table
@@ -30,7 +31,7 @@ class Resampler:
         if self.down == self.up:
             return
         if self.whole_periods:
-            self.transform = torchaudio.transforms.Resample(
+            self.transform = load_torchaudio().transforms.Resample(
                 self.down,
                 self.up,
                 resampling_method="sinc_interp_kaiser",

@@ -3,6 +3,7 @@
 import json as json_format
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import print_table
 from tisdiss_cli.commands.options import versions
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import broken_libraries, installed
 
 _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hub")
 
@@ -18,31 +20,53 @@ _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hu
 @app.command()
 def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Print versions, device, precision and bundled weights: what one pastes into a bug report."""
-    import soundfile
-
-    from tisdiss_cli.benchmark.measure import describe_machine
-    from tisdiss_cli.devices import choose_device, choose_precision
-
-    device = choose_device("auto")
-    # Separating, with the default weights; a training's gradients do not need fp32's digits.
-    separating, training = (
-        choose_precision("auto", device, agreement) for agreement in (_default_agreement(), float("inf"))
-    )
     facts = {
-        "versions": {**versions(), "soundfile": soundfile.__version__, "libsndfile": soundfile.__libsndfile_version__},
-        "machine": describe_machine(device),
-        "cuda": _cuda(),
-        "precision": {
-            "separate": dict(zip(("precision", "why"), separating, strict=True)),
-            "train": dict(zip(("precision", "why"), training, strict=True)),
-        },
-        "weights": _weights(),
-        "optional": {name: _installed(name) for name in _OPTIONAL},
+        "broken": broken_libraries(),
+        "versions": {**versions(), "libsndfile": _or_error(_libsndfile)},
+        "machine": _or_error(_machine),
+        "cuda": _or_error(_cuda),
+        "precision": _or_error(_precision),
+        "weights": _or_error(_weights),
+        "optional": {name: installed(name) for name in _OPTIONAL},
     }
     if json:
         print(json_format.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         _print(facts)
+
+
+def _or_error(facts: Callable[[], Any]) -> Any:
+    """Returns the facts, or what hinders finding them: a bug report is wanted most where something is broken."""
+    try:
+        return facts()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _libsndfile() -> str:
+    import soundfile
+
+    return soundfile.__libsndfile_version__
+
+
+def _machine() -> dict[str, Any]:
+    from tisdiss_cli.benchmark.measure import describe_machine
+    from tisdiss_cli.devices import choose_device
+
+    return describe_machine(choose_device("auto"))
+
+
+def _precision() -> dict[str, Any]:
+    """Returns what "auto" takes, and why: to separate with the default weights, and to train."""
+    from tisdiss_cli.devices import choose_device, choose_precision
+
+    device = choose_device("auto")
+    # A training's gradients do not need fp32's digits.
+    agreements = {"separate": _default_agreement(), "train": float("inf")}
+    return {
+        command: dict(zip(("precision", "why"), choose_precision("auto", device, agreement), strict=True))
+        for command, agreement in agreements.items()
+    }
 
 
 def _default_agreement() -> float | None:
@@ -100,32 +124,40 @@ def _weights() -> list[dict[str, Any]]:
     return found
 
 
-def _installed(package: str) -> str | None:
-    """The package's version, without importing it; None if it is not there."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _print(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
-    cuda, rows = facts["cuda"], {**facts["versions"], **facts["machine"]}
-    built = f"torch built for CUDA {cuda['built_for']}" if cuda["built_for"] else "torch built without CUDA"
-    rows["cuda"] = f"{'available' if cuda['available'] else 'not available'}, {built}"
-    for index, card in enumerate(cuda["cards"]):
-        rows[f"cuda:{index}"] = f"{card['name']}, {card['memory'] / 2**30:.1f} GiB, capability {card['capability']}"
-    rows["driver"] = "; ".join(cuda["driver"] or []) or "no NVIDIA driver answers"
-    for command, choice in facts["precision"].items():
-        rows[f"precision, {command}"] = f"{choice['precision']}: {choice['why']}"
-    for file in facts["weights"]:
-        told = file.get("error") or f"sha256 {file['digest']}…{'' if file['trained'] else ', untrained'}"
-        rows[f"weights {file['name']}"] = told + (", the default" if file["default"] else "")
+    rows = {f"broken: {name}": sentence for name, sentence in facts["broken"].items()}
+    rows |= {**facts["versions"], **_rows(facts["machine"], "machine")}
+    rows |= _rows(facts["cuda"], "cuda", _cuda_rows) | _rows(facts["precision"], "precision", _precision_rows)
+    rows |= _rows(facts["weights"], "weights", _weights_rows)
     rows |= {package: version or "not installed" for package, version in facts["optional"].items()}
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in rows.items():
         table.add_row(key, str(value))
     print_table(table)
+
+
+def _rows(found: Any, name: str, rows: Callable[[Any], dict[str, Any]] = dict) -> dict[str, Any]:
+    """Returns the rows of what was found; one row, under its name, if there was an error instead."""
+    return {name: found["error"]} if "error" in found else rows(found)
+
+
+def _cuda_rows(cuda: dict[str, Any]) -> dict[str, str]:
+    built = f"torch built for CUDA {cuda['built_for']}" if cuda["built_for"] else "torch built without CUDA"
+    rows = {"cuda": f"{'available' if cuda['available'] else 'not available'}, {built}"}
+    for index, card in enumerate(cuda["cards"]):
+        rows[f"cuda:{index}"] = f"{card['name']}, {card['memory'] / 2**30:.1f} GiB, capability {card['capability']}"
+    return rows | {"driver": "; ".join(cuda["driver"] or []) or "no NVIDIA driver answers"}
+
+
+def _precision_rows(precision: dict[str, Any]) -> dict[str, str]:
+    return {f"precision, {command}": f"{choice['precision']}: {choice['why']}" for command, choice in precision.items()}
+
+
+def _weights_rows(files: list[dict[str, Any]]) -> dict[str, str]:
+    rows = {}
+    for file in files:
+        text = file.get("error") or f"sha256 {file['digest']}…{'' if file['trained'] else ', untrained'}"
+        rows[f"weights {file['name']}"] = text + (", the default" if file["default"] else "")
+    return rows

@@ -9,6 +9,7 @@ import typer
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json, replacing, why_unwritable
+from tisdiss_cli.libraries import installed
 from tisdiss_cli.model.config import MOST_REPEATS
 
 WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
@@ -75,11 +76,12 @@ def parse_names(text: str | None) -> list[str] | None:
 
 def versions() -> dict[str, str]:
     """Of this program, Python and the libraries that results depend on."""
-    from importlib.metadata import version
-
     from tisdiss_cli import __version__
 
-    libraries = {name: version(name) for name in ("torch", "torchaudio", "torchmetrics", "numpy")}
+    libraries = {
+        name: installed(name) or "not installed"
+        for name in ("torch", "torchaudio", "torchmetrics", "numpy", "soundfile", "av")
+    }
     return {"tisdiss": __version__, "python": platform.python_version(), **libraries}
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchaudio
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.audio.read import AudioError, Source
 from tisdiss_cli.data.clips import BadFiles, pick_by_weight, read_clips, to_device, to_int16
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import load_torchaudio
 
 
 def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
@@ -72,7 +72,7 @@ def direct_first(response: Tensor) -> Tensor:
 
 def reverberate(dry: Tensor, responses: Tensor) -> Tensor:
     """Through the room, as long as before: (..., L), (..., R) -> (..., L)."""
-    return torchaudio.functional.fftconvolve(dry, responses)[..., : dry.shape[-1]]
+    return load_torchaudio().functional.fftconvolve(dry, responses)[..., : dry.shape[-1]]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-import torchaudio
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.data.clips import active_frames, padded, read_clips, to_device, to_int16
 from tisdiss_cli.data.datasets import is_set
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import load_torchaudio
 
 log = logging.getLogger("tisdiss")
 
@@ -110,7 +110,7 @@ def load_corpus(
         for speed in speeds:
             copy = waveform
             if speed != 1:
-                copy, _ = torchaudio.functional.speed(waveform, sample_rate, speed)
+                copy, _ = load_torchaudio().functional.speed(waveform, sample_rate, speed)
             lengths.append(copy.shape[0])
             copy = padded(copy.clamp(-1, 1))
             active.append(active_frames(copy))

@@ -1,0 +1,65 @@
+"""Libraries that cannot be loaded: which, in which version, and what to install, in one sentence."""
+
+import re
+import sys
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any
+
+_MODULES = {"pyyaml": "yaml"}  # the others are imported by the name that pip knows
+
+
+def broken_libraries() -> dict[str, str]:
+    """Returns the sentence to print for each library of ours that cannot be imported, by pip's name of it."""
+    sentences = {}
+    for name, requirement in _requirements().items():
+        module = _MODULES.get(name, name.replace("-", "_"))
+        if module in sys.modules:
+            continue
+        try:
+            load_torchaudio() if module == "torchaudio" else import_module(module)
+        except Exception as error:
+            cause = f" ({lines[0]})" if (lines := str(error).splitlines()) else ""
+            found = installed(name)
+            problem = f"{name} {found} cannot be loaded{cause}" if found else f"{name} is not installed"
+            force = " --force-reinstall" if found else ""
+            sentences[name] = f"{problem}: run pip install{force} '{requirement}'"
+    return sentences
+
+
+def installed(name: str) -> str | None:
+    """Returns the installed version of a package without importing it; None if it is not there."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def load_torchaudio() -> Any:
+    """Returns torchaudio, without its compiled part where that does not fit torch or the machine.
+
+    Resampling, speed perturbation and convolution are plain Python in it. Its compiled part is made for one range of
+    torch's versions and for CUDA, which its metadata does not say: beside others, importing it fails.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return import_module("torchaudio")
+    except (OSError, RuntimeError):  # the loader's, and torchaudio's own about another version of CUDA
+        without = ModuleType("torchaudio._extension")
+        vars(without).update(
+            _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda function: function
+        )
+        sys.modules[without.__name__] = without
+        return import_module("torchaudio")
+
+
+def _requirements() -> dict[str, str]:
+    """Returns what pyproject.toml asks for, extras aside, as pip takes it, by name."""
+    found = {}
+    for requirement in metadata.requires("tisdiss") or []:
+        name = re.match(r"[\w.-]+", requirement)
+        if name and "extra ==" not in requirement:
+            found[name[0].lower()] = requirement.partition(";")[0].strip()
+    return found
