@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tisdiss_cli.separation.pitch import octaves
+from tisdiss_cli.separation.speaker_profile import octaves
 
 RATE = 8000
 

@@ -12,7 +12,7 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.metrics import LIMIT, best_permutation, score, sdr, si_snr, trim
+from tisdiss_cli.evaluation.metrics import LIMIT, score, sdr, si_snr, trim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPEECH = Path(__file__).parent / "data" / "speech"
@@ -141,11 +141,6 @@ def test_a_silent_reference_is_left_out():
         score(mixture, torch.zeros_like(references), [estimate], sample_rate=RATE)
     with pytest.raises(UserError, match="NaN"):
         score(mixture, references, [estimate * torch.nan], sample_rate=RATE)
-
-
-def test_best_permutation_of_three_is_the_greatest_sum():
-    pairs = torch.tensor([[5.0, 9.0, 0.0], [8.0, 7.0, 1.0], [6.0, 6.0, 2.0]])
-    assert best_permutation(pairs) == (1, 0, 2)  # 9 + 8 + 2
 
 
 def test_lengths_are_cut_or_refused():

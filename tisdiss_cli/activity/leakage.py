@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli.separation.pitch import periodicity
+from tisdiss_cli.separation.speaker_profile import periodicity
 
 NEAR, FAR = 8, 31  # windows to both sides that means are of
 _FADES = 0.997  # a window; of the loudest so far

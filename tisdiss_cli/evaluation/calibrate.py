@@ -11,8 +11,9 @@ from torch import Tensor
 from tisdiss_cli.data.datasets import Dataset
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.loading import read_ahead
-from tisdiss_cli.evaluation.metrics import best_permutation, is_silent, si_snr
+from tisdiss_cli.evaluation.metrics import is_silent, si_snr
 from tisdiss_cli.separation.early_exit import similarity
+from tisdiss_cli.separation.permutation import best_permutation
 from tisdiss_cli.separation.separator import Separator
 
 log = logging.getLogger("tisdiss")
@@ -74,7 +75,7 @@ def _trace(separator: Separator, mixture: Tensor, references: Tensor, *, most: i
         voices = estimate.waveforms()[0]
         if older is not None:
             pairs = si_snr(voices[None].cpu(), references[:, None])
-            order = best_permutation(pairs)
+            order, _ = best_permutation(pairs)
             values.append(float(pairs[range(len(order)), order].mean() - before))
             near.append(float(similarity(voices[None], older[None])))
         older = voices

@@ -19,7 +19,6 @@ Edge cases, so that no mean ever meets a NaN:
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import permutations
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, si
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation import perception
+from tisdiss_cli.separation.permutation import best_permutation
 
 LIMIT = 100.0  # dB; 16-bit files end near 90, and double precision no longer decides beyond 120
 TAPS = 512  # of BSS Eval v3's filter
@@ -87,15 +87,6 @@ def is_silent(signal: Tensor) -> Tensor:
     return signal.amax(-1) == signal.amin(-1)
 
 
-def best_permutation(pairs: Tensor) -> tuple[int, ...]:
-    """The assignment with the greatest sum; `pairs` (S, S) has references as rows, estimates as columns.
-
-    Entry s of the result is the estimate that belongs to reference s.
-    """
-    rows = range(pairs.shape[0])
-    return max(permutations(rows), key=lambda order: sum(float(pairs[row, order[row]]) for row in rows))
-
-
 def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor], str | None]:
     """Cuts (..., L) signals to the shortest, with a warning if that changes one.
 
@@ -151,7 +142,7 @@ def score(
         estimate = estimate.double()
         pairs = torch.zeros(len(references), len(references), dtype=torch.float64)
         pairs[audible] = si_snr(estimate[None], references[audible, None])
-        order = best_permutation(pairs)
+        order, _ = best_permutation(pairs)  # rows are references, columns estimates
         matched = estimate[list(order)][audible]
         si_snr_after, sdr_after = si_snr(matched, references[audible]), sdr(matched, references[audible])
         result = Score(

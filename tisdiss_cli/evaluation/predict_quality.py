@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tisdiss_cli.data.datasets import Dataset
 from tisdiss_cli.evaluation.loading import read_ahead
-from tisdiss_cli.evaluation.metrics import best_permutation, is_silent, si_snr
+from tisdiss_cli.evaluation.metrics import is_silent, si_snr
+from tisdiss_cli.separation.permutation import best_permutation
 from tisdiss_cli.separation.quality import QualityModel, describe
 from tisdiss_cli.separation.separator import Separator
 
@@ -71,7 +72,7 @@ def _example(separator: Separator, references: Tensor, repeats: int) -> tuple[Te
     mixture = references.sum(0)
     voices = separator.batch(mixture[None], repeats)[0].float().cpu()
     pairs = si_snr(voices[None], references[:, None])
-    order = best_permutation(pairs)
+    order, _ = best_permutation(pairs)
     before = si_snr(mixture.expand_as(references), references).mean()
     return describe(mixture, voices), float(pairs[range(len(order)), order].mean() - before)
 

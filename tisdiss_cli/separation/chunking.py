@@ -1,17 +1,16 @@
 """Long recordings as overlapping chunks, and their voices stitched together again, both as streams.
 
-A network knows no speaker's name, so each chunk may return the voices in another order. Chunks
-therefore overlap; the order that agrees best with what is written already is taken, and the overlap
-is blended smoothly.
+A network knows no speaker's name, so each chunk may return the voices in another order. Chunks therefore overlap; the
+order that agrees best with what is written already is taken, and the overlap is blended smoothly.
 """
 
 from dataclasses import dataclass
-from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from tisdiss_cli.separation.turns import TurnSorter
+from tisdiss_cli.separation.permutation import Order, best_permutation
+from tisdiss_cli.separation.speaker_tracking import TurnSorter
 
 OVERLAP = 0.25  # of a chunk
 LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
@@ -49,12 +48,12 @@ class Chunker:
         return chunks
 
     def finish(self) -> list[tuple[int, Tensor]]:
-        """The last chunk, unless there were no samples."""
+        """Returns the last chunk, unless there were no samples."""
         left = self.buffer[self.next - self.start :].clone()
         return [(self.next, left)] if left.shape[0] else []
 
     def _telling_overlap(self, piece: Tensor) -> int:
-        """The shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
+        """Returns the shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
         piece = piece - piece.mean()  # an offset is no sound
         floor = _QUIET**2 * piece.square().mean()
         overlap = self.overlap
@@ -63,29 +62,18 @@ class Chunker:
         return overlap
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """The order that brings a chunk's voices to the speakers before it, and how sure that is."""
+def align(before: Tensor, after: Tensor) -> tuple[Order, float]:
+    """Returns the order of `after` (S, n) that is nearest in mean square to `before` (S, n), and its lead.
 
-    order: tuple[int, ...]
-    margin: float  # lead of the best order over the next, as a correlation, 0 ... 2
-
-
-def align(before: Tensor, after: Tensor) -> Alignment:
-    """The order of `after` (S, n) that is nearest in mean square to `before` (S, n).
+    The lead over the next order is a correlation, 0 to 2; inf for one voice.
 
     The squared distance falls as the sum of inner products rises, so the order with the greatest sum
     is taken; silence on either side gives the order as it is and margin 0.
     """
     before, after = before.double(), after.double()
-    products = before @ after.T  # (S, S)
+    order, lead = best_permutation(before @ after.T)
     norm = float((before.square().sum() * after.square().sum()).sqrt())
-    orders = list(permutations(range(before.shape[0])))
-    totals = torch.stack([products[range(len(order)), order].sum() for order in orders])
-    if len(orders) == 1 or norm == 0.0:
-        return Alignment(orders[0], 2.0 if len(orders) == 1 else 0.0)
-    best, second = totals.topk(2).values.tolist()
-    return Alignment(orders[int(totals.argmax())], (best - second) / norm)
+    return order, lead / norm if norm else lead
 
 
 class Stitcher:
@@ -130,7 +118,7 @@ class Stitcher:
         return self.turns.push(final, self.seams[told:]) if self.turns else final.clone()
 
     def finish(self) -> Tensor:
-        """The voices (S, m) that are left."""
+        """Returns the voices (S, m) that are left."""
         if self.history is None:
             return torch.zeros(0, 0)
         last = self.history[:, self.history.shape[1] - (self.end - self.sent) :]
@@ -139,16 +127,16 @@ class Stitcher:
     def _in_order(self, history: Tensor, start: int, *, overlap: int, voices: Tensor) -> Tensor:
         shared = min(overlap, history.shape[1])
         before, after = history[:, -shared:], voices[:, overlap - shared : overlap]
-        alignment = align(before, after)
+        order, margin = align(before, after)
         power = float(voices.double().square().mean())
         self.heard = max(self.heard, float(history.double().square().mean()))
         quiet = min(float(before.double().square().mean()), float(after.double().square().mean()))
         # Nothing can be swapped where one side of the seam has not a voice in it.
         audible = min(power, self.heard) > 1e-6 * max(power, self.heard)
-        sure = not audible or (alignment.margin >= _MARGIN and quiet >= 1e-6 * max(power, self.heard))
+        sure = not audible or (margin >= _MARGIN and quiet >= 1e-6 * max(power, self.heard))
         if not sure:
             self.seams.append(start + overlap - self.fade // 2)
-        return voices[list(alignment.order)]
+        return voices[list(order)]
 
 
 @dataclass(frozen=True)
@@ -162,7 +150,7 @@ class ChunkPlan:
 
     @classmethod
     def of(cls, chunk: int, sample_rate: int | None = None) -> "ChunkPlan":
-        """The plan for chunks of that many samples."""
+        """Returns the plan for chunks of that many samples."""
         return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)), sample_rate)
 
     @property
@@ -171,9 +159,9 @@ class ChunkPlan:
         return int(LAST * self.chunk)
 
     def chunker(self) -> Chunker:
-        """A new `Chunker` for one waveform."""
+        """Returns a new `Chunker` for one waveform."""
         return Chunker(self.chunk, overlap=self.overlap, longest=self.longest)
 
     def stitcher(self) -> Stitcher:
-        """The `Stitcher` that goes with it."""
+        """Returns the `Stitcher` that goes with it."""
         return Stitcher(fade=self.overlap, longest=self.longest, sample_rate=self.sample_rate)

@@ -7,7 +7,7 @@ import torch
 
 from tests.cli import ROOT
 from tisdiss_cli.audio.read import read
-from tisdiss_cli.separation.turns import TurnCutter, TurnSorter
+from tisdiss_cli.separation.speaker_tracking import TurnCutter, TurnSorter
 
 RATE = 8000
 
@@ -123,6 +123,21 @@ def test_what_is_held_does_not_grow():
         sorter.push(block)
         held.append(sorter.held.shape[1])
     assert max(held) < 13 * RATE
+
+
+@pytest.mark.parametrize(("share", "learnt"), [(0.2, True), (0.5, False)])
+def test_a_turn_that_may_be_either_ones_is_not_learnt_from(share, learnt):
+    """Both in one voice, so much of it the woman's: what either sounds like stays as it was."""
+    man, woman, none = speech("s1"), speech("s2"), torch.zeros(RATE)
+    both = share * woman + (1 - share) * man
+    sorter = TurnSorter(2, RATE)
+    for number, clip in enumerate((man[: 5 * RATE], woman[: 5 * RATE], both[6 * RATE : 8 * RATE])):
+        said = torch.cat((clip, none))
+        sorter.push(torch.stack((said, 0 * said)).roll(number % 2, 0))
+    before = [profile and profile.frames for profile in sorter.speakers.known]
+    sorter.finish()
+    assert None not in before
+    assert ([profile and profile.frames for profile in sorter.speakers.known] != before) == learnt
 
 
 def naive_ends(powers: list[float]) -> list[int]:

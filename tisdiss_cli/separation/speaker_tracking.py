@@ -1,4 +1,4 @@
-"""Each turn of a recording to the voice that it sounds like, as a stream.
+"""Speaker tracking: each turn of a recording to the voice that it sounds like, as a stream.
 
 Where people talk one after the other a network has nothing to hold on to: it may put the next turn into either voice,
 inside a chunk as well as at a seam. So the stream is cut into turns, at pauses and at seams that did not tell the
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tisdiss_cli.separation.memory import FRAME, VoiceMemory
+from tisdiss_cli.separation.speaker_profile import FRAME, SpeakerProfiles
 
 STAYS = 4.0  # log odds that a turn is in the order of the one before, as far as nothing else is known
 _LEARNS = 3.0  # lead of an order over the next from which on it is learnt from
@@ -32,7 +32,7 @@ class TurnCutter:
         self.pause = self.sound = 0  # frames: so far, and of the turn
 
     def push(self, power: float) -> int | None:
-        """How many frames before this one, which is not counted, the turn ended; None: it goes on."""
+        """Returns how many frames before this one, which is not counted, the turn ended; None: it goes on."""
         self.loudest = max(power, self.loudest * _FADES)
         if power < _QUIET * self.loudest:
             self.pause += 1
@@ -55,7 +55,7 @@ class TurnSorter:
     """
 
     def __init__(self, voices: int, sample_rate: int) -> None:
-        self.memory, self.cutter = VoiceMemory(voices, sample_rate), TurnCutter()
+        self.speakers, self.cutter = SpeakerProfiles(voices, sample_rate), TurnCutter()
         self.size, self.blend = round(FRAME * sample_rate), round(_BLEND * sample_rate)
         self.held = torch.zeros(voices, 0)
         self.sent = self.free = 0  # samples: gone on, and that may go on, as no later end of a turn lies before them
@@ -80,13 +80,13 @@ class TurnSorter:
         return torch.cat(parts, dim=1)
 
     def finish(self) -> Tensor:
-        """The samples (S, k) that are left."""
+        """Returns the samples (S, k) that are left."""
         last = self._send(self.sent + self.held.shape[1])
         self._doubt()
         return last
 
     def _frame(self, power: float) -> list[Tensor]:
-        """What can go on before the next frame, of that power, is added."""
+        """Adds a frame of that power; returns what can go on before it."""
         parts = []
         back = self.cutter.push(power)
         if back is not None:
@@ -105,13 +105,13 @@ class TurnSorter:
         return parts
 
     def _end(self, sample: int) -> Tensor:
-        """The turn up to a sample of the stream; another one begins there."""
+        """Ends the turn at a sample of the stream; returns what is left of it."""
         last = self._send(max(sample, self.free))
         self.decided = False
         return last
 
     def _send(self, sample: int) -> Tensor:
-        """What has not gone on yet before a sample of the stream, in the turn's order."""
+        """Returns what has not gone on yet before a sample of the stream, in the turn's order."""
         count = max(0, sample - self.sent)
         voices, self.held = self.held[:, :count], self.held[:, count:]
         self.sent += count
@@ -127,18 +127,19 @@ class TurnSorter:
         return out
 
     def _decide(self, voices: Tensor) -> None:
-        portraits = self.memory.portraits(voices)
-        order, lead = self.memory.order(portraits, self.order, STAYS)
+        """Finds the order of the turn whose voices (S, n) have come so far, and learns from it where it is sure."""
+        profiles = self.speakers.profiles(voices)
+        order, lead = self.speakers.order(profiles, self.order, STAYS)
         self.order, self.decided = order, True
         if lead >= _LEARNS:
-            self.memory.learn([portraits[voice] for voice in order])
-        if any(portraits):
+            self.speakers.learn([profiles[voice] for voice in order])
+        if any(profiles):
             if lead >= _SURE:
                 self.doubtful = None
             self._doubt()
 
     def _doubt(self) -> None:
-        """The seam before this turn stays uncertain."""
+        """Leaves the seam before this turn uncertain."""
         if self.doubtful is not None:
             self.uncertain.append(self.doubtful)
             self.doubtful = None

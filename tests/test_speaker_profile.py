@@ -8,7 +8,7 @@ import torch
 from tests.cli import ROOT
 from tisdiss_cli.audio.read import read
 from tisdiss_cli.separation.chunking import ChunkPlan
-from tisdiss_cli.separation.memory import VoiceMemory
+from tisdiss_cli.separation.speaker_profile import SpeakerProfiles
 
 
 def speaker(source: str, index: int, rate: int = 8000) -> torch.Tensor:
@@ -53,40 +53,40 @@ def test_without_a_memory_it_is_not():
 
 
 def test_two_of_one_kind_are_not_told_apart():
-    memory = VoiceMemory(2, 8000)
+    speakers = SpeakerProfiles(2, 8000)
     clip = speaker("s1", 0)[:24000]
     alike = torch.stack((torch.cat((clip, 0 * clip)), torch.cat((0 * clip, clip))))
-    memory.learn(memory.portraits(alike))
+    speakers.learn(speakers.profiles(alike))
     for before in ((0, 1), (1, 0)):
-        assert memory.order(memory.portraits(alike), before, 3.0) == (before, pytest.approx(3.0, abs=0.3))
+        assert speakers.order(speakers.profiles(alike), before, 3.0) == (before, pytest.approx(3.0, abs=0.3))
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_levels_and_rates_make_no_difference(rate):
     one, other = speaker("s1", 0, rate)[: 3 * rate], speaker("s2", 0, rate)[: 3 * rate]
     voices = torch.stack((torch.cat((one, 0 * other)), torch.cat((0 * one, other))))
-    memory = VoiceMemory(2, rate)
-    memory.learn(memory.portraits(voices))
+    speakers = SpeakerProfiles(2, rate)
+    speakers.learn(speakers.profiles(voices))
     for quiet, found in ((0.1 * voices.flip(0), (1, 0)), (0.1 * voices, (0, 1))):
-        order, lead = memory.order(memory.portraits(quiet), (0, 1), 0.0)
+        order, lead = speakers.order(speakers.profiles(quiet), (0, 1), 0.0)
         assert order == found and lead > 8
         stays = lead + 1  # what speaks for the order before outweighs what they sound like, and not by more
-        assert memory.order(memory.portraits(quiet), found[::-1], stays) == (found[::-1], pytest.approx(1, abs=1e-3))
+        assert speakers.order(speakers.profiles(quiet), found[::-1], stays) == (found[::-1], pytest.approx(1, abs=1e-3))
 
 
 def test_what_says_nothing_decides_nothing():
-    memory = VoiceMemory(2, 8000)
+    speakers = SpeakerProfiles(2, 8000)
     silence, noise = torch.zeros(2, 32000), torch.randn(2, 32000)
     for voices in (silence, noise, noise[:, :100]):  # no frame is one voice's own
-        assert memory.portraits(voices) == [None, None]
-        assert memory.order(memory.portraits(voices), (1, 0), 3.0) == ((1, 0), 3.0)
-    memory.learn([None, None])
-    assert memory.known == [None, None]
+        assert speakers.profiles(voices) == [None, None]
+        assert speakers.order(speakers.profiles(voices), (1, 0), 3.0) == ((1, 0), 3.0)
+    speakers.learn([None, None])
+    assert speakers.known == [None, None]
 
 
-def test_memory_stays_as_it_is():
-    voices, memory, sizes = turns(), VoiceMemory(2, 8000), []
+def test_their_size_stays_as_it_is():
+    voices, speakers, sizes = turns(), SpeakerProfiles(2, 8000), []
     for _ in range(20):
-        memory.learn(memory.portraits(voices))
-        sizes.append(len(pickle.dumps(memory)))
+        speakers.learn(speakers.profiles(voices))
+        sizes.append(len(pickle.dumps(speakers)))
     assert sizes[-1] < sizes[0] + 32  # counts may take a byte more
