@@ -14,7 +14,8 @@ import torch
 from tisdiss_cli import Separator
 from tisdiss_cli.audio.read import read
 from tisdiss_cli.data.datasets import find_dataset
-from tisdiss_cli.evaluation.metrics import best_permutation, si_snr
+from tisdiss_cli.evaluation.metrics import si_snr
+from tisdiss_cli.separation.permutation import best_permutation
 
 N_FFT, HOP = 256, 64
 RANGE = 70  # dB shown
@@ -59,7 +60,7 @@ def main() -> None:
             for depth in depths:
                 voices = estimates[depth - 1]
                 pairs = si_snr(voices[None], references[:, None])  # (references, voices)
-                order = best_permutation(pairs)
+                order, _ = best_permutation(pairs)
                 gain = float(pairs[speaker, order[speaker]] - before[speaker])
                 pictures.append((f"{depth} repeat{'s' * (depth > 1)}: {gain:+.1f} dB", voices[order[speaker]]))
             pictures.append((f"speaker {speaker + 1} alone", references[speaker]))
