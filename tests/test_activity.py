@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.simulate import active_segments
 from tests.cli import ROOT
 from tisdiss_cli.activity import leakage
 from tisdiss_cli.activity.leakage import (
@@ -23,7 +24,6 @@ from tisdiss_cli.activity.leakage import (
 from tisdiss_cli.activity.segments import Segmenter, Speech
 from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.audio.read import read
-from tisdiss_cli.data.conversations import active_segments
 
 LEAK = 10 ** (-22 / 20)  # of one voice into the other
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tests import naive
 from tests.reference_cases import drawn_network, relative_error
-from tisdiss_cli.model import attention, naive
+from tisdiss_cli.model import attention
 from tisdiss_cli.model.attention import attend
 from tisdiss_cli.model.config import Config
 
@@ -66,7 +67,7 @@ def test_bf16_on_a_cpu_by_either_kernel_and_in_any_slices(monkeypatch, shape, we
         if theirs.abs().amax() > 0:  # with one position, queries and keys change nothing
             assert relative_error(ours.double(), theirs) < 0.03
         else:
-            assert ours.abs().amax() == 0
+            assert ours.abs().amax() < 1e-6  # what rounding leaves
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -10,14 +12,12 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.cli import tisdiss
-from tisdiss_cli.benchmark import grid
-from tisdiss_cli.benchmark.against_naive import compare
-from tisdiss_cli.benchmark.measure import Measurement, count_macs, fit_line, measure, time_runs
-from tisdiss_cli.benchmark.memory import peak_memory, working_memory
+from tests.cli import ROOT, tisdiss
+from tisdiss_cli.benchmark.grid import Findings
+from tisdiss_cli.benchmark.measure import Measurement, count_macs, measure, time_runs
+from tisdiss_cli.benchmark.memory import peak_memory
 from tisdiss_cli.benchmark.plots import Curve, check_plot, cost_figure, draw, draw_cost, draw_text
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.model import naive
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
@@ -78,43 +78,12 @@ def test_timing_runs_again_and_again():
 
 
 def test_peak_memory_sees_what_was_freed():
-    import sys
-
     if not sys.platform.startswith("linux"):
         pytest.skip("the high-water mark starts anew on Linux only")
     low = peak_memory(lambda: None, CPU)
     high = peak_memory(lambda: np.ones(25_000_000).sum(), CPU)
     assert high - low > 190e6
     assert peak_memory(lambda: None, CPU) < high - 100e6
-
-
-def test_working_memory_leaves_out_what_was_there():
-    import sys
-
-    if not sys.platform.startswith("linux"):
-        pytest.skip("the high-water mark starts anew on Linux only")
-    held = np.ones(25_000_000)
-    assert working_memory(lambda: np.ones(12_500_000).sum(), CPU) == pytest.approx(100e6, rel=0.1)
-    assert held.all()
-
-
-def test_ours_and_the_naive_network_agree(tmp_path):
-    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
-    for c in compare(small, [1, 3], batch_size=2, audio_seconds=0.25, pairs=1):
-        assert c.relative_error < 1e-4 and c.si_snr > 80
-
-
-def test_the_naive_network_takes_the_mixtures_one_at_a_time(tmp_path, monkeypatch):
-    """So where a run of either sleeps 0.2 s, three mixtures cost ours one sleep and the naive one three."""
-    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
-
-    def slower(run):
-        return lambda *arguments: time.sleep(0.2) or run(*arguments)
-
-    monkeypatch.setattr(small, "batch", slower(small.batch))
-    monkeypatch.setattr(naive, "separate", slower(naive.separate))
-    (c,) = compare(small, [1], batch_size=3, audio_seconds=0.1, pairs=1)
-    assert 0.2 <= c.seconds < 0.6 <= c.naive_seconds and 1.5 < c.ratio < 4
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), MemoryError()])
@@ -130,25 +99,21 @@ def test_a_setting_without_memory_is_left_out_and_the_others_go_on(tmp_path, mon
     monkeypatch.setattr(small, "batch", short)
     first, second, third = measure(small, [1, 2, 3], batch_size=1, audio_seconds=0.1, ceiling=1e9, min_seconds=0.01)
     assert first.median and third.median and second.repeats == 2 and second.median is None
-    first, second, third = compare(small, [1, 2, 3], batch_size=1, audio_seconds=0.1, pairs=1)
-    assert first.seconds and third.seconds and second.repeats == 2 and second.seconds is None
 
 
-def test_a_folder_without_memory_is_said_and_the_settings_stand(tmp_path, monkeypatch, said):
-    small = separator(Config(channels=8, ffn_hidden=8, attention_channels=8, heads=2, norm_groups=2), tmp_path)
-
-    def full(*arguments: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(grid, "compare_folder", full)
-    wanted = grid.Grid([small], [1], [1], [0.1], against_naive=True, mixtures=[tmp_path / "a.wav"])
-    found = grid.run_grid(wanted, lambda row: None)
-    assert found.folders == [] and found.comparisons[0].seconds and found.measurements[0].median
-    assert [sentence for sentence in said if "memory" in sentence and "folder" in sentence]
+def timed(precision: str, batch: int, seconds: float, repeats: int, took: float | None) -> Measurement:
+    """A setting that took so many seconds; None: memory ran out."""
+    rtf = None if took is None else took / seconds / batch
+    runs = None if took is None else 3
+    return Measurement(precision, batch, seconds, repeats, took, took, took, runs, rtf, *[None] * 4)
 
 
 def test_the_fit_is_the_line():
-    assert fit_line([1, 2, 4, 8], [0.7, 0.9, 1.3, 2.1]) == pytest.approx((0.5, 0.2))
+    rows = [timed("fp32", 1, 4.0, repeats, 0.5 + 0.2 * repeats) for repeats in (1, 2, 4, 8)]
+    others = [timed("bf16", 1, 4.0, 1, 0.3), timed("fp32", 2, 4.0, 1, 1.0), timed("fp32", 2, 4.0, 2, None)]
+    (line,) = Findings(measurements=rows + others).fits()
+    assert (line.precision, line.batch_size, line.audio_seconds) == ("fp32", 1, 4.0)
+    assert (line.a, line.b) == pytest.approx((0.5, 0.2))
 
 
 CURVE = Curve("fp32", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], [10.0, 14.0, 15.95, 16.0], 3)
@@ -175,23 +140,7 @@ def test_the_plot_is_written(tmp_path, suffix):
 
 def test_the_picture_of_the_cost_has_every_setting_that_could_be_timed(tmp_path):
     cells = [("fp32", batch, seconds) for batch in (1, 4) for seconds in (1.0, 10.0)]
-    rows = [
-        Measurement(
-            *cell,
-            repeats,
-            median=0.1,
-            lower=0.1,
-            upper=0.1,
-            runs=3,
-            rtf=0.1 * repeats * cell[1],
-            memory=None,
-            macs=None,
-            flops=None,
-            of_ceiling=None,
-        )
-        for cell in cells
-        for repeats in (1, 2, 3)
-    ]
+    rows = [timed(*cell, repeats, 0.1 * repeats * cell[2]) for cell in cells for repeats in (1, 2, 3)]
     mixed = random.Random(0).sample(rows, len(rows))
     figure = cost_figure([replace(mixed[0], rtf=None), *mixed[1:]], "title")
     drawn = []
@@ -222,16 +171,16 @@ def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
     assert curve["rtf"] == [row["rtf"] for row in content["results"][:2]]
 
 
-def test_against_naive_which_answers_to_its_old_name_too(data, weights, tmp_path):
-    report = tmp_path / "bench.json"
-    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", 0.05, "--json", report]
-    tisdiss("bench", *options, "--against-oracle", "--data", data)
-    content = json.loads(report.read_text())
-    assert [row["relative_error"] < 1e-4 for row in content["against_naive"]] == [True] * 2
-    (folder,) = content["folders_against_naive"]
-    assert folder["files"] == 3 and folder["ratio"] > 0
-    said = tisdiss("bench", "--help").stdout
-    assert "--against-naive" in said and "--against-oracle" not in said
+def test_the_script_compares_with_the_naive_network(weights):
+    command = [sys.executable, ROOT / "scripts" / "against-naive", "--weights", weights, "--device", "cpu"]
+    done = subprocess.run([*command, "--repeats", "1", "2", "--seconds", "0.2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()[1:]
+    assert len(rows) == 2
+    for row in rows:
+        ratio, error = row.split()[10:12]
+        assert float(ratio) > 0 and 0 < float(error) < 1e-4
+        assert float(row.split(" dB")[0].split()[-1]) > 80
 
 
 @pytest.mark.parametrize(
@@ -240,7 +189,8 @@ def test_against_naive_which_answers_to_its_old_name_too(data, weights, tmp_path
         (["--seconds", "a"], "--seconds a"),
         (["--batch-size", "0"], "--batch-size 0"),
         (["--plot", "x.gif"], "--plot x.gif"),
-        (["--compare", "fp32,fp16"], "fp16"),
+        (["--precision", "fp32,fp16"], "fp16"),
+        (["--precision", "fp32,fp32"], "--precision fp32,fp32: name each once"),
         (["--repeats", "0"], "--repeats 0"),
     ],
 )

@@ -193,7 +193,7 @@ def test_auto_waits_once_a_repeat_and_uses_what_a_cpu_uses(reference_weights, de
 def test_bench_measures_and_counts_what_a_cpu_counts(reference_weights, device, tmp_path):
     options = ("--weights", reference_weights, "--device", device, "--seconds", 0.5, "--batch-size", "1,2")
     precisions = "fp32,bf16,tf32" if device == "cuda" else "fp32"
-    tisdiss("bench", *options, "--repeats", "1-2", "--compare", precisions, "--json", tmp_path / "bench.json")
+    tisdiss("bench", *options, "--repeats", "1-2", "--precision", precisions, "--json", tmp_path / "bench.json")
     content = json.loads((tmp_path / "bench.json").read_text())
     assert len(content["results"]) == 4 * len(precisions.split(",")) and all(
         row["median"] > 0 and row["memory"] for row in content["results"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tisdiss_cli.evaluation.diarisation import as_frames, diarisation_error, frame_f1, swaps
+from scripts.diarisation import as_frames, diarisation_error, frame_f1, swaps
 
 TRUE = as_frames([[(0.0, 4.0)], [(3.0, 6.0)]], 10)  # 7 s of speech, 1 s of it overlap
 

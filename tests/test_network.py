@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests import naive
 from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error
-from tisdiss_cli.model import naive
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import RECONSTRUCTOR, SEPARATOR, SPLITTER, TISDiSS
 from tisdiss_cli.model.published import config_from_options

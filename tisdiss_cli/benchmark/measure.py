@@ -160,12 +160,6 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
     return best or None
 
 
-def fit_line(repeats: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
-    """a and b of time = a + b x repeats, by least squares; at least two settings."""
-    b, a = np.polyfit(repeats, seconds, 1)
-    return float(a), float(b)
-
-
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
     name = platform.processor() or platform.machine()

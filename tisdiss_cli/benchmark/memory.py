@@ -1,7 +1,6 @@
 """How much memory a run takes at its peak."""
 
 import ctypes
-import gc
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux, proc(5)
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux, proc(5)
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
@@ -31,21 +30,8 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
         run()  # elsewhere the mark stands for the whole process so far
         return _peak_so_far()
     run()
-    return _status("VmHWM")
-
-
-def working_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes at the peak of a run above what was held before it; None where that cannot be had: on a CPU, off Linux."""
-    gc.collect()
-    if device.type == "cuda":
-        held = torch.cuda.memory_allocated(device)
-    elif device.type == "cpu" and sys.platform.startswith("linux"):
-        _give_back()
-        held = _status("VmRSS")
-    else:
-        return None
-    peak = peak_memory(run, device)
-    return None if peak is None else peak - held
+    (line,) = (line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
 
 
 def _peak_so_far() -> int | None:
@@ -61,8 +47,3 @@ def _peak_so_far() -> int | None:
 def _give_back() -> None:
     with suppress(OSError, AttributeError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _status(key: str) -> int:
-    (line,) = (line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{key}:"))
-    return 1024 * int(line.split()[1])

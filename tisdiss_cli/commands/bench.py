@@ -1,18 +1,16 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.bench_tables import bench_table, comparison_table, duration, in_words, si
+from tisdiss_cli.commands.bench_tables import bench_table, fit_in_words, in_words, si
 from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn_if_untrained
 from tisdiss_cli.commands.options import (
     DeviceOption,
-    PrecisionOption,
     WeightsOption,
     check_output,
     parse_names,
@@ -23,13 +21,10 @@ from tisdiss_cli.commands.options import (
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from tisdiss_cli.benchmark.against_naive import Comparison
-    from tisdiss_cli.benchmark.grid import Findings, Fit
+    from tisdiss_cli.benchmark.grid import Findings
     from tisdiss_cli.benchmark.measure import Measurement
-    from tisdiss_cli.benchmark.plots import Curve
     from tisdiss_cli.data.datasets import Dataset
     from tisdiss_cli.evaluation.evaluate import Evaluation
-    from tisdiss_cli.evaluation.results import Summary
     from tisdiss_cli.separation.separator import Separator
 
 
@@ -38,11 +33,6 @@ def bench(  # the options make it long
     repeats: Annotated[str | None, typer.Option(help="4, 1-8 or 1,2,4. [default: 1 to as trained]")] = None,
     seconds: Annotated[str, typer.Option(help="Lengths of a mixture, as in 1,4,10.")] = "4",
     batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
-    compare: Annotated[str | None, typer.Option(help="Precisions side by side, as in fp32,bf16.")] = None,
-    against_naive: Annotated[
-        bool, typer.Option("--against-naive", help="Compare with a naive network, and on --data's folder of mixtures.")
-    ] = False,
-    against_oracle: Annotated[bool, typer.Option("--against-oracle", hidden=True)] = False,  # its name before
     data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
     mixture: Annotated[str | None, typer.Option(help="With --data: folder of the mixtures.")] = None,
     references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
@@ -53,7 +43,9 @@ def bench(  # the options make it long
     html: Annotated[Path | None, typer.Option(help="A page of the tables, with --data of each file too.")] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.")
+    ] = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile the network first; none of its time is counted.")
     ] = False,
@@ -62,16 +54,11 @@ def bench(  # the options make it long
     """Measure time, memory and arithmetic of every repetition setting on this machine.
 
     Times are medians with quartiles, of the network alone. "of peak" compares the achieved operations with the
-    machine's fastest large matrix product, measured in the same run. The naive network of --against-naive is run as
-    the published code runs: float32, one mixture at a time, the speaker path with all its padding.
+    machine's fastest large matrix product, measured in the same run.
     """
-    against_naive |= against_oracle
     wanted = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
     batches = _numbers("--batch-size", batch_size, int, 1, 65536)
-    precisions = parse_names(compare) or [precision]
-    if compare and precision != "auto":
-        raise UserError("--compare and --precision exclude each other: leave one of them out")
     for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
         check_output(option, path)
     if plot is not None:
@@ -80,37 +67,29 @@ def bench(  # the options make it long
         check_plot(plot)
 
     keep_quiet(quiet)
-    from tisdiss_cli.benchmark.grid import Grid, curve, fits, run_grid
+    from tisdiss_cli.benchmark.grid import run_grid
     from tisdiss_cli.benchmark.measure import describe_machine
     from tisdiss_cli.data.datasets import find_dataset
 
     dataset = find_dataset(data, mixture, parse_names(references)) if data else None
-    separators = _load(weights, device, precisions, compile=compile)
+    separators = _load(weights, device, precision, compile=compile)
     first = separators[0]
     machine = describe_machine(first.device)
     warn_if_untrained(first.weights)
+    wanted = wanted or list(range(1, first.config.reconstructor_repeats + 1))
+    shapes = list(product(batches, lengths))
+    with bar(total=len(separators) * len(shapes) * len(wanted), unit="setting", leave=False) as shown:
 
-    grid = Grid(
-        separators,
-        wanted or list(range(1, first.config.reconstructor_repeats + 1)),
-        batches,
-        lengths,
-        against_naive,
-        [item.mixture for item in dataset.items] if dataset else [],
-    )
-    with bar(total=grid.rows, unit="setting", leave=False) as shown:
-
-        def done(row: "Measurement | Comparison") -> None:
+        def done(row: "Measurement") -> None:
             """Says each row at once: whoever stops a long run has it."""
             shown.update()
             log.info(in_words(row))
 
-        found = run_grid(grid, done)
-    outcomes = {one.precision: _score(dataset, one, grid.repeats) for one in separators} if dataset else {}
-    scored = {name: outcome.results for name, outcome in outcomes.items()}
-    lines = fits(found.measurements)
-    curves = [drawn for name in scored if (drawn := curve(found.measurements, name, _quality(scored[name])))]
-    _report(found, lines, scored, curves, machine, first.weights.name)
+        found = run_grid(separators, shapes, wanted, done)
+    outcomes = {one.precision: _score(dataset, one, wanted) for one in separators} if dataset else {}
+    found.scores = {name: outcome.results for name, outcome in outcomes.items()}
+    title = f"{first.weights.name} on {machine.get('gpu') or '{cpu}, {threads} threads'.format(**machine)}"
+    _print(found, title)
     if json:
         settings = {
             "weights": first.weights.name,
@@ -118,20 +97,28 @@ def bench(  # the options make it long
             "data": data and str(data),
             "compiled": compile,
         }
-        write_json(json, {"settings": settings, "machine": machine, **_content(found, lines, scored, curves)})
+        write_json(json, {"settings": settings, "machine": machine, "versions": versions(), **found.as_dict()})
     if html:
-        _write_page(html, found, lines, outcomes, curves, machine, first.weights.name)
-    if plot and (curves or not dataset):
-        _draw(plot, found, curves, f"{first.weights.name} on {_place(machine)}", len(dataset.items) if dataset else 0)
+        from tisdiss_cli.commands.pages import bench_page
+
+        bench_page(html, found, outcomes, title, {"weights": first.weights.name, "system": machine["system"]})
+    if plot:
+        from tisdiss_cli.benchmark.plots import draw, draw_cost
+
+        if dataset:
+            draw(found.curves(), plot, f"{title}, {len(dataset.items)} mixtures")
+        else:
+            draw_cost(found.measurements, plot, title)
+        log.info(f"drew {plot}")
 
 
-def _load(weights: str | None, device: str, precisions: list[str], *, compile: bool) -> "list[Separator]":
+def _load(weights: str | None, device: str, precision: str, *, compile: bool) -> "list[Separator]":
     """The network in every precision; UserError where two names mean one."""
     from tisdiss_cli.separation.separator import Separator
 
-    separators = [Separator.load(weights, device, name) for name in precisions]
+    separators = [Separator.load(weights, device, name) for name in parse_names(precision) or []]
     if len({separator.precision for separator in separators}) < len(separators):
-        raise UserError(f"--compare {','.join(precisions)}: name each precision once")
+        raise UserError(f"--precision {precision}: name each once")
     for separator in separators:
         if compile:
             separator.compile()
@@ -148,28 +135,7 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
     return values
 
 
-def _content(
-    found: "Findings", lines: "list[Fit]", scored: "dict[str, list[Summary]]", curves: "list[Curve]"
-) -> dict[str, Any]:
-    """What --json holds of the numbers."""
-    return {
-        "versions": versions(),
-        "ceilings": found.ceilings,
-        "results": [asdict(measurement) for measurement in found.measurements],
-        "fits": [asdict(line) for line in lines],
-        "against_naive": [asdict(comparison) for comparison in found.comparisons],
-        "folders_against_naive": [asdict(comparison) for comparison in found.folders],
-        "scores": {precision: [one.as_dict() for one in summaries] for precision, summaries in scored.items()},
-        "curves": [asdict(curve) for curve in curves],
-    }
-
-
-def _quality(summaries: "list[Summary]") -> dict[int, float]:
-    """SI-SNRi in dB by repeats."""
-    return {one.repeats: one.means["si_snri"].mean for one in summaries if one.repeats is not None}
-
-
-def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) -> "Evaluation":
+def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Evaluation":
     """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
@@ -183,63 +149,17 @@ def _score(dataset: "Dataset", separator: "Separator", wanted: Sequence[int]) ->
     return outcome
 
 
-def _place(machine: dict[str, Any]) -> str:
-    return str(machine.get("gpu", machine["cpu"]))
-
-
-def _draw(plot: Path, found: "Findings", curves: "list[Curve]", title: str, mixtures: int) -> None:
-    from tisdiss_cli.benchmark.plots import draw, draw_cost
-
-    if mixtures:
-        draw(curves, plot, f"{title}, {mixtures} mixtures")
-    else:
-        draw_cost(found.measurements, plot, title)
-    log.info(f"drew {plot}")
-
-
-def _write_page(
-    path: Path,
-    found: "Findings",
-    lines: "list[Fit]",
-    outcomes: "dict[str, Evaluation]",
-    curves: "list[Curve]",
-    machine: dict[str, Any],
-    weights: str,
-) -> None:
-    from tisdiss_cli.commands.pages import bench_page
-
-    tables = [bench_table(found.measurements, {name: outcome.results for name, outcome in outcomes.items()})]
-    tables += [comparison_table(found.comparisons, found.folders)] if found.comparisons else []
-    bench_page(path, tables, list(map(_in_words, lines)), curves, outcomes, machine, weights)
-
-
-def _in_words(line: "Fit") -> str:
-    shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
-    return f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})"
-
-
-def _report(
-    found: "Findings",
-    lines: "list[Fit]",
-    scored: "dict[str, list[Summary]]",
-    curves: "list[Curve]",
-    machine: dict[str, Any],
-    weights: str,
-) -> None:
+def _print(found: "Findings", title: str) -> None:
     from tisdiss_cli.benchmark.plots import draw_text
 
     peaks = ", ".join(
         f"{si(value) + 'FLOP/s' if value else 'no memory for it'} in {name}" for name, value in found.ceilings.items()
     )
-    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    print(f"{weights} on {name}; its largest matrix product: {peaks}\n")
-    print_table(bench_table(found.measurements, scored))
+    print(f"{title}; its largest matrix product: {peaks}\n")
+    print_table(bench_table(found))
     print()
-    for line in lines:
-        print(_in_words(line))
-    for curve in curves:
+    for line in found.fits():
+        print(fit_in_words(line))
+    for curve in found.curves():
         print(f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best")
         print(draw_text(curve))
-    if found.comparisons:
-        print()
-        print_table(comparison_table(found.comparisons, found.folders))

@@ -5,26 +5,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tisdiss_cli.benchmark.against_naive import Comparison, FolderComparison
+    from tisdiss_cli.benchmark.grid import Findings, Fit
     from tisdiss_cli.benchmark.measure import Measurement
-    from tisdiss_cli.evaluation.results import Summary
 
 
-def in_words(row: "Measurement | Comparison") -> str:
-    """A setting and what it took, or the two networks took, as soon as that is known."""
+def in_words(row: "Measurement") -> str:
+    """Returns a setting and what it took."""
     batch = f"{row.batch_size} x " if row.batch_size > 1 else ""
-    setting = f"{row.precision}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}"
-    seconds = getattr(row, "median", None) or getattr(row, "seconds", None)
-    if seconds is None:
-        return f"{setting}: out of memory"
-    naive = f", the naive network {duration(row.naive_seconds)}" if hasattr(row, "naive_seconds") else ""
-    return f"{setting}: {duration(seconds)}{naive}"
+    took = "out of memory" if row.median is None else duration(row.median)
+    return f"{row.precision}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}: {took}"
 
 
-def bench_table(measurements: "list[Measurement]", scored: "dict[str, list[Summary]]") -> "Table":
-    """A row for each setting; columns that say the same everywhere are left out."""
+def fit_in_words(line: "Fit") -> str:
+    """Returns a line of time over repeats as a formula."""
+    shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
+    return f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})"
+
+
+def bench_table(found: "Findings") -> "Table":
+    """Returns a row for each setting; columns that say the same everywhere are left out."""
     from rich.table import Table
 
+    measurements, scored = found.measurements, found.scores
     grid = {
         "precision": [m.precision for m in measurements],
         "batch": [str(m.batch_size) for m in measurements],
@@ -55,31 +57,6 @@ def bench_table(measurements: "list[Measurement]", scored: "dict[str, list[Summa
         table.add_row(*cells)
         if row + 1 < len(measurements) and m.cell != measurements[row + 1].cell:
             table.add_section()
-    return table
-
-
-def comparison_table(compared: "list[Comparison]", folders: "list[FolderComparison]") -> "Table":
-    """Ours and the naive network's side by side, a row for each setting and each folder."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    headings = ("precision", "audio", "repeats", "ours", "naive", "ratio", "rel. error", "SI-SNR", "memory", "naive")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for c in compared:
-        audio = f"{c.audio_seconds:g} s" if c.batch_size == 1 else f"{c.batch_size} x {c.audio_seconds:g} s"
-        if c.seconds is None:
-            table.add_row(c.precision, audio, str(c.repeats), "out of memory")
-            continue
-        memory = [f"{value / 2**20:,.0f} MiB" if value else "" for value in (c.memory, c.naive_memory)]
-        agreement = [f"{c.relative_error:.1e}", f"{c.si_snr:.1f} dB"]
-        times = [duration(c.seconds), duration(c.naive_seconds), f"{c.ratio:.2f} x"]
-        table.add_row(c.precision, audio, str(c.repeats), *times, *agreement, *memory)
-    for f in folders:
-        audio = f"{f.files} files, {f.audio_seconds:.0f} s"
-        table.add_row(
-            f.precision, audio, str(f.repeats), duration(f.seconds), duration(f.naive_seconds), f"{f.ratio:.2f} x"
-        )
     return table
 
 

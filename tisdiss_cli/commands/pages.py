@@ -1,15 +1,16 @@
 """The pages that separate, score and bench write besides what they print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tisdiss_cli.commands.bench_tables import bench_table, fit_in_words
 from tisdiss_cli.commands.console import bar, log
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
 
-    from tisdiss_cli.benchmark.plots import Curve
+    from tisdiss_cli.benchmark.grid import Findings
     from tisdiss_cli.evaluation.evaluate import Evaluation
     from tisdiss_cli.report.scores import Table
 
@@ -52,28 +53,21 @@ def score_page(path: Path, outcome: "Evaluation", table: "Printed") -> None:
 
 
 def bench_page(
-    path: Path,
-    tables: "Sequence[Printed]",
-    notes: Sequence[str],
-    curves: "Sequence[Curve]",
-    scored: "Mapping[str, Evaluation]",
-    machine: Mapping[str, Any],
-    weights: str,
+    path: Path, found: "Findings", scored: "Mapping[str, Evaluation]", title: str, facts: Mapping[str, object]
 ) -> None:
-    """The page of what every setting costs, and with a set what it gives."""
+    """Writes the page of what every setting costs, and with a set what it gives."""
     from tisdiss_cli.report.scores import Point, write_scores
 
     names = {one: one if len(scored) > 1 else "" for one in scored}
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     write_scores(
         path,
-        title=f"{weights} on {where}",
+        title=title,
         sentence="Time, memory and arithmetic of every setting" + (", and what it gives." if scored else "."),
-        facts={"weights": weights, "system": machine["system"]},
-        tables=[_as_printed(table, [], list(notes) if not number else []) for number, table in enumerate(tables)],
+        facts=facts,
+        tables=[_as_printed(bench_table(found), [], list(map(fit_in_words, found.fits())))],
         curves={
             names[curve.name]: [Point(*values) for values in zip(curve.repeats, curve.rtf, curve.si_snri, strict=True)]
-            for curve in curves
+            for curve in found.curves()
         },
         files={names[name]: outcome.rows for name, outcome in scored.items()},
     )

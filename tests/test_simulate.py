@@ -5,14 +5,15 @@ from itertools import pairwise
 import pytest
 import torch
 
+from scripts.simulate import Style, active_segments, draw_conversation, draw_turns
 from tests.synthetic import RATE, write_speech
-from tisdiss_cli.data.conversations import Style, active_segments, draw_conversation, find_speech
+from tisdiss_cli.data.corpus import find_speakers
 from tisdiss_cli.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
-    return find_speech(write_speech(tmp_path_factory.mktemp("speech"), speakers=3, samples=12000), 2)
+    return find_speakers(write_speech(tmp_path_factory.mktemp("speech"), speakers=3, samples=12000), 2)
 
 
 def frames(conversation) -> torch.Tensor:
@@ -50,6 +51,30 @@ def test_pauses_and_turns_are_as_long_as_asked(speech):
     pauses = [len(run) for run in "".join("x" if t else "." for t in talk.tolist()).strip(".").split("x") if run]
     assert min(pauses) >= 95 and max(pauses) <= 205
     assert len(pauses) == pytest.approx(200 / 9, abs=6)  # a turn and a pause are nine seconds
+
+
+@pytest.mark.parametrize("talkers", [2, 3])
+def test_nobody_begins_before_her_own_turn_has_ended(talkers):
+    """Where a turn that overlaps hers is short, the wanted overlap would reach back into her own."""
+    style = Style(seconds=2000, overlap=0.6, turn=(0.5, 8), talkers=talkers)
+    turns = draw_turns(style, torch.Generator().manual_seed(0))
+    for speaker in range(talkers):
+        own = [(begin, end) for who, begin, end in turns if who == speaker]
+        pauses = [after[0] - before[1] for before, after in pairwise(own)]
+        assert len(own) > 50 and min(pauses) == pytest.approx(0, abs=1e-9)  # it came to that, and no further
+
+
+def test_speakers_differ_in_level_as_far_as_asked(speech):
+    def difference(level_db: float, seed: int) -> float:
+        conversation = draw_conversation(speech, Style(seconds=20, level_db=level_db), RATE, seed)
+        talk = frames(conversation)
+        energy = conversation.references.unflatten(1, (-1, RATE // 100)).square().mean(-1)
+        one, other = (float(10 * row[where].mean().log10()) for row, where in zip(energy, talk, strict=True))
+        return one - other
+
+    assert all(abs(difference(0, seed)) < 0.2 for seed in range(3))
+    found = [difference(10, seed) for seed in range(8)]
+    assert max(map(abs, found)) <= 20.2 and min(found) < -3 and max(found) > 3
 
 
 def test_it_follows_from_the_seed(speech):

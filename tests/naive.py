@@ -1,4 +1,4 @@
-"""The network again, naive and obviously right: the oracle of the tests, and what `bench` compares with.
+"""The network again, naive and obviously right: the oracle of the tests, and what scripts/against-naive compares with.
 
 Written from the paper's equations with torch's own modules in their usual layout, channels first,
 every operation where the equations have it: convolutions run on the padded sequences, the speaker

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import read
-from tisdiss_cli.data.corpus import find_speakers
 from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.errors import UserError
 
@@ -53,13 +52,8 @@ class Conversation:
     sample_rate: int  # Hz
 
 
-def find_speech(root: Path, talkers: int) -> dict[str, list[Path]]:
-    """The files of each speaker of `root`; UserError as `find_speakers`."""
-    return find_speakers(root, talkers)
-
-
 def draw_conversation(speech: dict[str, list[Path]], style: Style, sample_rate: int, *seed: int) -> Conversation:
-    """A conversation of `style.talkers` speakers of `speech`, at `sample_rate` Hz, the same for the same seed."""
+    """Returns a conversation of `style.talkers` speakers of `speech`, at `sample_rate` Hz; the same seed, the same."""
     random = generator(torch.device("cpu"), *seed)
     names = list(speech)
     chosen = [names[index] for index in torch.randperm(len(names), generator=random)[: style.talkers].tolist()]
@@ -67,7 +61,7 @@ def draw_conversation(speech: dict[str, list[Path]], style: Style, sample_rate: 
     length = round(style.seconds * sample_rate)
     references = torch.zeros(max(2, style.talkers), length)
     levels = (torch.rand(style.talkers, generator=random) * 2 - 1) * style.level_db
-    for speaker, begin, end in _turns(style, random):
+    for speaker, begin, end in draw_turns(style, random):
         first, last = round(begin * sample_rate), min(length, round(end * sample_rate))
         if last - first > 2 * _FADE * sample_rate:
             references[speaker, first:last] = voices[speaker].say(last - first)
@@ -84,7 +78,7 @@ def draw_conversation(speech: dict[str, list[Path]], style: Style, sample_rate: 
 
 
 def active_segments(reference: Tensor, sample_rate: int) -> list[tuple[float, float]]:
-    """Where a clean voice (L,) is heard, in seconds: by its level, short pauses bridged."""
+    """Returns where a clean voice (L,) is heard, in seconds: by its level, short pauses bridged."""
     step = round(_STEP * sample_rate)
     level = (
         torch.nn.functional.pad(reference, (0, -reference.shape[0] % step)).unflatten(0, (-1, step)).square().mean(1)
@@ -116,7 +110,7 @@ class _Voice:
         self.rest = torch.zeros(0)
 
     def say(self, samples: int) -> Tensor:
-        """(samples,), faded at both ends."""
+        """Returns (samples,), faded at both ends."""
         while self.rest.shape[0] < samples:
             if not self.waiting:
                 self.waiting = torch.randperm(len(self.paths), generator=self.random).tolist()
@@ -132,8 +126,8 @@ class _Voice:
         return said
 
 
-def _turns(style: Style, random: torch.Generator) -> list[tuple[int, float, float]]:
-    """(speaker, begin, end) in seconds, by begin; no speaker overlaps herself."""
+def draw_turns(style: Style, random: torch.Generator) -> list[tuple[int, float, float]]:
+    """Returns (speaker, begin, end) in seconds, by begin; no speaker overlaps herself."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=random))
