@@ -8,8 +8,8 @@ from tisdiss_cli.model import locoformer
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.separation import separator as module
-from tisdiss_cli.separation.capacity import affordable_seconds, bins_per_second, bytes_per_second, most_seconds
+from tisdiss_cli.separation import engine as module
+from tisdiss_cli.separation.engine import affordable_seconds, bins_per_second, bytes_per_second, most_seconds
 from tisdiss_cli.separation.separator import Separator
 
 GB = 10**9

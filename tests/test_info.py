@@ -58,7 +58,7 @@ def test_torch_is_not_imported_for_the_version():
 def test_device_and_precision_are_what_separate_takes():
     facts, separator = told(), Separator.load()  # the bundled default's: what others' agreement with bf16 is varies
     assert facts["machine"]["device"] == str(separator.device)
-    assert facts["precision"]["separate"]["precision"] == separator.precision
+    assert facts["precision"]["precision"] == separator.precision
     assert facts["machine"]["threads"] == torch.get_num_threads()
     assert facts["cuda"]["available"] == torch.cuda.is_available()
     assert len(facts["cuda"]["cards"]) == torch.cuda.device_count()
@@ -70,9 +70,8 @@ def test_the_reason_is_the_cpus(units, expected, monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": units, "avx512_bf16": units})
     precision = told()["precision"]
-    assert precision["separate"]["precision"] == precision["train"]["precision"] == expected
-    for choice in precision.values():
-        assert ("has no units" in choice["why"]) is not units and ("has units" in choice["why"]) is units
+    assert precision["precision"] == expected
+    assert ("has no units" in precision["why"]) is not units and ("has units" in precision["why"]) is units
 
 
 def test_weights_are_those_that_are_bundled():
@@ -110,7 +109,7 @@ def test_no_optional_package_is_needed(monkeypatch):
 def test_what_is_printed_holds_the_same_facts():
     facts, printed = told(), tisdiss("info").stdout
     told_facts = [*facts["versions"].values(), *facts["machine"].values()]
-    told_facts += [choice["why"] for choice in facts["precision"].values()]
+    told_facts += [facts["precision"]["why"]]
     told_facts += [version for version in facts["optional"].values() if version]
     told_facts += [file["digest"] for file in facts["weights"]]
     assert [fact for fact in told_facts if str(fact) not in printed] == []

@@ -1,7 +1,6 @@
 """`--precision auto`: what it takes follows from the device's units and from what is known of the weights."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -9,36 +8,24 @@ import torch
 from tests.cli import tisdiss
 from tests.reference_cases import drawn_network
 from tests.synthetic import TINY
-from tisdiss_cli.devices import auto_precision, choose_training_precision
+from tisdiss_cli.devices import choose_precision
+from tisdiss_cli.evaluation.calibrate import fixed_mixture, measure_agreement
 from tisdiss_cli.evaluation.metrics import si_snr
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.weights import read_info, save_weights
-from tisdiss_cli.separation.agreement import AGREEMENT, fixed_mixture, known_agreement, measure_agreement
+from tisdiss_cli.model.weights import AGREEMENT, read_info, save_weights
 from tisdiss_cli.separation.separator import Separator
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
 @pytest.mark.parametrize(
-    ("kind", "units", "agreement", "taken"),
-    [
-        ("cpu", True, 38.1, "bf16"),
-        ("cpu", True, 30.0, "bf16"),
-        ("cpu", True, math.inf, "bf16"),
-        ("cpu", True, 29.9, "fp32"),
-        ("cpu", True, None, "fp32"),
-        ("cpu", False, 38.1, "fp32"),
-        ("cuda", True, 38.1, "bf16"),
-        ("cuda", True, None, "bf16"),
-        ("cuda", True, 12.0, "fp32"),
-        ("cuda", False, 38.1, "fp32"),
-        ("mps", False, 38.1, "fp32"),
-    ],
+    ("units", "agreement", "taken"),
+    [(True, None, "bf16"), (True, 38.1, "bf16"), (True, 30.0, "bf16"), (True, 29.9, "fp32"), (False, 38.1, "fp32")],
 )
-def test_what_auto_takes(kind, units, agreement, taken):
-    precision, why = auto_precision(kind, units, agreement)
+def test_auto_is_one_rule_on_every_device(monkeypatch, kind, units, agreement, taken):
+    monkeypatch.setattr("tisdiss_cli.devices.computes_in_bf16", lambda device: units)
+    precision, why = choose_precision("auto", torch.device(kind), agreement)
     assert precision == taken
-    assert ("no units" in why) == (not units and kind != "mps") and why
-    if agreement is not None and agreement < 30 and units:
-        assert f"{agreement:g} dB" in why
+    assert ("no units" in why) == (not units) and ("29.9 dB" in why) == (units and agreement == 29.9)
 
 
 @pytest.fixture
@@ -51,21 +38,19 @@ def units(monkeypatch):
     ("facts", "precision"),
     [
         ({"training": {"steps": 1}}, "bf16"),
-        ({"imported_from": "model.pth"}, "fp32"),
         ({"imported_from": "model.pth", AGREEMENT: 41.5}, "bf16"),
         ({"imported_from": "model.pth", AGREEMENT: 17.0}, "fp32"),
         ({"training": {"steps": 1}, AGREEMENT: 17.0}, "fp32"),
-        ({}, "fp32"),
+        ({}, "bf16"),
     ],
 )
 def test_a_separator_takes_what_its_weights_keep_in(tmp_path, units, facts, precision):
     network, path = drawn_network(Config(**TINY), "auto"), tmp_path / "w.safetensors"
     save_weights(path, network.config, network.state_dict(), info=facts)
     separator = Separator.load(path, "cpu")
-    assert separator.precision == precision and "units" in separator.precision_why
+    assert separator.precision == precision and "bf16" in separator.precision_why
     for asked in ("fp32", "bf16"):
         assert Separator.load(path, "cpu", asked).precision == asked
-    assert choose_training_precision("auto", torch.device("cpu")) == "bf16"
 
 
 def test_the_agreement_is_si_snr_of_the_worst_voice(tmp_path):
@@ -81,7 +66,7 @@ def test_the_agreement_is_si_snr_of_the_worst_voice(tmp_path):
     again = measure_agreement(network.config, network.state_dict())
     assert again == {AGREEMENT: found}
     save_weights(tmp_path / "w.safetensors", network.config, network.state_dict(), info=again)
-    assert known_agreement(read_info(tmp_path / "w.safetensors")) == found
+    assert read_info(tmp_path / "w.safetensors").bf16_agreement_db == found
 
 
 def test_the_fixed_mixture_is_two_sounds_and_always_the_same():

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.folders import contents, records, separate
+from tisdiss_cli.devices import side_by_side
 from tisdiss_cli.folder.settings import choose_settings
+from tisdiss_cli.separation.engine import MOST_SECONDS, threads_of
 from tisdiss_cli.separation.separator import Separator
-from tisdiss_cli.separation.side_by_side import MOST_SECONDS, side_by_side, threads_of
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 30, 256])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tisdiss_cli.devices import choose_training_precision
+from tisdiss_cli.devices import choose_precision
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
@@ -276,5 +276,5 @@ def test_the_clock_leaves_out_interruptions_and_epoch_ends(monkeypatch):
 def test_a_cpu_trains_in_bf16_where_it_has_units_for_it(monkeypatch, units, chosen):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False, **units})
     cpu = torch.device("cpu")
-    assert choose_training_precision("auto", cpu) == chosen
-    assert choose_training_precision("fp32", cpu) == "fp32"
+    assert choose_precision("auto", cpu)[0] == chosen
+    assert choose_precision("fp32", cpu)[0] == "fp32"

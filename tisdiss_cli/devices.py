@@ -5,16 +5,21 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from tisdiss_cli.errors import UserError
 
-LEAST_AGREEMENT_DB = 30.0  # from which on "auto" takes bf16
+LEAST_AGREEMENT_DB = 30.0  # SI-SNR of bf16's voices to fp32's, from which on "auto" takes bf16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -71,6 +76,28 @@ def compute_in_one_thread() -> None:
     threadpool_limits(1, user_api="openmp")  # of this thread; torch.set_num_threads would reach MKL in all
 
 
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
+    """Yields the function's result for each item, in their order; several run at once on a CPU's cores.
+
+    Threads that compute something short together wait for each other at every step, and for the slowest of them
+    wherever other work takes a core.
+
+    Args:
+        function: is called in several threads at once.
+        items: what it is given, one each.
+        threads: of each call, at most the caller's.
+    """
+    cores = torch.get_num_threads()
+    torch.set_num_threads(threads)  # of this thread, of MKL in all, and of threads to come
+    pool = ThreadPoolExecutor(cores // threads, "tisdiss", torch.set_num_threads, (threads,))
+    try:
+        for future in [pool.submit(function, item) for item in items]:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
+
+
 def use_tf32(wanted: bool) -> None:
     """Whether float32 products and convolutions run in TF32 on CUDA; torch's own default is that convolutions do."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
@@ -88,34 +115,27 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def auto_precision(kind: str, units: bool, agreement_db: float | None) -> tuple[str, str]:
-    """What "auto" takes to separate, "fp32" or "bf16", and why, in words.
+def choose_precision(name: str, device: torch.device, agreement_db: float | None = None) -> tuple[str, str]:
+    """Returns a precision, "fp32", "tf32" or "bf16", and why, in words.
+
+    "auto" is bf16 where the device has units for it, unless the weights' voices keep to less than LEAST_AGREEMENT_DB in
+    it. TF32 rounds what goes into float32 products and convolutions to ten binary digits; only CUDA devices have it.
 
     Args:
-        kind: of the device: "cpu", "cuda" or "mps".
-        units: whether it has units for bf16; a CPU without them computes in it many times slower than in fp32.
-        agreement_db: SI-SNR of the weights' voices at bf16 to those at fp32; None: not known, which a CPU takes for
-            too little.
-    """
-    name = {"cuda": "this card", "mps": "this device", "cpu": "this CPU"}[kind]
-    if kind == "mps":
-        return "fp32", "bf16 is only for CUDA and CPUs"
-    if not units:
-        return "fp32", f"{name} has no units for bf16"
-    if agreement_db is None and kind == "cpu":
-        return "fp32", f"{name} has units for bf16, but how well the weights' voices keep in it is not known"
-    if agreement_db is not None and agreement_db < LEAST_AGREEMENT_DB:
-        return "fp32", f"{name} has units for bf16, but the weights' voices keep only to {agreement_db:g} dB in it"
-    return "bf16", f"{name} has units for bf16"
+        name: "auto" or a precision.
+        device: that is to compute.
+        agreement_db: SI-SNR of the weights' voices at bf16 to those at fp32; None: not measured, as for training, whose
+            gradients need fewer digits.
 
-
-def choose_precision(name: str, device: torch.device, agreement_db: float | None = None) -> tuple[str, str]:
-    """A precision to separate at, "fp32", "tf32" or "bf16", and why; "auto": as `auto_precision`.
-
-    TF32 rounds what goes into float32 products and convolutions to ten binary digits; only CUDA devices have it.
+    Raises:
+        UserError: the precision is unknown, or not the device's.
     """
     if name == "auto":
-        return auto_precision(device.type, computes_in_bf16(device), agreement_db)
+        if not computes_in_bf16(device):
+            return "fp32", f"this {device.type} device has no units for bf16 that torch knows of"
+        if agreement_db is not None and agreement_db < LEAST_AGREEMENT_DB:
+            return "fp32", f"the weights' voices keep only to {agreement_db:g} dB in bf16"
+        return "bf16", f"this {device.type} device has units for bf16"
     if name not in ("fp32", "tf32", "bf16"):
         raise UserError(f"--precision {name} is unknown: choose auto, fp32, tf32 or bf16")
     if name == "tf32" and device.type != "cuda":
@@ -123,13 +143,8 @@ def choose_precision(name: str, device: torch.device, agreement_db: float | None
     return name, "it was asked for"
 
 
-def choose_training_precision(name: str, device: torch.device) -> str:
-    """As `choose_precision`, but "auto" is bf16 wherever there are units for it: gradients need fewer digits."""
-    return choose_precision(name, device, float("inf"))[0]
-
-
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has units for bf16; a CPU without them computes in it ten times slower than in fp32."""
+    """Returns whether the device has units for bf16; without, a CPU computes in it ten times slower than in fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -152,6 +167,16 @@ def keep_memory(device: torch.device) -> None:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(_M_TOP_PAD, 2**28)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Returns what this process may still take of a device's own memory; None for a CPU, whose is not known."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return None
 
 
 class OutOfMemory(RuntimeError):

@@ -56,28 +56,17 @@ def _machine() -> dict[str, Any]:
     return describe_machine(choose_device("auto"))
 
 
-def _precision() -> dict[str, Any]:
-    """Returns what "auto" takes, and why: to separate with the default weights, and to train."""
+def _precision() -> dict[str, str]:
+    """Returns what "auto" takes with the default weights, and why."""
     from tisdiss_cli.devices import choose_device, choose_precision
-
-    device = choose_device("auto")
-    # A training's gradients do not need fp32's digits.
-    agreements = {"separate": _default_agreement(), "train": float("inf")}
-    return {
-        command: dict(zip(("precision", "why"), choose_precision("auto", device, agreement), strict=True))
-        for command, agreement in agreements.items()
-    }
-
-
-def _default_agreement() -> float | None:
-    """What is known of the default weights, if there are any that can be read."""
     from tisdiss_cli.model.weights import find_weights, read_info
-    from tisdiss_cli.separation.agreement import known_agreement
 
     try:
-        return known_agreement(read_info(find_weights()))
-    except UserError:
-        return None
+        agreement = read_info(find_weights()).bf16_agreement_db
+    except UserError:  # told among the weights
+        agreement = None
+    precision, why = choose_precision("auto", choose_device("auto"), agreement)
+    return {"precision": precision, "why": why}
 
 
 def _cuda() -> dict[str, Any]:
@@ -151,8 +140,8 @@ def _cuda_rows(cuda: dict[str, Any]) -> dict[str, str]:
     return rows | {"driver": "; ".join(cuda["driver"] or []) or "no NVIDIA driver answers"}
 
 
-def _precision_rows(precision: dict[str, Any]) -> dict[str, str]:
-    return {f"precision, {command}": f"{choice['precision']}: {choice['why']}" for command, choice in precision.items()}
+def _precision_rows(precision: dict[str, str]) -> dict[str, str]:
+    return {"precision": f"{precision['precision']}: {precision['why']}"}
 
 
 def _weights_rows(files: list[dict[str, Any]]) -> dict[str, str]:

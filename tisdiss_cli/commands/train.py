@@ -86,7 +86,7 @@ def train(
 
     import torch
 
-    from tisdiss_cli.devices import choose_device, choose_training_precision
+    from tisdiss_cli.devices import choose_device, choose_precision
     from tisdiss_cli.training.checkpoint import CHECKPOINT
     from tisdiss_cli.training.export import WEIGHTS
     from tisdiss_cli.training.fabric import check_devices, launch
@@ -97,7 +97,7 @@ def train(
     check_devices(chosen, devices)
     options = recipe_options(context.params)
     start = start_again(out, options) if resume else start_new(out, recipe=recipe, init=init, options=options)
-    computed = choose_training_precision(start.recipe.precision, chosen)
+    computed, _ = choose_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
     make_folder(out)

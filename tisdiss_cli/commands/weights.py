@@ -72,9 +72,9 @@ def import_(
     for path, what in ((checkpoint, "checkpoint"), (config, "--config")):
         if not os.path.isfile(path):
             raise UserError(f"{what} {path} does not exist: name the file")
+    from tisdiss_cli.evaluation.calibrate import measure_agreement
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
-    from tisdiss_cli.separation.agreement import measure_agreement
 
     described = read_config(config)
     state = import_checkpoint(checkpoint, described)
@@ -97,9 +97,9 @@ def fetch(
     check_weights_output("--out", out)
     pth, config = fetch_checkpoint(repository, checkpoint)
 
+    from tisdiss_cli.evaluation.calibrate import measure_agreement
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
-    from tisdiss_cli.separation.agreement import measure_agreement
 
     described = read_config(config)
     state = import_checkpoint(pth, described)

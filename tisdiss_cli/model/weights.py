@@ -22,8 +22,9 @@ from tisdiss_cli.model.network import TISDiSS
 FORMAT = "tisdiss-1"
 CHUNK_SECONDS = 8.0  # unless a file or the caller say otherwise
 
-# Keys of a file's facts that calibration writes
+# Keys of a file's facts that calibration writes, and that an import does
 THRESHOLD, REPEATS, CHUNK, QUALITY = "auto_threshold_db", "repeats", "chunk_seconds", "quality"
+AGREEMENT = "bf16_agreement_db"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class WeightFile:
         """At which `--repeats auto` stops, by calibration; None if these weights were never calibrated."""
         threshold = self.info.get(THRESHOLD)
         return None if threshold is None else float(threshold)
+
+    @property
+    def bf16_agreement_db(self) -> float | None:
+        """SI-SNR of the voices at bf16 to those at fp32, in dB, where the import has measured it."""
+        agreement = self.info.get(AGREEMENT)
+        return None if agreement is None else float(agreement)
 
     @property
     def chunk_seconds(self) -> float:
@@ -115,10 +122,10 @@ def read_info(path: Path) -> WeightFile:
     try:
         config = Config.from_dict(json.loads(metadata["config"]))
         weights = WeightFile(path, config, json.loads(metadata.get("info", "{}")))
-        facts = weights.default_repeats, weights.auto_threshold_db, weights.chunk_seconds
+        facts = weights.default_repeats, weights.auto_threshold_db, weights.chunk_seconds, weights.bf16_agreement_db
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata does not describe a network ({error})") from None
-    if not (facts[0] >= 1 and isfinite(facts[1] or 0) and 0 < facts[2] < inf):
+    if not (facts[0] >= 1 and isfinite(facts[1] or 0) and 0 < facts[2] < inf and isfinite(facts[3] or 0)):
         raise UserError(f"{path}: its calibration is out of range: calibrate it again")
     return weights
 

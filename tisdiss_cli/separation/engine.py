@@ -1,0 +1,327 @@
+"""The engine: a network on a device at a precision, the batches that it runs, and what fits the device's memory."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.devices import (
+    OutOfMemory,
+    choose_device,
+    choose_precision,
+    computing,
+    free_bytes,
+    memory_guard,
+    side_by_side,
+)
+from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.locoformer import MOST_ELEMENTS, SpeakerPath, SpectralPath
+from tisdiss_cli.model.network import Estimate, TISDiSS
+from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
+from tisdiss_cli.separation.chunking import LAST, ChunkPlan
+from tisdiss_cli.separation.early_exit import EarlyExit, settle
+
+log = logging.getLogger("tisdiss")
+
+Repeats = int | EarlyExit | None  # None: the weights' default
+
+MOST_CHUNKS = 16  # in a batch, where nobody asks for more
+CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
+MOST_SECONDS = 24.0  # of audio at a time, in all chunks side by side on a CPU: what bounds their memory
+_SHARE = 0.8  # of the free memory; what is left is for the kernels' workspaces and for gaps
+
+
+class Engine:
+    """A loaded network with its device and precision: chunks in, their voices out.
+
+    Attributes:
+        network: the `TISDiSS` module, in evaluation mode.
+        weights: metadata of the weight file.
+        device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
+        precision_why: why `load` took that one, in words.
+        compiled: whether `compile` was called.
+        largest, longest: chunks in a batch, and samples of a chunk, that fit since memory ran out; None: it never did.
+    """
+
+    def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
+        self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
+        self.precision_why = "it was asked for"
+        self.compiled = False
+        self.largest: int | None = None
+        self.longest: int | None = None
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | os.PathLike[str] | None = None, device: str = "auto", precision: str = "auto"
+    ) -> Self:
+        """Loads bundled weights by name, or a weight file; None: the bundled default.
+
+        Raises:
+            UserError: unknown weights, device or precision.
+        """
+        chosen = choose_device(device)
+        path = find_weights(name_or_path)
+        weights = read_info(path)
+        taken, why = choose_precision(precision, chosen, weights.bf16_agreement_db)
+        engine = cls(load_weights(path), weights, chosen, taken)
+        engine.precision_why = why
+        return engine
+
+    def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Has torch.compile fuse each path, for any length, when it first runs; which takes a minute or two.
+
+        What comes out differs by rounding only. `backend` is torch.compile's.
+        """
+        # A graph for each axis, precision, and one or several at a time; beyond 8 torch would silently stop compiling.
+        torch._dynamo.config.recompile_limit = 64
+        for module in self.network.modules():
+            if isinstance(module, SpectralPath | SpeakerPath):
+                module.of_slice = torch.compile(module.of_slice, dynamic=True, backend=backend)  # type: ignore[method-assign]
+        self.compiled = True
+
+    @property
+    def config(self) -> Config:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the voices, in Hz."""
+        return self.config.sample_rate
+
+    @property
+    def sources(self) -> int:
+        """The number of voices, S."""
+        return self.config.speakers
+
+    @property
+    def default_repeats(self) -> int:
+        """Of the Reconstructor where none are asked for: as the weights' calibration recommends, else as trained."""
+        return self.weights.default_repeats
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Returns the context in which the network runs at this precision."""
+        return computing(self.device, self.precision)
+
+    # What runs together
+
+    @cached_property
+    def affordable_seconds(self) -> float:
+        """Of audio that the device takes at a time, by its free memory when this was first asked."""
+        return affordable_seconds(self.config, self.precision, free_bytes(self.device))
+
+    def default_batch(self, plan: ChunkPlan, inputs: int = 1) -> int:
+        """Returns the chunks in a batch: what a device affords at a time, up to MOST_CHUNKS; on a CPU by its cores.
+
+        There each of fewer `inputs` than cores has all of them.
+        """
+        if self.device.type != "cpu":
+            return max(1, min(MOST_CHUNKS, int(self.affordable_seconds * self.sample_rate / plan.chunk)))
+        cores = torch.get_num_threads()
+        return min(CHUNKS_A_CORE * cores, MOST_ON_A_CPU) if inputs >= cores > 1 and not self.compiled else 1
+
+    def stacks(self, batch_size: int) -> bool:
+        """Returns whether a batch is one tensor, of equally long chunks, rather than as many runs side by side.
+
+        A CPU is busy with one; what was compiled is run by one thread at a time.
+        """
+        return batch_size == 1 or self.device.type != "cpu" or self.compiled
+
+    def threads_of(self, samples: int) -> int:
+        """Returns how many of a CPU's threads a chunk of that length gets beside others."""
+        return threads_of(samples / self.sample_rate, torch.get_num_threads())
+
+    # Runs, from the network up
+
+    def estimates(
+        self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None
+    ) -> Iterator[Estimate]:
+        """Runs the network on whole mixtures (B, n), any n from 1, a repeat each time the next is asked for.
+
+        Yields the Splitter's estimate and that of every repeat, whose `waveforms` decodes the voices (B, S, n) on the
+        device. Everything that runs the network for inference comes through here, or through `batch`.
+        """
+        estimates = self.network.padded_estimates(
+            mixtures.to(self.device), repeats or self.default_repeats, separator_repeats
+        )
+
+        def decode(estimate: Estimate) -> Tensor:
+            with torch.inference_mode(), self.autocast():
+                return estimate.waveforms()
+
+        while True:
+            # Not around the yield: the contexts would reach into the caller's code.
+            with torch.inference_mode(), self.autocast():
+                estimate = next(estimates, None)
+            if estimate is None:
+                return
+            if estimate.ends_repeat:
+                yield replace(estimate, waveforms=partial(decode, estimate))
+
+    def batch(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
+        """Returns the voices (B, S, n) of mixtures (B, n), any n from 1, on the device; memory may run out."""
+        with torch.inference_mode(), self.autocast():
+            return self.network.separate(mixtures.to(self.device), repeats or self.default_repeats, separator_repeats)
+
+    def compute(
+        self, mixtures: Tensor, repeats: Repeats = None, separator_repeats: int | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Returns what `run` does, all chunks in one tensor; OutOfMemory."""
+        batch, length = mixtures.shape
+        with memory_guard(f"{batch} x {length / self.sample_rate:.1f} s of audio"):
+            on_device = mixtures.to(self.device)
+            if isinstance(repeats, EarlyExit):
+                estimates = self.estimates(on_device, repeats.most, separator_repeats)
+                voices, used = settle(estimates, repeats, on_device)
+            else:
+                used = [repeats or self.default_repeats] * batch
+                voices = self.batch(on_device, used[0], separator_repeats)
+            return voices.cpu(), used
+
+    def run(
+        self, mixtures: Tensor, repeats: Repeats = None, separator_repeats: int | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Returns the voices (B, S, n) of chunks (B, n), any n from 1, on the CPU, and the repeats of each.
+
+        No more than `affordable_seconds` are run at a time. When the device's memory runs out all the same the batch is
+        halved, then the chunk, and the smaller size is kept from then on; the log says so.
+        """
+        batch, length = mixtures.shape
+        if self.longest and length > self.longest:
+            plan = ChunkPlan.of(int(self.longest / LAST), self.sample_rate)
+            cut = [self.in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
+            return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
+        seconds = length / self.sample_rate
+        largest = min(self.largest or batch, max(1, int(self.affordable_seconds / seconds)))
+        if batch > largest:
+            parts = [self.run(part, repeats, separator_repeats) for part in mixtures.split(largest)]
+            return torch.cat([voices for voices, _ in parts]), [used for _, part in parts for used in part]
+        try:
+            return self.compute(mixtures, repeats, separator_repeats)
+        except OutOfMemory:
+            if batch == 1 and length <= self.sample_rate:
+                raise
+        if batch > 1:
+            if not self.largest:
+                log.info(f"memory ran out at {batch} chunks at a time: going on with smaller batches")
+            self.largest = batch // 2
+        else:
+            if not self.longest:
+                log.info(f"memory ran out on a chunk of {seconds:.1f} s: going on with shorter chunks")
+            self.longest = length // 2
+        return self.run(mixtures, repeats, separator_repeats)
+
+    def in_chunks(
+        self, mixture: Tensor, plan: ChunkPlan, repeats: Repeats = None, separator_repeats: int | None = None
+    ) -> tuple[Tensor, int]:
+        """Returns the voices (S, L) of a mixture (L,), one chunk after the other, and the most repeats used."""
+        chunker, stitcher = plan.chunker(), plan.stitcher()
+        parts, most = [], 0
+        for start, chunk in chunker.push(mixture) + chunker.finish():
+            voices, used = self.run(chunk[None], repeats, separator_repeats)
+            parts.append(stitcher.push(start, voices[0]))
+            most = max(most, *used)
+        return torch.cat([*parts, stitcher.finish()], dim=1), most
+
+    def run_each(
+        self,
+        mixtures: Sequence[Tensor],
+        repeats: Repeats = None,
+        separator_repeats: int | None = None,
+        *,
+        stacked: bool,
+    ) -> Iterator[tuple[Tensor, int, float]]:
+        """Yields the voices (S, n) of each of chunks (n,), in their order, its repeats, and the seconds that it took.
+
+        Args:
+            mixtures: equally long where they are `stacked`, else of lengths that get equally many threads.
+            repeats, separator_repeats: as `run`.
+            stacked: in one tensor, each with an equal share of the seconds; else side by side on a CPU, each with the
+                seconds that it would have taken with all threads. As `stacks` says.
+        """
+        if not stacked:
+            yield from self._side_by_side(mixtures, repeats, separator_repeats)
+            return
+        began = time.perf_counter()
+        found, used = self.run(torch.stack(list(mixtures)), repeats, separator_repeats)
+        share = (time.perf_counter() - began) / len(mixtures)
+        for voices, count in zip(found, used, strict=True):
+            yield voices, count, share
+
+    def _side_by_side(
+        self, mixtures: Sequence[Tensor], repeats: Repeats, separator_repeats: int | None
+    ) -> Iterator[tuple[Tensor, int, float]]:
+        """Yields as `run_each`; when memory runs out chunks are run one after the other from then on."""
+        cores, threads = torch.get_num_threads(), self.threads_of(max(map(len, mixtures)))
+
+        def timed(
+            run: Callable[..., tuple[Tensor, list[int]]], share: float, mixture: Tensor
+        ) -> tuple[Tensor, int, float]:
+            began = time.perf_counter()
+            voices, used = run(mixture[None], repeats, separator_repeats)
+            return voices[0], used[0], share * (time.perf_counter() - began)
+
+        done = 0
+        if threads < cores and self.largest != 1:
+            try:
+                for each in side_by_side(partial(timed, self.compute, threads / cores), mixtures, threads):
+                    yield each
+                    done += 1
+            except OutOfMemory:
+                log.info(f"memory ran out at {cores // threads} chunks at a time: going on with one")
+                self.largest = 1
+        for mixture in mixtures[done:]:
+            yield timed(self.run, 1.0, mixture)
+
+
+# What fits
+
+
+def threads_of(seconds: float, cores: int) -> int:
+    """Returns how many threads a chunk of that length gets beside others, 1 to `cores`: by its length alone.
+
+    Never by what runs beside it: sums in another number of threads are rounded otherwise.
+    """
+    threads = -(-cores // max(1, min(cores, int(MOST_SECONDS / seconds))))
+    return threads if cores // threads > 1 else cores
+
+
+def bins_per_second(config: Config) -> float:
+    """Returns how many positions of the grid (T', F'), on which the stages work, a second of audio has."""
+    kernel, stride = config.encoder_kernel, config.encoder_stride
+    bins = (config.bins + 2 * (kernel[1] // 2) - kernel[1]) // stride[1] + 1
+    return config.sample_rate / config.hop_length / stride[0] * bins
+
+
+def bytes_per_second(config: Config, precision: str) -> float:
+    """Returns the bytes that a second of audio takes on the device at the peak of a run, parameters left out.
+
+    Reckoned, from the tensors that live at once where most do: in the feed-forward of the speaker path (both halves
+    of what its first product gives, the gate's and their product, behind S + kernel - 1 positions each) or in the
+    Splitter, on whose inputs everything rests in float32.
+    """
+    s, d, h = config.speakers, config.channels, config.ffn_hidden
+    speaker_path = s * d + 4 * h * (s + config.kernel_size - 1)
+    splitter = d + 8 * d * s
+    resting = 4 * s * d + d
+    size = 2 if precision == "bf16" else 4
+    return bins_per_second(config) * (size * max(speaker_path, splitter) + 4 * resting)
+
+
+def most_seconds(config: Config) -> float:
+    """Returns the seconds of audio whose largest tensor has no more than MOST_ELEMENTS elements."""
+    s, d, h = config.speakers, config.channels, config.ffn_hidden
+    return MOST_ELEMENTS / bins_per_second(config) / max(2 * h * (s + config.kernel_size - 1), 4 * d * s)
+
+
+def affordable_seconds(config: Config, precision: str, free: int | None) -> float:
+    """Returns the seconds of audio that a device with `free` bytes takes at a time; None: found by trying."""
+    affordable = float("inf") if free is None else _SHARE * free / bytes_per_second(config, precision)
+    return min(most_seconds(config), affordable)
