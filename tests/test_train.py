@@ -34,7 +34,7 @@ def test_a_time_budget_ends_with_the_rate_near_zero(speech, valid, nano, train, 
     """On a clock that steps and validations move, not the machine's speed."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    step, validation = Training.train_step, Training.validation
+    step, validations = Training.train_step, Training.validations
 
     def slow_step(self, rate):
         now[0] += 2
@@ -42,10 +42,10 @@ def test_a_time_budget_ends_with_the_rate_near_zero(speech, valid, nano, train, 
 
     def slow_validation(self):
         now[0] += 3
-        return validation(self)
+        return validations(self)
 
     monkeypatch.setattr(Training, "train_step", slow_step)
-    monkeypatch.setattr(Training, "validation", slow_validation)
+    monkeypatch.setattr(Training, "validations", slow_validation)
     status, _, _ = train(speech, tmp_path / "o", "--recipe", nano, "--minutes", 1, "--valid", valid)
     assert status == 0
     assert 50 < now[0] - 1000 <= 60  # saved within the budget, and little of it unused
@@ -64,7 +64,7 @@ def uninterrupted(tmp_path_factory, speech, valid, nano):
         patch.setattr("tisdiss_cli.training.loop.plot_curve", lambda out: None)
         main()
     assert exit.value.code == 0
-    assert len(losses(out)) == 12 + 3
+    assert len(losses(out)) == 12 + 3 * 2
     return out
 
 
@@ -152,21 +152,53 @@ def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_
 
     def fake(self):
         states.append({name: value.clone() for name, value in self.learner.network.state_dict().items()})
-        return Validation(next(scripted), [0.0] * 3)
+        return [Validation(next(scripted), [0.0] * 3)]
 
-    monkeypatch.setattr(Training, "validation", fake)
+    monkeypatch.setattr(Training, "validations", fake)
     assert train(speech, tmp_path / "o", "--recipe", recipe, "--valid", valid)[0] == 0
     assert len(states) == 4  # two epochs without improvement after the second
     rates = [float(row["learning_rate"]) for row in losses(tmp_path / "o") if row["learning_rate"]]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4])
     saved = load_file(tmp_path / "o" / "weights.safetensors")
-    means = {name: (states[1][name] + states[3][name]) / 2 for name in saved}
-    level = saved["decoder.deconv.weight"].sum() / means["decoder.deconv.weight"].sum()
-    for name, value in saved.items():
-        scale = level if name.startswith("decoder.deconv.") else 1
-        torch.testing.assert_close(value, scale * means[name], rtol=1e-4, atol=1e-6)
+    assert_levelled(saved, {name: (states[1][name] + states[3][name]) / 2 for name in saved})
     with safe_open(tmp_path / "o" / "weights.safetensors", "pt") as file:
         assert json.loads(file.metadata()["info"])["trained"]
+
+
+def assert_levelled(saved, expected):
+    """The same tensors but for one factor on the Decoder."""
+    level = saved["decoder.deconv.weight"].sum() / expected["decoder.deconv.weight"].sum()
+    for name, value in saved.items():
+        scale = level if name.startswith("decoder.deconv.") else 1
+        torch.testing.assert_close(value, scale * expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_of_several_averages_is_exported(speech, valid, nano, train, tmp_path, monkeypatch):
+    """By its validation, at whichever epoch; each validation is a row of the log."""
+    scripted = iter([(-1.0, -2.0), (-3.0, -1.0), (-2.0, -2.5)])  # the first average is the best, at the second epoch
+    states = []
+
+    def fake(self):
+        states.append([{k: v.clone() for k, v in one.state_dict().items()} for one in self.learner.averages])
+        return [Validation(loss, [0.0, 0.0, -loss]) for loss in next(scripted)]
+
+    monkeypatch.setattr(Training, "validations", fake)
+    recipe = tmp_path / "one.toml"
+    recipe.write_text(nano.read_text().replace("average_best = 2", "average_best = 1"))
+    out = tmp_path / "o"
+    assert train(speech, out, "--recipe", recipe, "--valid", valid, "--steps", 6)[0] == 0
+    assert_levelled(load_file(out / "weights.safetensors"), states[1][0])
+    assert not torch.equal(states[1][0]["decoder.deconv.weight"], states[1][1]["decoder.deconv.weight"])
+    rows = [(row["step"], row["ema_decay"], float(row["valid_loss"])) for row in losses(out) if row["valid_loss"]]
+    assert rows == [
+        (str(2 * e + 2), d, v)
+        for e, vs in enumerate([(-1, -2), (-3, -1), (-2, -2.5)])
+        for d, v in zip(("0.5", "0.9"), vs, strict=True)
+    ]
+    with safe_open(out / "weights.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["info"])["validation"]
+    assert (told["step"], told["ema_decay"], told["si_snri"][-1]) == (4, 0.5, 3.0)
+    assert [len(load_checkpoint(out / "checkpoint.pt")[key]) for key in ("averages",)] == [2]
 
 
 @pytest.mark.parametrize("recipe", ["light", "gpu"])
@@ -198,7 +230,7 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
     new, other = tmp_path / "o", write_mixtures(tmp_path / "other", count=2, samples=800)
     for arguments, words in (
         ((speech, new, "--recipe", "nope"), "no recipe 'nope'"),
-        ((speech, new, "--recipe", nano, "--batch-size", 0), "batch_size must be above 0"),
+        ((speech, new, "--recipe", nano, "--batch-size", 0), "batch_size must be at least 1"),
         ((speech, new, "--recipe", nano, "--repeats", "0-3"), "repeats must be"),
         ((speech, new, "--recipe", nano, "--minutes", 1, "--steps", 1), "either minutes or steps"),
         ((speech, new, "--recipe", nano, "--devices", 0), "--devices 0"),

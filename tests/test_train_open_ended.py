@@ -63,8 +63,8 @@ def assert_same_run(a, b):
     assert all(torch.equal(first[name], second[name]) for name in first)
     first, second = load_checkpoint(a / "checkpoint.pt"), load_checkpoint(b / "checkpoint.pt")
     assert first["step"] == second["step"] and first["mixture_seconds"] == second["mixture_seconds"]
-    for key in ("network", "average"):
-        assert all(torch.equal(first[key][name], second[key][name]) for name in first[key])
+    for one, other in zip(*([state["network"], *state["averages"]] for state in (first, second)), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_stopped_twice_it_is_the_run_that_never_was(speech, valid, endless, train, stop, tmp_path):
@@ -121,7 +121,7 @@ def test_a_moving_average_may_begin_later(speech, endless, train, stop, tmp_path
     assert train(speech, tmp_path / "o", "--recipe", recipe)[0] == STOPPED
     state = load_checkpoint(tmp_path / "o" / "checkpoint.pt")
     name = "decoder.deconv.weight"
-    assert not torch.equal(state["average"][f"module.{name}"], state["network"][name])
+    assert not torch.equal(state["averages"][0][name], state["network"][name])
 
 
 def test_the_rates_change_in_proportion(speech, endless, train, stop, tmp_path):
@@ -189,7 +189,7 @@ def test_what_no_open_ended_run_takes(speech, endless, nano, train, stop, tmp_pa
         ((speech, out, "--resume", "--seed", 3), "--seed 3 differs"),
         ((speech, out, "--resume", "--cooldown", 0), "--cooldown 0: it must be above 0"),
         ((speech, out, "--resume", "--minutes", 5), "--minutes 5.0 differs"),
-        ((speech, out, "--resume", "--batch-size", 0), "batch_size must be above 0"),
+        ((speech, out, "--resume", "--batch-size", 0), "batch_size must be at least 1"),
         ((speech, budgeted, "--resume", "--cooldown", 1), "--cooldown is for open-ended runs"),
     ):
         status, printed, error = train(*arguments)

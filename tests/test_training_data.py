@@ -80,6 +80,38 @@ def test_speakers_are_distinct_and_excluded_pairs_never_meet():
         compatibility(names, [("b", "*")], 2)
 
 
+@pytest.mark.parametrize(("exponent", "shares"), [(0.0, (1, 1, 1)), (0.5, (1, 2, 3)), (1.0, (1, 4, 9))])
+def test_speakers_are_drawn_by_their_minutes(tmp_path, exponent, shares):
+    """The first of a mixture, in proportion to the power of what each has said."""
+    for number, seconds in enumerate((1, 4, 9)):
+        (tmp_path / f"{number}").mkdir()
+        for half in range(2):
+            noise = np.random.default_rng(number).uniform(-0.5, 0.5, seconds * 500)
+            soundfile.write(tmp_path / f"{number}" / f"{half}.wav", noise, RATE)
+    corpus = load_corpus(tmp_path, RATE, speeds=[1.0])
+    assert corpus.spoken.tolist() == [1000, 4000, 9000]
+    weights = corpus.spoken.pow(exponent)
+    pairs = draw_speakers(corpus.compatible, 20000, speakers=2, random=generator(CPU, 0), weights=weights)
+    counts = torch.bincount(pairs[:, 0], minlength=3) / 20000
+    torch.testing.assert_close(counts, torch.tensor(shares) / sum(shares), atol=0.02, rtol=0)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    draws = [
+        draw_sources(corpus, 3, speakers=2, samples=500, level_db=5.0, random=generator(CPU, 1), **options)
+        for options in ({}, {"speaker_exponent": exponent})
+    ]
+    assert torch.equal(*draws) == (exponent == 0)
+
+
+def test_in_a_share_of_the_mixtures_one_source_is_silent(corpus):
+    options = {"level_db": 5.0, "silent_share": 0.3}
+    mixture, sources = DynamicMixing(corpus, **options).draw(600, 2, 800, generator(CPU, 2))
+    silent = ~sources.any(dim=-1)  # (B, S)
+    assert not silent[:, 0].any() and silent[:, 1].float().mean() == pytest.approx(0.3, abs=0.06)
+    assert torch.equal(mixture[silent[:, 1]], sources[silent[:, 1], 0])
+    plain, _ = DynamicMixing(corpus, 5.0).draw(600, 2, 800, generator(CPU, 2))
+    assert torch.equal(mixture[~silent[:, 1]], plain[~silent[:, 1]])  # the others are as without
+
+
 def test_exclusions_file(tmp_path):
     (tmp_path / "pairs").write_text("a* b  # alike\n\n# nothing\nc d\n")
     assert read_exclusions(tmp_path / "pairs") == [("a*", "b"), ("c", "d")]

@@ -2,40 +2,75 @@
 
 import pytest
 import torch
-from torchmetrics.functional.audio import permutation_invariant_training, scale_invariant_signal_noise_ratio
+from torchmetrics.functional.audio import (
+    permutation_invariant_training,
+    scale_invariant_signal_noise_ratio,
+    source_aggregated_signal_distortion_ratio,
+)
 
 from tests.reference_cases import CASES, load_case, reference_network
 from tests.synthetic import TINY
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.training.loss import CLAMP, MultiLoss, best_mean, multi_loss, pairwise_si_snr, prepare
+from tisdiss_cli.training.loss import CLAMP, MEASURES, MultiLoss, best_sa_sdr, best_si_snr, prepare
 
 
 @pytest.mark.parametrize("speakers", [2, 3])
 def test_every_term_is_torchmetrics_pit(speakers):
     torch.manual_seed(0)
     references = torch.randn(5, speakers, 900) + 0.3
-    estimates = [references[:, torch.randperm(speakers)] + s * torch.randn(5, speakers, 900) for s in (0.1, 1.0, 5.0)]
-    terms = multi_loss(estimates, references)
-    for term, estimate in zip(terms, estimates, strict=True):
+    for noise in (0.1, 1.0, 5.0):
+        estimate = references[:, torch.randperm(speakers)] + noise * torch.randn(5, speakers, 900)
         best, _ = permutation_invariant_training(estimate, references, scale_invariant_signal_noise_ratio)
-        torch.testing.assert_close(term, -best.mean(), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(best_si_snr(estimate, references), best, rtol=1e-4, atol=1e-3)
 
 
-def test_items_choose_their_permutations_independently():
+@pytest.mark.parametrize("measure", MEASURES)
+def test_items_choose_their_permutations_independently(measure):
     references = torch.randn(2, 2, 500)
     estimate = torch.stack((references[0], references[1].flip(0))) + 0.1 * torch.randn(2, 2, 500)
-    assert multi_loss([estimate], references) < -15
+    assert (MEASURES[measure](estimate, references) > 15).all()
 
 
-def test_clamped_and_silence_gives_no_gradient():
+@pytest.mark.parametrize("measure", MEASURES)
+def test_clamped_and_silence_gives_no_gradient(measure):
     references = torch.randn(1, 2, 500)
-    assert best_mean(pairwise_si_snr(3 * references, references)).item() == pytest.approx(CLAMP, abs=0.01)
+    assert MEASURES[measure](3 * references, references).item() == pytest.approx(CLAMP, abs=0.01)
     estimate = torch.zeros(1, 2, 500, requires_grad=True)
-    loss = multi_loss([estimate], references).mean()
-    assert loss.item() == pytest.approx(CLAMP, abs=0.01)
-    loss.backward()
+    best = MEASURES[measure](estimate, references).mean()
+    assert best.item() == pytest.approx(-CLAMP, abs=0.01)
+    best.backward()
     assert (estimate.grad == 0).all()
+
+
+@pytest.mark.parametrize("speakers", [2, 3])
+def test_sa_sdr_is_torchmetrics_and_the_formula_of_the_paper(speakers):
+    """Energies summed over the sources, then the ratio, one factor for all (von Neumann et al. 2022); one is silent."""
+    references = torch.randn(5, speakers, 900) + 0.3
+    references[:3, -1] = 0
+    estimates = 7 * references[:, torch.randperm(speakers)] + torch.randn(5, speakers, 900)
+    best, orders = permutation_invariant_training(
+        estimates, references, source_aggregated_signal_distortion_ratio, mode="permutation-wise", zero_mean=True
+    )
+    found = best_sa_sdr(estimates, references)
+    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-3)
+    for estimate, reference, order, value in zip(estimates.double(), references.double(), orders, found, strict=True):
+        e, r = (x - x.mean(1, keepdim=True) for x in (estimate[order], reference))
+        target = (e * r).sum() / r.square().sum() * r
+        expected = 10 * torch.log10(target.square().sum() / (e - target).square().sum())
+        assert value.item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_sa_sdr_asks_for_silence_where_the_reference_is_silent():
+    """SI-SNR gives the other voice no gradient there; SA-SDR falls with that voice's energy."""
+    references = torch.stack((torch.randn(500), torch.zeros(500)))[None]
+    losses = []
+    for level in (1.0, 0.1, 0.01):
+        estimate = (references + level * torch.randn(1, 2, 500)).requires_grad_()
+        best_sa_sdr(estimate, references).sum().backward()
+        assert (estimate.grad[0, 1] * estimate[0, 1]).sum() < 0  # less of it is better
+        losses.append(-best_sa_sdr(estimate.detach(), references).item())
+    assert losses[0] - 15 > losses[1] > losses[2] + 15
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "released"])
@@ -44,7 +79,7 @@ def test_published_loss(name):
     case, arrays = load_case(name)
     references = torch.from_numpy(arrays["reference_sources"])
     estimates = [*arrays["auxiliary"], arrays[f"estimate_repeats{max(case['repeats'])}"]]
-    terms = multi_loss(map(torch.from_numpy, estimates), references)
+    terms = torch.stack([-best_si_snr(torch.from_numpy(one), references).mean() for one in estimates])
     torch.testing.assert_close(terms, torch.tensor(case["loss_terms"]), rtol=1e-4, atol=1e-3)
     assert terms.mean().item() == pytest.approx(case["loss"], abs=1e-3)
 
@@ -53,16 +88,16 @@ def test_published_loss(name):
 def test_published_loss_from_the_mixture():
     case, arrays = load_case("small_re1x3")
     mixture, references = (torch.from_numpy(arrays[name]) for name in ("mixture", "reference_sources"))
-    terms = MultiLoss(reference_network("small_re1x3"), False)(mixture, references, max(case["repeats"]))
-    torch.testing.assert_close(terms, torch.tensor(case["loss_terms"]), rtol=1e-3, atol=1e-2)
+    loss = MultiLoss(reference_network("small_re1x3"))(mixture, references, max(case["repeats"]))
+    assert loss.item() == pytest.approx(case["loss"], abs=1e-2)
 
 
-def gradients(network, separator_outputs=False):
+def gradients(network):
     torch.manual_seed(1)
     references = torch.randn(2, 2, 400)
-    terms = MultiLoss(network, separator_outputs)(references.sum(1), references, 2)
-    terms.mean().backward()
-    return terms, [parameter.grad for parameter in network.parameters()]
+    loss = MultiLoss(network)(references.sum(1), references, 2)
+    loss.backward()
+    return loss, [parameter.grad for parameter in network.parameters()]
 
 
 def test_activation_checkpointing_changes_no_gradient():
@@ -72,20 +107,34 @@ def test_activation_checkpointing_changes_no_gradient():
         network = TISDiSS(Config(**TINY))
         prepare(network, compile=False, activation_checkpointing=checkpointing, device=torch.device("cpu"))
         networks.append(network)
-    (terms, expected), (again, actual) = map(gradients, networks)
-    assert torch.equal(terms, again)
+    (loss, expected), (again, actual) = map(gradients, networks)
+    assert torch.equal(loss, again)
     for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
 
 
-def test_separator_outputs_add_terms_before_the_splitters():
-    torch.manual_seed(0)
+@torch.no_grad()
+def test_exits_before_the_reconstructor_have_their_weight():
+    """Of each exit torchmetrics' best mean, then the weighted mean in plain numbers."""
     network = TISDiSS(Config(**TINY, separator_repeats=3))
-    plain, _ = gradients(network)
-    more, _ = gradients(network, separator_outputs=True)
-    assert plain.shape == (3,) and more.shape == (5,)  # Splitter, 2 repeats; and the Separator's first two
-    torch.testing.assert_close(more[2:], plain)
+    references = torch.randn(2, 2, 400)
+    mixture, terms = references.sum(1), []
+    for estimate in network.estimates(mixture, 2, separator_outputs=True):
+        best, _ = permutation_invariant_training(estimate.waveforms(), references, scale_invariant_signal_noise_ratio)
+        terms.append(-best.mean().item())
+    assert len(terms) == 5  # the Separator's first two, the Splitter's, two repeats'
+    for weight in (1.0, 0.1, 0.0):
+        for outputs, early in ((True, terms[:3]), (False, terms[2:3])):
+            loss = MultiLoss(network, outputs, splitter_weight=weight)(mixture, references, 2).item()
+            expected = (weight * sum(early) + sum(terms[3:])) / (weight * len(early) + 2)
+            assert loss == pytest.approx(expected, abs=1e-3)
+
+
+@torch.no_grad()
+def test_separator_outputs_are_the_splitters_of_a_shallower_separator():
+    network = TISDiSS(Config(**TINY, separator_repeats=3))
     shallow = TISDiSS(Config(**{**TINY, "separator_repeats": 1}))
     shallow.load_state_dict(network.state_dict())
-    first, _ = gradients(shallow)
-    torch.testing.assert_close(more[0], first[0])  # one Separator repeat, then the Splitter
+    mixture = torch.randn(2, 400)
+    first = next(network.estimates(mixture, 2, separator_outputs=True))
+    torch.testing.assert_close(first.waveforms(), next(shallow.estimates(mixture, 2)).waveforms())

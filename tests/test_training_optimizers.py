@@ -18,19 +18,23 @@ def test_a_step_is_the_nearest_orthogonal_matrix(shape):
     kernel = nn.Parameter(before.clone())
     kernel.grad = torch.randn(shape)
     u, _, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
-    Muon([kernel], {"lr": 0.1}).step()
+    Muon([kernel], {"lr": 0.1, "weight_decay": 0.0}).step()
     moved = (before - kernel.detach()).flatten(1)
     values = (u.T @ moved @ v.T).diagonal() / 0.1 / max(1, moved.shape[0] / moved.shape[1]) ** 0.5
     assert (values > 0.5).all() and (values < 1.3).all()
     torch.testing.assert_close(u @ (u.T @ moved @ v.T).diagonal().diag() @ v, moved, atol=0.01, rtol=0)
 
 
-def test_many_steps_are_torchs():
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_many_steps_are_torchs(decay):
     """torch's Muon on the matrices that the kernels are, but for its rounding to bfloat16."""
     torch.manual_seed(0)
     kernels = [nn.Parameter(torch.randn(shape)) for shape in ((6, 8), (12, 4, 3), (5, 3, 3, 3))]
     matrices = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in kernels]
-    ours, theirs = Muon(kernels, {"lr": 0.1}), torch.optim.Muon(matrices, lr=0.1, weight_decay=0.0)
+    ours, theirs = (
+        Muon(kernels, {"lr": 0.1, "weight_decay": decay}),
+        torch.optim.Muon(matrices, lr=0.1, weight_decay=decay),
+    )
     before = [matrix.detach().clone() for matrix in matrices]
     for _ in range(5):
         for kernel, matrix in zip(kernels, matrices, strict=True):
@@ -67,9 +71,11 @@ def test_the_rates_keep_their_proportion():
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == pytest.approx([5e-4, 1e-2])
 
 
-def test_adamw_decays_weights_and_muon_does_not():
-    """Without a gradient a weight of AdamW's shrinks by rate x decay a step (Loshchilov and Hutter 2019)."""
-    recipe = Recipe(network=TINY, learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.5)
+@pytest.mark.parametrize(("decay", "left_of_muons"), [(0.0, 1.0), (0.1, 0.998**2)])
+def test_each_optimizer_decays_its_weights(decay, left_of_muons):
+    """Without a gradient a weight shrinks by rate x decay a step (Loshchilov and Hutter 2019)."""
+    rates = {"learning_rate": 0.01, "muon_learning_rate": 0.02}
+    recipe = Recipe(network=TINY, **rates, weight_decay=0.5, muon_weight_decay=decay)
     network = TISDiSS(recipe.config)
     adamw, muon = build_optimizers(network, recipe)
     before = {id(p): p.detach().clone() for p in network.parameters()}
@@ -78,6 +84,6 @@ def test_adamw_decays_weights_and_muon_does_not():
     for _ in range(2):
         adamw.step()
         muon.step()
-    for optimizer, left in ((adamw, 0.995**2), (muon, 1.0)):
+    for optimizer, left in ((adamw, 0.995**2), (muon, left_of_muons)):
         for p in optimizer.param_groups[0]["params"]:
             torch.testing.assert_close(p.detach(), left * before[id(p)])

@@ -48,22 +48,30 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("batchsize = 3", "unknown key 'batchsize'"),
         ("[network]\nchanels = 3", "unknown key 'chanels'"),
         ("[network]\nchannels = 6", "multiple of norm_groups"),
-        ("batch_size = 0", "batch_size must be above 0"),
+        ("batch_size = 0", "batch_size must be at least 1"),
         ("batch_size = 2.5", "batch_size must be of type int"),
         ("learning_rate = nan", "learning_rate must be a finite number"),
         ("learning_rate = '1e-3'", "learning_rate must be of type float"),
         ("ema_decay = 1.0", "ema_decay must be at least 0 and below 1"),
+        ("ema_decay = [0.9, 1]", "ema_decay must be at least 0 and below 1"),
+        ("ema_decay = []", "ema_decay must be at least 0 and below 1"),
+        ("open_ended = true\nchanges = [{step = 9, ema_decay = [0.9, 0.99]}]", "number of moving averages"),
+        ("accumulate = 0", "accumulate must be at least 1"),
+        ("loss = 'l2'", "loss must be 'si-snr' or 'sa-sdr'"),
+        ("silent_share = 0.1", "silent_share needs loss"),
+        ("decay_share = 0", "decay_share must be above 0 and at most 1"),
+        ("splitter_weight = -1", "splitter_weight must be at least 0"),
         ("repeats = '6-1'", "repeats must be"),
         ("repeats = 0", "repeats must be"),
         ("minutes = 1\nsteps = 1", "either minutes or steps"),
         ("minutes = 1\nopen_ended = true", "or is open_ended"),
         ("cooldown = 1", "only an open_ended run"),
-        ("turn_taking = 1.1", "turn_taking must be a share"),
-        ("filter_db = 12.5", "filter_db must be 0 to 12 dB"),
+        ("turn_taking = 1.1", "turn_taking must be at least 0 and at most 1"),
+        ("filter_db = 12.5", "filter_db must be at least 0 and at most 12"),
         ("open_ended = true\nchanges = [{repeats = '2'}]", "needs its step"),
         ("open_ended = true\nchanges = [{step = 9}, {step = 8}]", "ascending"),
         ("open_ended = true\nchanges = [{step = 9, seed = 1}]", "seed cannot change"),
-        ("open_ended = true\nchanges = [{step = 9, batch_size = 0}]", "batch_size must be above 0"),
+        ("open_ended = true\nchanges = [{step = 9, batch_size = 0}]", "batch_size must be at least 1"),
         ("open_ended = true\nchanges = [{step = 9, muon_learning_rate = 0.1}]", "from or to 0"),
         ("precision = 'fp16'", "'tf32' or 'bf16', not"),
         ("speeds = []", "speeds must be"),
@@ -71,15 +79,15 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("noise_db = [3, -6]", "noise_db must be"),
         ("exclude = ['a']", "exclude must be"),
         ("segment_seconds = 0.001", "segment_seconds"),
-        ("average_best = 0", "average_best must be above 0"),
-        ("seed = -1", "seed must not be negative"),
+        ("average_best = 0", "average_best must be at least 1"),
+        ("seed = -1", "seed must be at least 0"),
         ("seed", "cannot be read as TOML"),
         pytest.param("a = " + "[" * 3000, "cannot be read as TOML", id="deep"),
         ("network = 3", "network must be of type dict"),
         ("[network]\nchannels = 'many'", "channels must be of type int"),
         ("noise_db = [-inf, inf]", "noise_db must be"),
-        ("learning_rate = 1e300", "learning_rate must be at most 100"),
-        ("seed = 9999999999999999999", "seed must be at most"),
+        ("learning_rate = 1e300", "learning_rate must be above 0 and at most 100"),
+        ("seed = 9999999999999999999", "seed must be at least 0 and at most"),
         ("batch_size = true", "batch_size must be of type int"),
     ],
 )
@@ -120,6 +128,15 @@ def test_a_budget_warms_up_and_decays_to_zero(budget):
     assert rates[-1] == 0 and rates[0] > 0
     assert ends == 20 and not schedule.exhausted
     assert schedule.progress(10**9, 10**9, reserve) == 1
+
+
+def test_a_budgets_rate_may_fall_in_its_last_quarter_only():
+    schedule = Schedule(Recipe(steps=200, warm_up_share=0.1, decay_share=0.25))
+    factors = [schedule.factor(step, schedule.progress(step, 0.0, 0.0)) for step in range(201)]
+    assert factors[:21] == sorted(set(factors[:21])) and factors[20:151] == [1.0] * 131
+    torch.testing.assert_close(torch.tensor(factors[150:]), torch.linspace(1, 0, 51))
+    late = Schedule(Recipe(steps=10, warm_up_share=0.9, decay_share=0.25))  # the warm-up is not cut short
+    assert [late.factor(step, step / 10) for step in (8, 9, 10)] == pytest.approx([8 / 9, 1, 0])
 
 
 def test_the_papers_schedule_warms_up_halves_and_stops():
@@ -208,7 +225,7 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
     log = Log(tmp_path / LOG, 1, 0)
     for step in (10, 20, 30):
         log.add(step=step, loss=f"{-step}", valid_loss="", si_snri_0="", si_snri_1="")
-    log.add_validation(20, 1.0, loss=-3.0, si_snri=[1.0, 2.0])
+    log.add_validation(20, 1.0, ema_decay=0.9, loss=-3.0, si_snri=[1.0, 2.0])
     with (tmp_path / LOG).open("a") as file:
         file.write("40,0.1")  # cut short
     Log(tmp_path / LOG, 1, 20)

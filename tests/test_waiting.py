@@ -54,14 +54,19 @@ def recipe(tmp_path_factory) -> Recipe:
     return Recipe(
         network=TINY,
         segment_seconds=0.05,
-        batch_size=3,
+        batch_size=1,
         turn_taking=0.5,
         filter_db=3.0,
         rirs=str(rooms),
         noise=str(folder),
         muon_learning_rate=0.01,
-        ema_decay=0.9,
+        ema_decay=[0.9, 0.99],
+        accumulate=3,
         separator_loss=True,
+        loss="sa-sdr",
+        silent_share=0.5,
+        speaker_exponent=0.5,
+        splitter_weight=0.1,
     )
 
 
@@ -70,7 +75,8 @@ def recipe(tmp_path_factory) -> Recipe:
 def test_a_step_reads_nothing(tmp_path, recipe, kind, checkpointing):
     changes = {"activation_checkpointing": checkpointing}
     if kind == "fixed mixtures":
-        changes |= {"turn_taking": 0.0, "filter_db": 0.0, "rirs": "", "noise": ""}
+        nothing = dict.fromkeys(("turn_taking", "filter_db", "silent_share", "speaker_exponent"), 0.0)
+        changes |= {**nothing, "rirs": "", "noise": "", "loss": "si-snr"}
         root = write_mixtures(tmp_path / "fixed")
     else:
         root = write_speech(tmp_path / "speech", speakers=3)
@@ -78,7 +84,7 @@ def test_a_step_reads_nothing(tmp_path, recipe, kind, checkpointing):
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     data, learner = load_data(root, recipe), Learner(fabric, TISDiSS(recipe.config), recipe)
-    for step in range(3):  # optimisers begin in the first; the average in the second
+    for step in range(3):  # optimisers begin in the first
         random = generator(torch.device("cpu"), 0, step)
         with Reads() as reads:
             mixture, references = data.draw(3, 2, recipe.segment_samples, random)
@@ -116,22 +122,24 @@ def test_the_best_mean_is_that_of_the_best_order():
         assert found == pytest.approx(max(means), abs=1e-6)
 
 
-def test_the_average_follows_the_weights(recipe):
+def test_averages_follow_the_weights(recipe):
+    """Each with its own decay, at first a smaller one: 1 / 10 of it stays, then 2 / 11."""
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
+    recipe = Recipe.from_dict({**recipe.to_dict(), "ema_decay": [0.0, 0.15, 0.9]})
     learner = Learner(fabric, TISDiSS(recipe.config), recipe)
-    before = next(learner.averaged.parameters()).clone()
-    weights = next(learner.network.parameters())
+    before = next(learner.network.parameters()).detach().clone()
     with torch.no_grad():
-        weights += 1
-    learner.follow(0, 0.9)
-    assert torch.equal(next(learner.averaged.parameters()), before + 1)  # the first time it is the weights
+        next(learner.network.parameters()).add_(1)
+    learner.follow(0, recipe.ema_decay)
     state = learner.state()
     again = Learner(fabric, TISDiSS(recipe.config), recipe)
     again.restore(state)
     for one in (learner, again):
         with torch.no_grad():
             next(one.network.parameters()).add_(1)
-        one.follow(1, 0.9)  # 2 / 11 of it stays
-        torch.testing.assert_close(next(one.averaged.parameters()), before + 1 + 9 / 11)
-        assert int(one.state()["average"]["n_averaged"]) == 2
+        one.follow(1, recipe.ema_decay)
+        for average, kept in zip(one.averages, (0.0, 0.15, 2 / 11), strict=True):
+            first = 0.9 if kept else 1.0
+            expected = before + kept * first + (1 - kept) * 2
+            torch.testing.assert_close(next(average.parameters()), expected)

@@ -32,6 +32,12 @@ class Corpus:
     counts: Tensor  # (P,) int64, utterances of every speaker, all speeds
     compatible: Tensor  # (P, P) bool: may be mixed; False on the diagonal
 
+    @property
+    def spoken(self) -> Tensor:
+        """(P,) float, samples of every speaker, all speeds."""
+        before = torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
+        return (before[self.first + self.counts] - before[self.first]).float()
+
     def to(self, device: torch.device) -> "Corpus":
         """The same corpus with its tensors on `device`."""
         return to_device(self, device)

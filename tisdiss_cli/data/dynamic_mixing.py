@@ -25,9 +25,13 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def draw_speakers(compatible: Tensor, batch: int, *, speakers: int, random: torch.Generator) -> Tensor:
-    """(batch, speakers) indices, all compatible with each other; the first is uniform."""
+def draw_speakers(
+    compatible: Tensor, batch: int, *, speakers: int, random: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """Draws (batch, speakers) indices, compatible with each other, in proportion to `weights` (P,); None: evenly."""
     allowed = torch.ones(batch, compatible.shape[0], device=compatible.device)
+    if weights is not None:
+        allowed = allowed * weights
     picks: list[Tensor] = []
     for _ in range(speakers):
         pick = pick_by_weight(allowed, 1, random).squeeze(1)
@@ -121,7 +125,9 @@ def draw_sources(
     samples: int,
     level_db: float,
     random: torch.Generator,
+    speaker_exponent: float = 0.0,
     turn_taking: float = 0.0,
+    silent_share: float = 0.0,
     filter_db: float = 0.0,
 ) -> Tensor:
     """(batch, speakers, samples), dry; each speaker's active level is uniform in +-`level_db` of the first's.
@@ -133,10 +139,13 @@ def draw_sources(
         samples: of each.
         level_db: as above.
         random: on the corpus' device.
+        speaker_exponent: a speaker's chance is the length of their speech to this power; 0: all have the same.
         turn_taking: share of the mixtures in which voices begin and end somewhere, as `take_turns` has it.
+        silent_share: share of the mixtures in which the last source is silence.
         filter_db: gains of each voice's `Filters` are uniform in +-this; at 0 there are none, and none is drawn.
     """
-    who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random)
+    weights = corpus.spoken.pow(speaker_exponent) if speaker_exponent else None
+    who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
     segments = draw_segments(corpus, who, samples=samples, random=random)
     if filter_db:
         rate = corpus.sample_rate
@@ -146,7 +155,11 @@ def draw_sources(
     segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
     level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * level_db
     level[:, :1].zero_()  # the network is blind to the mixture's own level
-    return segments * 10 ** (level / 20)
+    sources = segments * 10 ** (level / 20)
+    if silent_share:
+        speaks = torch.rand(batch, 1, device=segments.device, generator=random) >= silent_share
+        sources[:, -1] *= speaks
+    return sources
 
 
 @dataclass(frozen=True)
@@ -163,16 +176,18 @@ class DynamicMixing:
     rooms: Rooms | None = None
     noises: Noises | None = None
     noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
+    speaker_exponent: float = 0.0  # of the length of a speaker's speech, by which they are drawn; 0: evenly
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
+    silent_share: float = 0.0  # share of the mixtures in which the last source is silence
     filter_db: float = 0.0  # gains of the filters of each voice are uniform in +-this; 0: none
 
     def to(self, device: torch.device) -> "DynamicMixing":
         """The same with its tensors on `device`."""
         return to_device(self, device)
 
-    def retuned(self, level_db: float, turn_taking: float, filter_db: float) -> "DynamicMixing":
-        """The same at other levels, with another share of mixtures that take turns, and through other filters."""
-        return replace(self, level_db=level_db, turn_taking=turn_taking, filter_db=filter_db)
+    def retuned(self, **values: float) -> "DynamicMixing":
+        """Returns the same with other levels, shares or filters."""
+        return replace(self, **values)
 
     @property
     def checksum(self) -> str:
@@ -183,9 +198,17 @@ class DynamicMixing:
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A mixture (batch, samples) and its references (batch, speakers, samples)."""
-        options = {"turn_taking": self.turn_taking, "filter_db": self.filter_db}
         sources = draw_sources(
-            self.corpus, batch, speakers=speakers, samples=samples, level_db=self.level_db, random=random, **options
+            self.corpus,
+            batch,
+            speakers=speakers,
+            samples=samples,
+            level_db=self.level_db,
+            random=random,
+            speaker_exponent=self.speaker_exponent,
+            turn_taking=self.turn_taking,
+            silent_share=self.silent_share,
+            filter_db=self.filter_db,
         )
         heard = sources
         if self.rooms:

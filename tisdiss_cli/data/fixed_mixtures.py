@@ -31,8 +31,8 @@ class FixedMixtures:
         """The same with its tensors on `device`."""
         return to_device(self, device)
 
-    def retuned(self, level_db: float, turn_taking: float, filter_db: float) -> "FixedMixtures":
-        """The same: what is fixed has its levels, turns and sound."""
+    def retuned(self, **values: float) -> "FixedMixtures":
+        """Returns the same: what is fixed has its levels, turns and sound."""
         return self
 
     @property

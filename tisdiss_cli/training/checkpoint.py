@@ -10,7 +10,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import replacing
 
 CHECKPOINT = "checkpoint.pt"
-FORMAT = "tisdiss-training-2"
+FORMAT = "tisdiss-training-3"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

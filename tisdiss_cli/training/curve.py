@@ -21,10 +21,14 @@ def can_plot() -> bool:
 
 
 def plot_curve(out: Path) -> None:
-    """Draws `out`/curve.png from `out`/log.csv; nothing without matplotlib or rows."""
+    """Draws `out`/curve.png from `out`/log.csv; nothing without matplotlib or rows.
+
+    Of several moving averages the best of each validation is drawn.
+    """
     rows = log.read_log(out / log.LOG)
     losses = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
-    checks = [row for row in rows if row["valid_loss"]]
+    worst_first = sorted((row for row in rows if row["valid_loss"]), key=lambda row: -float(row["valid_loss"]))
+    checks = sorted({row["step"]: row for row in worst_first}.values(), key=lambda row: int(row["step"]))
     if not losses or not can_plot():
         return
     from matplotlib import colormaps

@@ -18,6 +18,8 @@ from tisdiss_cli.training.recipe import Recipe
 log = logging.getLogger("tisdiss")
 
 Data = FixedMixtures | DynamicMixing
+# Keys of the recipe by which sources are drawn, which may change during a run.
+TUNING = ("level_db", "speaker_exponent", "turn_taking", "silent_share", "filter_db")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def load_data(
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
-        for name in ("rirs", "noise", "exclude", "turn_taking", "filter_db"):
+        for name in ("rirs", "noise", "exclude", *TUNING[1:]):
             if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture=mixture, references=references)
@@ -75,8 +77,13 @@ def load_data(
         with complaints.collected():
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
         complaints.check()
-        data = DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high), recipe.turn_taking, recipe.filter_db)
+        data = DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high)).retuned(**tuning(recipe))
         minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
     log.info(f"{root}: {words}")
     return data
+
+
+def tuning(recipe: Recipe) -> dict[str, float]:
+    """Returns the values of TUNING, as `retuned` takes them."""
+    return {name: getattr(recipe, name) for name in TUNING}

@@ -11,7 +11,7 @@ def columns(repeats: int) -> list[str]:
     """The header for validations at up to `repeats` repeats; si_snri_0 is the Splitter's output."""
     return [
         *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "change"],
-        "valid_loss",
+        *["ema_decay", "valid_loss"],
         *(f"si_snri_{repeat}" for repeat in range(repeats + 1)),
     ]
 
@@ -38,10 +38,12 @@ class Log:
         if (step, change) not in self.changes:
             self.add(step=step, minutes=f"{minutes:.3f}", change=change)
 
-    def add_validation(self, step: int, minutes: float, *, loss: float, si_snri: Sequence[float]) -> None:
-        """Writes the row of a validation."""
+    def add_validation(
+        self, step: int, minutes: float, *, ema_decay: float, loss: float, si_snri: Sequence[float]
+    ) -> None:
+        """Writes the row of a validation of the average with that decay."""
         gains = {f"si_snri_{repeat}": f"{value:.4f}" for repeat, value in enumerate(si_snri)}
-        self.add(step=step, minutes=f"{minutes:.3f}", valid_loss=f"{loss:.5f}", **gains)
+        self.add(step=step, minutes=f"{minutes:.3f}", ema_decay=ema_decay, valid_loss=f"{loss:.5f}", **gains)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:

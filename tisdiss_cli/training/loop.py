@@ -17,7 +17,7 @@ from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import CHECKPOINT, save_checkpoint
 from tisdiss_cli.training.clock import Clock
 from tisdiss_cli.training.curve import plot_curve
-from tisdiss_cli.training.data import Data, Example
+from tisdiss_cli.training.data import Data, Example, tuning
 from tisdiss_cli.training.export import WEIGHTS, Best, describe, export, level_pairs
 from tisdiss_cli.training.fabric import agree
 from tisdiss_cli.training.interrupt import Interrupt
@@ -90,7 +90,7 @@ class Training:
         self.learner.restore(state)
         self.step, self.epoch, self.clock.before = state["step"], state["epoch"], state["seconds"]
         self.now = self.recipe.at(self.step - 1)  # the last step's; what has changed since comes into force in `change`
-        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking, self.now.filter_db)
+        self.data = self.data.retuned(**tuning(self.now))
         self.ended, self.mixture_seconds = state["ended"], state["mixture_seconds"]
         self.schedule.cooling_since = state["cooling_since"]
         self.clock.epoch_end_seconds, self.clock.step_seconds = state["reserve"]
@@ -146,7 +146,7 @@ class Training:
             self.schedule.cooling_since = self.clock.elapsed
         if self.now == before:
             return
-        self.data = self.data.retuned(self.now.level_db, self.now.turn_taking, self.now.filter_db)
+        self.data = self.data.retuned(**tuning(self.now))
         if self.now.repeat_range[1] != before.repeat_range[1]:
             self.best = Best(self.recipe.average_best)  # the loss of other exits is no measure for these
         old, new = before.to_dict(), self.now.to_dict()
@@ -176,7 +176,7 @@ class Training:
     def _train_step(self, factor: float) -> None:
         recipe, speakers = self.now, self.config.speakers
         random = self.random(self.fabric.device, self.fabric.global_rank)
-        mixture, references = self.data.draw(recipe.batch_size, speakers, recipe.segment_samples, random)
+        mixture, references = self.data.draw(recipe.step_size, speakers, recipe.segment_samples, random)
         low, high = recipe.repeat_range  # the same draw on every rank
         repeats = int(torch.randint(low, high + 1, (), generator=self.random(torch.device("cpu"))))
         loss, norm = self.learner.learn(
@@ -186,44 +186,60 @@ class Training:
         self.step += 1
         self.mixture_seconds += self.batch_seconds
 
-    def validation(self) -> Validation | None:
-        """Of the averaged weights, known to every rank; None without examples."""
-        result = None
+    def validations(self) -> list[Validation]:
+        """Of every moving average, known to every rank; none without examples."""
+        results: list[Validation] = []
         if self.examples and self.fabric.is_global_zero:
             with memory_guard("the validation"), self.fabric.autocast():
-                result = validate(
-                    self.learner.averaged, self.examples, repeats=self.now.repeat_range[1], device=self.fabric.device
-                )
-        return self.fabric.broadcast(result) if self.fabric.world_size > 1 else result
+                results = [self.validate(average) for average in self.learner.averages]
+        return self.fabric.broadcast(results) if self.fabric.world_size > 1 else results
+
+    def validate(self, network: TISDiSS) -> Validation:
+        """Of a network of this run's, at the most repeats of a step."""
+        return validate(
+            network,
+            self.examples,
+            repeats=self.now.repeat_range[1],
+            device=self.fabric.device,
+            measure=self.now.loss,
+            splitter_weight=self.now.splitter_weight,
+        )
 
     def epoch_end(self) -> None:
         """Validates, keeps the weights if they are among the best, saves the checkpoint, draws the curve."""
         begin = time.monotonic()
         self.check_finite()
         self.epoch, self.ended = self.epoch + 1, self.step
-        if not self.now.ema_decay:
-            self.learner.take_latest()
-        result = self.validation()
-        if result:
-            self.schedule.plateau.update(result.loss)
-        # Without validation the latest weights count as the best.
-        if self.best.add(result.loss if result else -self.step, self.learner.averaged.state_dict()):
-            self.export(result)
-        if self.log and result:
-            self.log.add_validation(self.step, self.clock.minutes, loss=result.loss, si_snri=result.si_snri)
+        results = self.validations()
+        if self.log:
+            for decay, result in zip(self.now.ema_decay, results, strict=False):
+                minutes, gains = self.clock.minutes, result.si_snri
+                self.log.add_validation(self.step, minutes, ema_decay=decay, loss=result.loss, si_snri=gains)
+        # Without validation the latest weights count as the best, of several averages the last one's.
+        losses = [result.loss for result in results] or [float(-self.step)] * len(self.learner.averages)
+        if results:
+            self.schedule.plateau.update(min(losses))
+        place = min(reversed(range(len(losses))), key=losses.__getitem__)
+        added = [
+            self.best.add(loss, average.state_dict())
+            for loss, average in zip(losses, self.learner.averages, strict=True)
+        ]
+        self.latest = results[place] if results else None
+        if any(added):
+            self.export(place)
         self.save()
         self.draw_curve()
         self.clock.end_epoch(begin)
-        self.latest = result
 
-    def export(self, result: Validation | None) -> None:
-        """Writes the mean of the best weights, which were validated as `result` has it."""
+    def export(self, place: int) -> None:
+        """Writes the mean of the best weights; the latest of them are those of the average at `place`."""
         if not self.fabric.is_global_zero:
             return
         recipe, device, validation = self.now, self.fabric.device, None
-        if result:
-            gains = [round(value, 3) for value in result.si_snri]
-            validation = {"mixtures": len(self.examples), "step": self.step, "si_snri": gains}
+        if self.latest:
+            gains = [round(value, 3) for value in self.latest.si_snri]
+            facts = {"step": self.step, "ema_decay": self.now.ema_decay[place]}
+            validation = {"mixtures": len(self.examples), **facts, "si_snri": gains}
             pairs = level_pairs(self.examples, device)
         else:
             speakers, random = self.config.speakers, self.random(device)
@@ -249,7 +265,7 @@ class Training:
     @property
     def batch_seconds(self) -> float:
         """Seconds of mixture in a step, over all devices."""
-        samples = self.now.batch_size * self.now.segment_samples * self.fabric.world_size
+        samples = self.now.step_size * self.now.segment_samples * self.fabric.world_size
         return samples / self.config.sample_rate
 
     @property
@@ -269,8 +285,9 @@ class Training:
         if self.examples:  # so that nothing goes wrong later, and the time it takes is known
             with memory_guard("the validation"), self.fabric.autocast():
                 seconds = rehearse(
-                    self.learner.averaged, self.examples, repeats=self.recipe.deepest, device=self.fabric.device
+                    self.learner.averages[0], self.examples, repeats=self.recipe.deepest, device=self.fabric.device
                 )
+            seconds *= len(self.learner.averages)
             self.clock.epoch_end_seconds = max(self.clock.epoch_end_seconds, 2.0 + seconds)
         self.clock.begin_rows(self.step)
         with Interrupt() as interrupt:

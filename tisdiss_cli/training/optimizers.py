@@ -17,6 +17,8 @@ _ITERATIONS = 5
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024), as torch has it, for parameters of any number of axes and on any device.
 
+    Its groups have "lr", and "weight_decay", which is decoupled as AdamW's: a step takes rate x decay of a weight away.
+
     A kernel (out, in, taps ...) is the matrix (out, in x taps ...) of the linear map that it is. torch's own takes
     matrices only, and orthogonalises in bfloat16, which on a CPU without units for it takes longer than the whole
     training step (5.4 s against 0.18 s in float32 for 1.6 M parameters).
@@ -36,6 +38,7 @@ class Muon(Optimizer):
                 average = state["momentum_buffer"].lerp_(kernel.grad, 1 - MOMENTUM)
                 matrix = kernel.grad.lerp(average, MOMENTUM).flatten(1)
                 length = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                kernel.mul_(1 - group["lr"] * group["weight_decay"])
                 kernel.add_(orthogonalised(matrix).view_as(kernel), alpha=-length * group["lr"])
         return loss
 
@@ -66,7 +69,7 @@ def build_optimizers(network: TISDiSS, recipe: Recipe) -> list[Optimizer]:
         AdamW(adamw, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     ]
     if muon:
-        optimizers.append(Muon(muon, {"lr": recipe.muon_learning_rate}))
+        optimizers.append(Muon(muon, {"lr": recipe.muon_learning_rate, "weight_decay": recipe.muon_weight_decay}))
     return optimizers
 
 

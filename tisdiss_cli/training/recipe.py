@@ -3,39 +3,25 @@
 import os
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, cast, get_origin
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import MOST_REPEATS, Config
 
-_POSITIVE: tuple[str, ...] = (
-    *("segment_seconds", "batch_size", "learning_rate", "clip_norm", "epoch_steps", "budget_epochs"),
-    *("log_steps", "checkpoint_minutes", "epochs", "patience", "stop_after", "average_best"),
-)
-_NOT_NEGATIVE: tuple[str, ...] = (
-    *("level_db", "weight_decay", "seed", "minutes", "steps", "warm_up_steps", "valid_items"),
-    *("muon_learning_rate", "cooldown"),
-)
-_MOST: dict[str, float] = {  # beyond it, a slip of the finger is likelier than a wish
-    "segment_seconds": 3600,
-    "batch_size": 65536,
-    "level_db": 60,
-    "learning_rate": 100,
-    "muon_learning_rate": 100,
-    "minutes": 1e7,
-    "cooldown": 1e7,
-    "steps": 10**12,
-    "valid_items": 10**9,
-    "seed": 2**63 - 1,
-}
 # What may change while an open-ended run goes on.
 CHANGEABLE: tuple[str, ...] = (
-    *("repeats", "learning_rate", "muon_learning_rate", "batch_size", "segment_seconds", "level_db"),
-    *("turn_taking", "filter_db", "clip_norm", "ema_decay", "cooldown"),
+    *("repeats", "learning_rate", "muon_learning_rate", "batch_size", "accumulate", "segment_seconds", "level_db"),
+    *("turn_taking", "filter_db", "silent_share", "speaker_exponent", "clip_norm", "ema_decay", "cooldown"),
 )
+LOSSES = ("si-snr", "sa-sdr")
 DIRECTORY = Path(__file__).parent / "recipes"
+
+
+def _number(default: float, least: float = 0, most: float = inf, *, above: bool = False) -> Any:
+    """Declares a number from `least`, or only `above` it, to `most`, beyond which a slip is likelier than a wish."""
+    return field(default=default, metadata={"range": (least, most, above)})
 
 
 @dataclass(frozen=True)
@@ -44,11 +30,14 @@ class Recipe:
 
     network: dict[str, Any] = field(default_factory=dict)  # keys of Config
     # Mixtures
-    segment_seconds: float = 4.0
-    batch_size: int = 6  # a device
-    level_db: float = 5.0  # relative levels are uniform in +-this
-    turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
-    filter_db: float = 0.0  # each voice through a few random shelves and bells of up to +-this; 0: off
+    segment_seconds: float = _number(4.0, most=3600, above=True)
+    batch_size: int = _number(6, 1, 65536)  # a device
+    accumulate: int = _number(1, 1, 65536)  # batches of a step, one after the other: as one batch, in less memory
+    level_db: float = _number(5.0, most=60)  # relative levels are uniform in +-this
+    speaker_exponent: float = _number(0.0, most=1)  # of a speaker's minutes, by which they are drawn; 0: all alike
+    turn_taking: float = _number(0.0, most=1)  # share of the mixtures in which each voice begins and ends somewhere
+    silent_share: float = _number(0.0, most=1)  # share of the mixtures in which the last source never speaks
+    filter_db: float = _number(0.0, most=12)  # each voice through a few random shelves and bells of up to +-this
     speeds: list[float] = field(default_factory=lambda: [1.0])  # factors of the speed perturbation
     exclude: list[list[str]] = field(default_factory=list)  # pairs of speakers, or patterns, never mixed
     rirs: str = ""  # folder of impulse responses, a folder a room; the references stay dry
@@ -57,36 +46,42 @@ class Recipe:
     # Method
     repeats: str = ""  # of the Reconstructor in a step: "6", or "1-6" drawn for each step; "": the network's
     separator_loss: bool = False  # supervise Separator outputs too, through the Splitter
-    learning_rate: float = 1e-3  # AdamW's
-    muon_learning_rate: float = 0.0  # Muon's, for the matrices within the stages; 0: AdamW moves them too
-    weight_decay: float = 1e-2
-    clip_norm: float = 5.0
-    ema_decay: float = 0.0  # of the weights' moving average, less in the first steps; 0: off
-    average_best: int = 1  # the weights are the mean of so many best validated ones (the paper: 5)
-    seed: int = 0
-    # Schedule: with minutes or steps, warm-up then linear decay to zero; open-ended, warm-up then a constant rate until
-    # the run is told to stop; else the paper's
-    minutes: float = 0.0  # 0: no time budget
-    steps: int = 0  # 0: no budget of steps
+    loss: str = "si-snr"  # or "sa-sdr", which knows silence
+    splitter_weight: float = _number(1.0, most=100)  # in the loss, of exits before the Reconstructor; its own have 1
+    learning_rate: float = _number(1e-3, most=100, above=True)  # AdamW's
+    muon_learning_rate: float = _number(0.0, most=100)  # Muon's, for the matrices within the stages; 0: AdamW moves all
+    weight_decay: float = _number(1e-2)  # AdamW's
+    muon_weight_decay: float = _number(0.0)
+    clip_norm: float = _number(5.0, above=True)
+    ema_decay: list[float] = field(default_factory=lambda: [0.0])  # of a moving average of the weights, or of several
+    average_best: int = _number(1, 1)  # the weights are the mean of so many best validated ones (the paper: 5)
+    seed: int = _number(0, most=2**63 - 1)
+    # Schedule: with minutes or steps, warm-up, perhaps a constant rate, then linear decay to zero; open-ended, warm-up
+    # then a constant rate until the run is told to stop; else the paper's
+    minutes: float = _number(0.0, most=1e7)  # 0: no time budget
+    steps: int = _number(0, most=10**12)  # 0: no budget of steps
     open_ended: bool = False
-    cooldown: float = 0.0  # minutes in which an open-ended run's rate falls to zero and the run ends; 0: not yet
+    cooldown: float = _number(0.0, most=1e7)  # minutes in which an open-ended run's rate falls to zero; 0: not yet
     changes: list[dict[str, Any]] = field(default_factory=list)  # open-ended: a step, and keys with new values
-    warm_up_share: float = 0.05  # of a budget
-    warm_up_steps: int = 2000
-    epoch_steps: int = 1000  # an epoch ends with a validation and a checkpoint
-    budget_epochs: int = 20  # into which a budget is divided
-    log_steps: int = 10  # a row of the log
-    checkpoint_minutes: float = 2.0
-    valid_items: int = 0  # mixtures to validate on, evenly spread over the folder; 0: all
-    epochs: int = 150
-    patience: int = 3  # epochs without improvement until the rate is halved
-    stop_after: int = 10  # epochs without improvement until the run ends
+    warm_up_share: float = _number(0.05, most=0.99)  # of a budget
+    decay_share: float = _number(1.0, most=1, above=True)  # of a budget, in which the rate falls; 1: after the warm-up
+    warm_up_steps: int = _number(2000)
+    epoch_steps: int = _number(1000, 1)  # an epoch ends with a validation and a checkpoint
+    budget_epochs: int = _number(20, 1)  # into which a budget is divided
+    log_steps: int = _number(10, 1)  # a row of the log
+    checkpoint_minutes: float = _number(2.0, above=True)
+    valid_items: int = _number(0, most=10**9)  # mixtures to validate on, evenly spread over the folder; 0: all
+    epochs: int = _number(150, 1)
+    patience: int = _number(3, 1)  # epochs without improvement until the rate is halved
+    stop_after: int = _number(10, 1)  # epochs without improvement until the run ends
     # Engine
     precision: str = "fp32"  # or "bf16", "tf32" (on CUDA), or "auto": bf16 where the device has units for it
     compile: bool = False
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if type(self.ema_decay) in (int, float):
+            object.__setattr__(self, "ema_decay", [self.ema_decay])
         for f in fields(self):
             value, kind = getattr(self, f.name), cast(type, get_origin(f.type) or f.type)
             if kind is float and type(value) is int:
@@ -97,22 +92,25 @@ class Recipe:
                 raise UserError(f"recipe: {f.name} must be of type {kind.__name__}, not {value!r}")
             if kind is float and not isfinite(value):
                 raise UserError(f"recipe: {f.name} must be a finite number, not {value}")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise UserError(f"recipe: {name} must be above 0, not {getattr(self, name)}")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}")
-        for name, most in _MOST.items():
-            if getattr(self, name) > most:
-                raise UserError(f"recipe: {name} must be at most {most:g}, not {getattr(self, name)}")
-        if not 0 <= self.turn_taking <= 1:
-            raise UserError(f"recipe: turn_taking must be a share from 0 to 1, not {self.turn_taking}")
-        if not 0 <= self.filter_db <= 12:
-            raise UserError(f"recipe: filter_db must be 0 to 12 dB, not {self.filter_db}")
-        for name in ("ema_decay", "warm_up_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"recipe: {name} must be at least 0 and below 1, not {getattr(self, name)}")
+            least, most, above = f.metadata.get("range", (-inf, inf, False))
+            if kind in (int, float) and (value < least or value > most or (above and value == least)):
+                limit = f" and at most {most:g}" if most < inf else ""
+                raise UserError(
+                    f"recipe: {f.name} must be {'above' if above else 'at least'} {least:g}{limit}, not {value}"
+                )
+        self._check_together()
+        self._check_changes()
+
+    def _check_together(self) -> None:
+        """What a range does not say."""
+        if not self.ema_decay or not all(type(v) in (int, float) and 0 <= v < 1 for v in self.ema_decay):
+            raise UserError(
+                f"recipe: ema_decay must be at least 0 and below 1, or a list of such, not {self.ema_decay}"
+            )
+        if self.loss not in LOSSES:
+            raise UserError(f"recipe: loss must be {' or '.join(map(repr, LOSSES))}, not {self.loss!r}")
+        if self.silent_share and self.loss != "sa-sdr":
+            raise UserError('recipe: silent_share needs loss = "sa-sdr": SI-SNR is not defined for a silent source')
         if bool(self.minutes) + bool(self.steps) + self.open_ended > 1:
             raise UserError("recipe: a run has either minutes or steps as its budget, or is open_ended")
         if (self.cooldown or self.changes) and not self.open_ended:
@@ -131,7 +129,6 @@ class Recipe:
         self.repeat_range  # noqa: B018  checks it
         if self.segment_seconds * self.config.sample_rate < self.config.n_fft:
             raise UserError(f"recipe: segment_seconds ({self.segment_seconds}) is shorter than one n_fft")
-        self._check_changes()
 
     def _check_changes(self) -> None:
         before = 0
@@ -146,6 +143,8 @@ class Recipe:
             after = self.at(step)
             if bool(after.muon_learning_rate) != bool(self.muon_learning_rate):
                 raise UserError("recipe: muon_learning_rate cannot change from or to 0 during a run")
+            if len(after.ema_decay) != len(self.ema_decay):
+                raise UserError("recipe: the number of moving averages, ema_decay, cannot change during a run")
 
     def at(self, step: int) -> "Recipe":
         """The recipe of the step after `step` steps: with all changes until then, and none to come."""
@@ -159,6 +158,11 @@ class Recipe:
     def deepest(self) -> int:
         """The most Reconstructor repeats of any step, those of later changes among them."""
         return max(self.at(step).repeat_range[1] for step in (0, *(change["step"] for change in self.changes)))
+
+    @property
+    def step_size(self) -> int:
+        """Mixtures of a step on each device."""
+        return self.batch_size * self.accumulate
 
     @property
     def segment_samples(self) -> int:

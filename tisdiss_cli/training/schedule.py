@@ -32,16 +32,17 @@ def warm_up(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / max(steps, 1))
 
 
-def budget_factor(progress: float, warm_up_share: float) -> float:
-    """Linear warm-up over the first share of the budget, then linear decay to exactly 0 at its end.
+def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.0) -> float:
+    """Linear warm-up over the first share of the budget, then 1, then linear decay to exactly 0 in the last share.
 
     Args:
         progress: spent share of the budget, 0 to 1.
         warm_up_share: 0 to below 1.
+        decay_share: above 0, at most 1; the decay begins after the warm-up at the earliest.
     """
     if progress < warm_up_share:
         return max(progress / warm_up_share, 1e-3)
-    return max(0.0, (1 - progress) / (1 - warm_up_share))
+    return min(1.0, max(0.0, (1 - progress) / min(decay_share, 1 - warm_up_share)))
 
 
 class Schedule:
@@ -73,7 +74,7 @@ class Schedule:
         """The share of the recipe's learning rates for the coming step, when `step` steps are done."""
         recipe = self.recipe
         if self.budgeted:
-            return budget_factor(progress, recipe.warm_up_share)
+            return budget_factor(progress, recipe.warm_up_share, recipe.decay_share)
         warm = warm_up(step, recipe.warm_up_steps)
         return warm * (1 - progress) if recipe.open_ended else warm * self.plateau.factor
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
 from tisdiss_cli.training.data import Example
-from tisdiss_cli.training.loss import best_mean, pairwise_si_snr
+from tisdiss_cli.training.loss import MEASURES, best_si_snr, pairwise_si_snr, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,19 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(network: TISDiSS, examples: list[Example], *, repeats: int, device: torch.device) -> Validation:
-    """Runs every example once, at up to `repeats` repeats, as inference would (one at a time)."""
+def validate(
+    network: TISDiSS,
+    examples: list[Example],
+    *,
+    repeats: int,
+    device: torch.device,
+    measure: str = "si-snr",
+    splitter_weight: float = 1.0,
+) -> Validation:
+    """Runs every example once, at up to `repeats` repeats, as inference would (one at a time).
+
+    `measure` and `splitter_weight` are those of `MultiLoss`.
+    """
     losses: list[Tensor] = []
     gains: list[Tensor] = []
     training = network.training
@@ -29,14 +40,14 @@ def validate(network: TISDiSS, examples: list[Example], *, repeats: int, device:
     for example in examples:
         mixture, references = example.mixture.to(device)[None], example.references.to(device)[None]
         unprocessed = pairwise_si_snr(mixture[:, None], references).mean()
-        terms: list[Tensor] = []
+        terms: list[tuple[str, Tensor]] = []
         gain: list[Tensor] = []
         for estimate in network.padded_estimates(mixture, repeats):
-            value = best_mean(pairwise_si_snr(estimate.waveforms(), references))[0]
-            terms.append(value)
+            voices = estimate.waveforms()
+            terms.append((estimate.stage, -MEASURES[measure](voices, references)[0]))
             if estimate.stage == SPLITTER or (estimate.stage == RECONSTRUCTOR and estimate.ends_repeat):
-                gain.append(value - unprocessed)
-        losses.append(-torch.stack(terms).mean())
+                gain.append(best_si_snr(voices, references)[0] - unprocessed)
+        losses.append(weighted_mean(terms, splitter_weight))
         gains.append(torch.stack(gain))
     network.train(training)
     return Validation(float(torch.stack(losses).mean()), torch.stack(gains).mean(dim=0).tolist())
