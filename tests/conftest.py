@@ -135,7 +135,7 @@ def nano(tmp_path_factory):
         repeats="1-2",
         speeds=[0.9, 1.0],
         accumulate=2,
-        ema_decay=[0.5, 0.9],
+        ema_decay=[0.1, 0.9],
         average_best=2,
         budget_epochs=3,
         log_steps=1,

@@ -13,8 +13,6 @@ MEANT = {  # what some take for a number of their own
     "mix --seed": {"0"},
     "train --seed": {"0"},
     "train --valid-items": {"0"},
-    "train --minutes": {"0"},
-    "train --steps": {"0"},
     "score --workers": {"0"},
     "separate --budget": {"9" * 30},  # all the time in the world
 }
@@ -24,8 +22,8 @@ OPTIONS = {
     "mix": {"--count": WHOLE, "--speakers": WHOLE, "--level": REAL, "--sample-rate": WHOLE, "--seed": WHOLE},
     "train": {
         **{option: WHOLE for option in ("--steps", "--batch-size", "--valid-items", "--seed", "--devices")},
-        **{f"--{name}": REAL for name in ("minutes", "segment-seconds", "turn-taking", "filter-db", "learning-rate")},
-        "--cooldown": ["0", *REAL],
+        **{f"--{name}": REAL for name in ("turn-taking", "filter-db")},
+        **{f"--{name}": ["0", *REAL] for name in ("minutes", "cooldown", "segment-seconds", "learning-rate")},
         "--repeats": LISTED,
     },
     "weights calibrate": {"--max-repeats": ["1", *WHOLE], "--chunk": ["0", *REAL]},

@@ -1,6 +1,7 @@
 """`tisdiss train DATA OUT`: train a network, fine-tune one with more repeats, or go on after an interruption."""
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,11 @@ from tisdiss_cli.errors import UserError
 if TYPE_CHECKING:
     from tisdiss_cli.training.recipe import Recipe
 
-_MOST_DEVICES = 1024
+_data = partial(typer.Option, rich_help_panel="Data")
+_start = partial(typer.Option, rich_help_panel="Start")
+_step = partial(typer.Option, rich_help_panel="Step")
+_schedule = partial(typer.Option, rich_help_panel="Schedule")
+_machine = partial(typer.Option, rich_help_panel="Machine")
 
 
 @app.command()
@@ -24,58 +29,55 @@ def train(
         Path, typer.Argument(help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech by speaker.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint, log and curve.")],
-    valid: Annotated[Path | None, typer.Option(help="Set of mixtures to validate on.")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="released, small, light, gpu, or a TOML file. [default: small]", show_default=False),
-    ] = None,
-    init: Annotated[str | None, typer.Option(help="Weights to fine-tune: a name or a file.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT's checkpoint.")] = False,
-    repeats: Annotated[str | None, typer.Option(help="Reconstructor repeats of a step: 4, or 1-6 drawn.")] = None,
-    separator_loss: Annotated[
-        bool | None, typer.Option("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time budget, from now to the saved weights.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget of steps.")] = None,
-    open_ended: Annotated[
-        bool | None, typer.Option("--open-ended/--no-open-ended", help="At a constant rate until it is told to stop.")
-    ] = None,
-    cooldown: Annotated[
-        float | None, typer.Option(help="With --resume: minutes in which an open-ended run's rate falls to zero.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Mixtures in a step, on each device.")] = None,
-    segment_seconds: Annotated[float | None, typer.Option(help="Length of a mixture.")] = None,
+    valid: Annotated[Path | None, _data(help="Set of mixtures to validate on.")] = None,
+    valid_items: Annotated[int | None, _data(min=0, help="Mixtures to validate on; 0: all.")] = None,
+    mixture: Annotated[str | None, _data(help="DATA's folder of mixtures, where it is not detected.")] = None,
+    references: Annotated[str | None, _data(help="DATA's folders of references: s1,s2.")] = None,
+    exclude: Annotated[Path | None, _data(help="File of pairs of speakers (patterns) never mixed.")] = None,
+    rirs: Annotated[Path | None, _data(help="Room impulse responses to mix with, a folder a room.")] = None,
+    noise: Annotated[Path | None, _data(help="Noise to mix with: a folder.")] = None,
     turn_taking: Annotated[
-        float | None, typer.Option(help="Share of mixtures whose voices begin and end somewhere.")
+        float | None, _data(min=0, max=1, help="Share of mixtures whose voices begin and end somewhere.")
     ] = None,
     filter_db: Annotated[
-        float | None, typer.Option(help="Each voice through random filters of up to +- so many dB, 0 to 12.")
+        float | None, _data(min=0, max=12, help="Each voice through random filters of up to +- this many dB.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest; Muon's keeps the proportion.")] = None,
-    mixture: Annotated[str | None, typer.Option(help="DATA's folder of mixtures, where it is not detected.")] = None,
-    references: Annotated[str | None, typer.Option(help="DATA's folders of references: s1,s2.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
-    rirs: Annotated[Path | None, typer.Option(help="Room impulse responses to mix with, a folder a room.")] = None,
-    noise: Annotated[Path | None, typer.Option(help="Noise to mix with: a folder.")] = None,
-    valid_items: Annotated[int | None, typer.Option(help="Mixtures to validate on; 0: all.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32.")] = None,
-    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the paths.")] = None,
+    recipe: Annotated[
+        str | None,
+        _start(help="released, small, light, gpu, or a TOML file. [default: small]", show_default=False),
+    ] = None,
+    init: Annotated[str | None, _start(help="Weights to fine-tune: a name or a file.")] = None,
+    resume: Annotated[bool, _start("--resume", help="Go on from OUT's checkpoint.")] = False,
+    seed: Annotated[int | None, _start(min=0, help="Of weights and mixtures.")] = None,
+    batch_size: Annotated[int | None, _step(min=1, help="Mixtures in a batch, on each device.")] = None,
+    segment_seconds: Annotated[float | None, _step(help="Length of a mixture.")] = None,
+    repeats: Annotated[str | None, _step(help="Reconstructor repeats of a step: 4, or 1-6 drawn.")] = None,
+    separator_loss: Annotated[
+        bool | None, _step("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
+    ] = None,
+    learning_rate: Annotated[float | None, _step(help="The highest; Muon's keeps the proportion.")] = None,
+    minutes: Annotated[float | None, _schedule(min=0.01, help="Time budget, from now to the saved weights.")] = None,
+    steps: Annotated[int | None, _schedule(min=1, help="Budget of steps.")] = None,
+    open_ended: Annotated[
+        bool | None, _schedule("--open-ended/--no-open-ended", help="At a constant rate until it is told to stop.")
+    ] = None,
+    cooldown: Annotated[
+        float | None,
+        _schedule(min=0.01, help="With --resume: minutes in which an open-ended run's rate falls to zero."),
+    ] = None,
+    device: DeviceOption = "auto",
+    devices: Annotated[int, _machine(min=1, max=1024, help="How many of them, each with a whole batch.")] = 1,
+    precision: Annotated[str | None, _machine(help="auto, fp32, bf16 or, on CUDA, tf32.")] = None,
+    compile: Annotated[bool | None, _machine("--compile/--no-compile", help="torch.compile the paths.")] = None,
     activation_checkpointing: Annotated[
         bool | None,
-        typer.Option("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
+        _machine("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and mixtures.")] = None,
-    device: DeviceOption = "auto",
-    devices: Annotated[int, typer.Option(help="How many of them, each with a whole batch.")] = 1,
 ) -> None:
     """Train the network by the paper's multi-loss; OUT/weights.safetensors is the best so far at any time."""
     import time
 
     started = time.monotonic()
-    if not 1 <= devices <= _MOST_DEVICES:
-        raise UserError(f"--devices {devices}: it must be at least 1 and at most {_MOST_DEVICES}")
-    if cooldown is not None and not cooldown > 0:
-        raise UserError(f"--cooldown {cooldown:g}: it must be above 0 minutes")
     for option, text in (("--recipe", recipe), ("--init", init), ("--repeats", repeats), ("--precision", precision)):
         if text is not None and not text.strip():
             raise UserError(f"{option} is empty: name one, or leave the option out")

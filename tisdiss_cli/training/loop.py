@@ -37,7 +37,8 @@ log = logging.getLogger("tisdiss")
 class Training:
     """One run. A checkpoint holds its tensors and counters; everything random follows from seed, step and rank.
 
-    The step counts from the first of the weights that the run began with, so that fine-tuning sees other mixtures.
+    The step counts from the first of the weights that the run began with, so that fine-tuning sees other mixtures, and
+    its moving averages begin with those weights.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Training:
         low, high = recipe.repeat_range  # the same draw on every rank
         repeats = int(torch.randint(low, high + 1, (), generator=self.random(torch.device("cpu"))))
         loss, norm = self.learner.learn(
-            mixture, references, repeats=repeats, recipe=recipe, factor=factor, step=self.step
+            mixture, references, repeats=repeats, recipe=recipe, factor=factor, step=self.steps_before + self.step
         )
         self.ledger.add(loss, norm)
         self.step += 1
