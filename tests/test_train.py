@@ -230,7 +230,7 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
     new, other = tmp_path / "o", write_mixtures(tmp_path / "other", count=2, samples=800)
     for arguments, words in (
         ((speech, new, "--recipe", "nope"), "no recipe 'nope'"),
-        ((speech, new, "--recipe", nano, "--batch-size", 0), "batch_size must be at least 1"),
+        ((speech, new, "--recipe", nano, "--segment-seconds", 0), "segment_seconds must be above 0"),
         ((speech, new, "--recipe", nano, "--repeats", "0-3"), "repeats must be"),
         ((speech, new, "--recipe", nano, "--minutes", 1, "--steps", 1), "either minutes or steps"),
         ((speech, new, "--recipe", nano, "--exclude", tmp_path / "pairs"), "no speaker is named 'nobody'"),

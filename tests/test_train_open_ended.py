@@ -188,7 +188,7 @@ def test_what_no_open_ended_run_takes(speech, endless, nano, train, stop, tmp_pa
         ((speech, tmp_path / "new", "--recipe", nano, "--steps", 1, "--open-ended"), "or is open_ended"),
         ((speech, out, "--resume", "--seed", 3), "--seed 3 differs"),
         ((speech, out, "--resume", "--minutes", 5), "--minutes 5.0 differs"),
-        ((speech, out, "--resume", "--batch-size", 0), "batch_size must be at least 1"),
+        ((speech, out, "--resume", "--segment-seconds", 0), "segment_seconds must be above 0"),
         ((speech, budgeted, "--resume", "--cooldown", 1), "--cooldown is for open-ended runs"),
     ):
         status, printed, error = train(*arguments)
