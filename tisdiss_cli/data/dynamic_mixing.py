@@ -1,6 +1,7 @@
 """Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ class DynamicMixing:
         """The same with its tensors on `device`."""
         return to_device(self, device)
 
-    def retuned(self, **values: float) -> "DynamicMixing":
+    def retuned(self, **values: Any) -> "DynamicMixing":
         """Returns the same with other levels, shares or filters."""
         return replace(self, **values)
 

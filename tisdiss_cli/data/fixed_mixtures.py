@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class FixedMixtures:
         """The same with its tensors on `device`."""
         return to_device(self, device)
 
-    def retuned(self, **values: float) -> "FixedMixtures":
+    def retuned(self, **values: Any) -> "FixedMixtures":
         """Returns the same: what is fixed has its levels, turns and sound."""
         return self
 
