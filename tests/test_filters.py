@@ -136,9 +136,6 @@ def test_a_run_without_filters_takes_them_up_on_resume(speech, valid, train, tmp
     assert train(speech, budgeted, "--recipe", recipe, "--steps", 9)[0] == 128 + signal.SIGTERM
     for arguments, words in (
         ((speech, budgeted, "--resume", "--filter-db", 6), "--filter-db 6.0 differs from this run's 0.0"),
-        (
-            "filter_db must be at least 0 and at most 12",
-        ),
         ((valid, tmp_path / "new", "--recipe", recipe, "--filter-db", 3), "filter_db is for mixing clean speech"),
     ):
         status, printed, error = train(*arguments)
