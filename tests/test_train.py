@@ -76,7 +76,7 @@ def test_signals_save_first_and_resuming_repeats_the_run(
     def interrupt(at, number):
         def interrupted(self, rate):
             step(self, rate)
-            if self.step == at:
+            if self.state.step == at:
                 os.kill(os.getpid(), number)
 
         monkeypatch.setattr(Training, "train_step", interrupted)
@@ -129,8 +129,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(speech, nano, train, tmp_path, 
 
     def poisoned(self, rate):
         step(self, rate)
-        if self.step == 6:
-            self.ledger.pending[-1] *= float("nan")
+        if self.state.step == 6:
+            self.state.losses.pending[-1] *= float("nan")
 
     monkeypatch.setattr(Training, "train_step", poisoned)
     out = tmp_path / "out"
@@ -151,7 +151,7 @@ def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_
     states = []
 
     def fake(self):
-        states.append({name: value.clone() for name, value in self.learner.network.state_dict().items()})
+        states.append({name: value.clone() for name, value in self.state.learner.network.state_dict().items()})
         return [Validation(next(scripted), [0.0] * 3)]
 
     monkeypatch.setattr(Training, "validations", fake)
@@ -179,7 +179,7 @@ def test_the_best_of_several_averages_is_exported(speech, valid, nano, train, tm
     states = []
 
     def fake(self):
-        states.append([{k: v.clone() for k, v in one.state_dict().items()} for one in self.learner.averages])
+        states.append([{k: v.clone() for k, v in one.state_dict().items()} for one in self.state.learner.averages])
         return [Validation(loss, [0.0, 0.0, -loss]) for loss in next(scripted)]
 
     monkeypatch.setattr(Training, "validations", fake)

@@ -49,7 +49,7 @@ def stop(monkeypatch):
     def at(number):
         def stopping(self, factor):
             step(self, factor)
-            if self.step == number:
+            if self.state.step == number:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         monkeypatch.setattr(Training, "train_step", stopping)

@@ -11,14 +11,12 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from tisdiss_cli.training.clock import Clock
 from tisdiss_cli.training.curve import CURVE, plot_curve
 from tisdiss_cli.training.export import Best
 from tisdiss_cli.training.learner import decay_after
-from tisdiss_cli.training.ledger import Ledger
-from tisdiss_cli.training.log import LOG, Log, read_log
+from tisdiss_cli.training.log import LOG, Log, Losses, read_log
 from tisdiss_cli.training.recipe import Recipe, read_recipe, recipe_names
-from tisdiss_cli.training.schedule import Schedule
+from tisdiss_cli.training.schedule import Clock, Schedule
 
 
 def test_the_packages_recipes():
@@ -158,10 +156,11 @@ def test_the_papers_schedule_warms_up_halves_and_stops():
 
 def test_an_open_ended_run_keeps_its_rate_until_its_cooldown():
     recipe = Recipe(open_ended=True, warm_up_steps=4, epoch_steps=10, changes=[{"step": 50, "cooldown": 2.0}])
-    schedule = Schedule(recipe.at(0))
+    schedule = Schedule(recipe)
     factors = [schedule.factor(step, schedule.progress(step, 1e9, 5.0)) for step in (0, 1, 2, 3, 10**6)]
     assert factors == [0.25, 0.5, 0.75, 1, 1] and not schedule.exhausted
-    schedule.recipe, schedule.cooling_since = recipe.at(50), 1000.0
+    assert schedule.advance(49, 990.0) == "" and schedule.advance(50, 1000.0) == "cooldown 0.0 -> 2.0"
+    assert schedule.advance(51, 1001.0) == ""
     seconds, reserve = [1000, 1025, 1050, 1090, 1100], 20.0
     progress = [schedule.progress(50, second, reserve) for second in seconds]
     assert progress == pytest.approx([0, 0.25, 0.5, 0.9, 1.0])  # a reserve before the end is kept free
@@ -224,8 +223,8 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
 def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
     log = Log(tmp_path / LOG, 1, 0)
     for step in (10, 20, 30):
-        log.add(step=step, loss=f"{-step}", valid_loss="", si_snri_0="", si_snri_1="")
-    log.add_validation(20, 1.0, ema_decay=0.9, loss=-3.0, si_snri=[1.0, 2.0])
+        log.add(step, 60.0, loss=f"{-step}")
+    log.add_validation(20, 60.0, ema_decay=0.9, loss=-3.0, si_snri=[1.0, 2.0])
     with (tmp_path / LOG).open("a") as file:
         file.write("40,0.1")  # cut short
     Log(tmp_path / LOG, 1, 20)
@@ -249,22 +248,15 @@ def test_the_moving_average_soon_forgets_the_first_weights():
     assert decays == sorted(decays) and max(decays) == 0.99
 
 
-@pytest.fixture
-def ledger():
-    return Ledger(SimpleNamespace(world_size=1, device=torch.device("cpu")))
-
-
-def test_the_ledger_gives_means_and_finds_what_is_not_finite(ledger):
-    assert ledger.settle() is None and ledger.state().shape == (0, 2)
+def test_pending_losses_give_means_and_what_is_not_finite():
+    losses = Losses(SimpleNamespace(world_size=1, device=torch.device("cpu")))
+    assert losses.settle() is None
     for loss, norm in ((1.0, 2.0), (3.0, 6.0)):
-        ledger.add(torch.tensor(loss), torch.tensor(norm))
-    again = Ledger(ledger.fabric)
-    again.restore(ledger.state())
-    for one in (ledger, again):
-        assert one.settle() is None and one.close() == (2.0, 4.0) and one.state().shape == (0, 2)
+        losses.add(torch.tensor(loss), torch.tensor(norm))
+    assert losses.settle() is None and losses.close() == (2.0, 4.0) and not losses.pending
     for loss, norm in ((1.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0), (1.0, 1.0)):
-        ledger.add(torch.tensor(loss), torch.tensor(norm))
-    assert ledger.settle() == 3
+        losses.add(torch.tensor(loss), torch.tensor(norm))
+    assert losses.settle() == 3
 
 
 def test_the_clock_leaves_out_interruptions_and_epoch_ends(monkeypatch):
@@ -272,7 +264,7 @@ def test_the_clock_leaves_out_interruptions_and_epoch_ends(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock = Clock(90.0)
     clock.before = 50.0  # of the part before an interruption
-    assert clock.elapsed == 60.0 and clock.minutes == 1.0 and clock.unsaved_minutes == 0.0
+    assert clock.elapsed == 60.0 and clock.unsaved_minutes == 0.0
     clock.begin_rows(7)
     now[0] += 8
     began = now[0]

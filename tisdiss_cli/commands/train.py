@@ -110,20 +110,18 @@ def train(
         fabric,
         start.recipe,
         network=start.network(),
-        data=material.data,
-        examples=material.examples,
+        material=material,
         out=out,
-        origin=material.origin,
         started=started,
-        state=start.state,
+        stored=start.state,
     )
-    look = "{elapsed} {postfix}" if training.endless else "{l_bar}{bar}| {elapsed} {postfix}"
+    endless = start.recipe.open_ended and not start.recipe.at(training.state.step).cooldown
+    look = "{elapsed} {postfix}" if endless else "{l_bar}{bar}| {elapsed} {postfix}"
     with bar(total=100, unit="%", dynamic_ncols=True, bar_format=look) as shown:
         stopped = training.run(shown)
     if stopped:
-        log.info(
-            f"stopped by {stopped.name} after step {training.step}, saved in {out / CHECKPOINT}: go on with --resume"
-        )
+        step = training.state.step
+        log.info(f"stopped by {stopped.name} after step {step}, saved in {out / CHECKPOINT}: go on with --resume")
         raise typer.Exit(128 + stopped)
     if fabric.is_global_zero:
         typer.echo(str(out / WEIGHTS))

@@ -5,9 +5,7 @@ the sources.
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
+from tisdiss_cli.separation.permutation import best_permutation
 from tisdiss_cli.training.data import Example
 from tisdiss_cli.training.loss import pairwise_si_snr
 from tisdiss_cli.training.recipe import Recipe
@@ -24,7 +23,7 @@ from tisdiss_cli.training.recipe import Recipe
 WEIGHTS = "weights.safetensors"
 _MIXTURES = 16  # that the level is taken from
 
-State = dict[str, Tensor]
+Weights = dict[str, Tensor]
 
 
 @dataclass
@@ -33,9 +32,9 @@ class Best:
 
     count: int
     losses: list[float] = field(default_factory=list)  # ascending
-    states: list[State] = field(default_factory=list)
+    states: list[Weights] = field(default_factory=list)
 
-    def add(self, loss: float, state: State) -> bool:
+    def add(self, loss: float, state: Weights) -> bool:
         """Takes a state; True if it is among the best. Of equal losses the later is better."""
         place = sum(other < loss for other in self.losses)
         if place >= self.count:
@@ -45,36 +44,27 @@ class Best:
         del self.losses[self.count :], self.states[self.count :]
         return True
 
-    def mean(self) -> State:
+    def mean(self) -> Weights:
         """The plain mean of every tensor."""
         return {name: torch.stack([state[name] for state in self.states]).mean(dim=0) for name in self.states[0]}
 
 
 def export(
-    path: Path,
-    *,
-    config: Config,
-    state: State,
-    pairs: Iterable[tuple[Tensor, Tensor]],
-    info: dict[str, Any],
-    autocast: AbstractContextManager,
+    path: Path, *, config: Config, state: Weights, pairs: Iterable[tuple[Tensor, Tensor]], info: dict[str, Any]
 ) -> None:
     """Writes the weight file of a network whose outputs are brought to the level of the references.
 
     Args:
         path: of the file.
-        config: of the network; the level is taken at its Reconstructor repeats.
+        config: of the network; the level is taken at its Reconstructor repeats, in the precision that is in force.
         state: of the network, on any device.
         pairs: mixtures (B, L) and their references (B, S, L) to take the level from, on the device that computes.
         info: what the file tells of itself, ready for JSON.
-        autocast: the precision of the run, not yet entered.
     """
     pairs = list(pairs)
     network = TISDiSS(config).to(pairs[0][0].device).eval()
     network.load_state_dict(state)
-    with autocast:
-        gain = output_gain(network, pairs)
-    save_weights(path, config, scale_outputs(state, gain), info=info)
+    save_weights(path, config, scale_outputs(state, output_gain(network, pairs)), info=info)
 
 
 def level_pairs(examples: list[Example], device: torch.device) -> list[tuple[Tensor, Tensor]]:
@@ -122,9 +112,8 @@ def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> flo
         voices = network.separate(mixture)
         scores = pairwise_si_snr(voices, references)  # (B, S, S), rows are voices
         for voice, reference, score in zip(voices, references, scores, strict=True):
-            rows = range(len(reference))
-            order = list(max(permutations(rows), key=lambda order: float(score[rows, list(order)].sum())))
-            shared += float((voice * reference[order]).sum())
+            order, _ = best_permutation(score)
+            shared += float((voice * reference[list(order)]).sum())
             energy += float(voice.square().sum())
     return shared / energy if shared and energy else 1.0
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.training.fabric import Fabric
 from tisdiss_cli.training.loss import MultiLoss, prepare
 from tisdiss_cli.training.optimizers import build_optimizers, set_rates
 from tisdiss_cli.training.recipe import Recipe

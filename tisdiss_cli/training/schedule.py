@@ -1,5 +1,6 @@
-"""Learning-rate schedules: the paper's, one that fits a budget of time or steps, and one without an end."""
+"""Learning rates and time: the paper's schedule, one that fits a budget of time or steps, and one without an end."""
 
+import time
 from dataclasses import dataclass
 
 from tisdiss_cli.training.recipe import Recipe
@@ -45,21 +46,72 @@ def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.
     return min(1.0, max(0.0, (1 - progress) / min(decay_share, 1 - warm_up_share)))
 
 
+class Clock:
+    """Seconds spent on a run, interruptions left out, and those that its end will need."""
+
+    def __init__(self, started: float) -> None:
+        """Begins at `started`, the `time.monotonic()` at which the time budget began to run."""
+        self.started, self.before = started, 0.0  # before: seconds spent until the run was resumed
+        # The longest end of an epoch so far, and a step of the last row: kept free in a time budget for its end.
+        self.epoch_end_seconds, self.step_seconds = 2.0, 0.0
+        self.saved = self.row_began = time.monotonic()
+        self.row_step = 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on this run."""
+        return self.before + time.monotonic() - self.started
+
+    @property
+    def unsaved_minutes(self) -> float:
+        """Minutes since the last checkpoint, or since the run went on."""
+        return (time.monotonic() - self.saved) / 60
+
+    @property
+    def reserve(self) -> float:
+        """Seconds that the end of a time budget is kept free for: the last step, validation and save."""
+        return 1.2 * self.epoch_end_seconds + self.step_seconds
+
+    def begin_rows(self, step: int) -> None:
+        """Times the steps after `step` from now on."""
+        self.row_began, self.row_step = time.monotonic(), step
+
+    def end_row(self, step: int) -> None:
+        """Takes the mean duration of the steps of a row, which ends with `step`."""
+        self.step_seconds = (time.monotonic() - self.row_began) / (step - self.row_step)
+        self.begin_rows(step)
+
+    def end_epoch(self, began: float) -> None:
+        """Takes the duration of an epoch's end, begun at `began`, which is no part of its row."""
+        seconds = time.monotonic() - began
+        self.epoch_end_seconds = max(self.epoch_end_seconds, seconds)
+        self.row_began += seconds
+
+
 class Schedule:
-    """Where a run is in its budget, in its cooldown, or else in the paper's epochs, and what follows from it.
+    """The recipe of the coming step, and what rate follows from where a run is in its budget, cooldown or epochs."""
 
-    `recipe` is that of the coming step; who trains replaces it where an open-ended run changes.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.plateau = recipe, Plateau(recipe.patience)
-        self.budgeted = bool(recipe.minutes or recipe.steps)
+    def __init__(self, plan: Recipe) -> None:
+        """Takes the recipe of the whole run, with all its changes."""
+        self.plan, self.recipe = plan, plan.at(0)
+        self.plateau, self.budgeted = Plateau(plan.patience), bool(plan.minutes or plan.steps)
         self.cooling_since: float | None = None  # seconds into the run when its cooldown began
 
-    def progress(self, step: int, seconds: float, reserve: float) -> float:
-        """The spent share, 0 to 1, after so many steps and seconds; of an open-ended run, of its cooldown.
+    def advance(self, step: int, seconds: float) -> str:
+        """Brings the recipe of the step after `step` steps into force; returns how it differs from the last step's."""
+        old, self.recipe = self.recipe.to_dict(), self.plan.at(step)
+        if self.recipe.cooldown and self.cooling_since is None:
+            self.cooling_since = seconds
+        new = self.recipe.to_dict()
+        return ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if new[name] != old[name])
 
-        `reserve` seconds at the end of a time budget are kept for the last step, validation and save.
+    def progress(self, step: int, seconds: float, reserve: float) -> float:
+        """The share, 0 to 1, that is spent of the budget; of an open-ended run, of its cooldown.
+
+        Args:
+            step: how many steps are done.
+            seconds: since the run began.
+            reserve: seconds at the end of a time budget that are kept for the last step, validation and save.
         """
         recipe = self.recipe
         if recipe.open_ended:
