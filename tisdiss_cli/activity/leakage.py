@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.separation.speaker_profile import periodicity
+from tisdiss_cli.stream import Stream
 
 NEAR, FAR = 8, 31  # windows to both sides that means are of
 _FADES = 0.997  # a window; of the loudest so far
@@ -34,26 +35,26 @@ _LEVELS = (-50.0, 10.0)  # dB against the loudest that count
 
 
 def log_odds(features: Tensor, layers: Mapping[str, Tensor] | None = None) -> Tensor:
-    """(..., 12) -> (...), of own speech by the comparison alone, through `layers` or the fitted ones."""
+    """Returns the log odds (...) of own speech by FEATURES (..., 12) alone, through `layers` or the fitted ones."""
     layers = layers or _fitted()
     return torch.tanh(features @ layers["weight"].T + layers["bias"]) @ layers["out"] + layers["constant"]
 
 
 @cache
 def _fitted() -> dict[str, Tensor]:
-    """What `scripts/fit-activity` has written beside this file."""
+    """Returns the layers that `scripts/fit-activity` has written beside this file."""
     file = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     return {name: torch.tensor(values) for name, values in file["layers"].items()}
 
 
 def compressed_spectra(windows: Tensor) -> Tensor:
-    """(S, m, n) samples -> (S, F, m): roots of the magnitudes, so that weak partials count too."""
+    """Returns roots of the magnitudes (S, F, m) of samples (S, m, n), so that weak partials count too."""
     spectra = torch.fft.rfft(windows * torch.hann_window(windows.shape[-1]))
     return spectra.abs().sqrt().transpose(1, 2)
 
 
 def spectral_correlation(spectra: Tensor, known: Tensor) -> Tensor:
-    """How alike each voice and the one most like it come and go: correlation over time, all frequencies together.
+    """Returns how alike each voice and the one most like it come and go: correlation over time, all frequencies as one.
 
     Args:
         spectra: (S, F, m + 2 NEAR), compressed; zero where nothing is known.
@@ -80,8 +81,8 @@ def spectral_correlation(spectra: Tensor, known: Tensor) -> Tensor:
     return found.amax(1) if voices > 1 else torch.zeros_like(spread)
 
 
-class Around:
-    """Columns in, the same with so many to both sides out; zeros stand beyond both ends."""
+class Around(Stream[[Tensor], Tensor, Tensor]):
+    """Columns in, the same with `side` more to both sides out; zeros stand beyond both ends."""
 
     def __init__(self, rows: int, side: int) -> None:
         self.side, self.buffer = side, torch.zeros(rows, side)
@@ -96,11 +97,11 @@ class Around:
         return part
 
     def finish(self) -> Tensor:
-        """The last columns, likewise."""
+        """Returns the last columns, likewise."""
         return self.push(torch.zeros(self.buffer.shape[0], self.side))
 
 
-class Comparison:
+class Comparison(Stream[[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]):
     """Windows of S voices in; what the detector heard and FEATURES of each out, NEAR + FAR windows later.
 
     Beyond the ends of the recording nothing is known, and the means are of what there is.
@@ -130,7 +131,7 @@ class Comparison:
         return self._compared(self.far.push(self._with_alike(self.near.push(rows))))
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """Those of the last windows, likewise."""
+        """Returns those of the last windows, likewise."""
         last = self.far.push(self._with_alike(self.near.finish()))
         found = [self._compared(part) for part in (last, self.far.finish())]
         return torch.cat([one for one, _ in found], dim=1), torch.cat([other for _, other in found], dim=1)
@@ -176,7 +177,7 @@ class Comparison:
         return probability[:, centre], torch.stack(features, dim=-1)
 
 
-class Evidence:
+class Evidence(Stream[[Tensor, Tensor], Tensor, Tensor]):
     """Windows of S voices in, log odds of own speech out, NEAR + FAR + NEAR windows later.
 
     The lower of what the detector says and what the comparison says on the mean of the windows near.
@@ -192,7 +193,7 @@ class Evidence:
         return self._both(self.steady.push(self._rows(*self.comparison.push(probability, windows))))
 
     def finish(self) -> Tensor:
-        """The log odds (S, k) of the last windows."""
+        """Returns the log odds (S, k) of the last windows."""
         last = self.steady.push(self._rows(*self.comparison.finish()))
         return torch.cat((self._both(last), self._both(self.steady.finish())), dim=1)
 
@@ -210,7 +211,7 @@ class Evidence:
 
 
 def _loudest_other(power: Tensor) -> Tensor:
-    """(S, m) -> (S, m): which other voice is the loudest; itself where there is none."""
+    """Returns which other voice is the loudest, for powers (S, m); itself where there is none."""
     if power.shape[0] == 1:
         return torch.zeros_like(power, dtype=torch.long)
     first, second = power.topk(2, dim=0).indices

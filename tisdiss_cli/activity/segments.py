@@ -1,10 +1,13 @@
-"""From log odds, window by window, to who speaks from when to when, and how much."""
+"""Segments of speech from log odds, window by window, and how much they are."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from tisdiss_cli.activity.vad import WINDOW_SECONDS
+from tisdiss_cli.stream import Stream
+
+Segments = list[list[tuple[float, float]]]  # of each voice: (begin, end) in seconds, in order, disjoint
 
 _BRIDGED = 0.25  # seconds; a shorter pause is speech
 _LEAST = 0.1  # seconds; shorter speech is none
@@ -16,11 +19,11 @@ class Speech:
     """Who speaks when in one recording.
 
     Attributes:
-        segments: of each voice, (begin, end) in seconds, in order, disjoint.
+        segments: within its length.
         seconds: the recording's length.
     """
 
-    segments: list[list[tuple[float, float]]]
+    segments: Segments
     seconds: float
 
     @property
@@ -44,7 +47,7 @@ class Speech:
         return sum(seconds > _TALKS * self._during(1) for seconds in self.speech_seconds)
 
     def _during(self, least: int) -> float:
-        """Seconds in which at least so many speak."""
+        """Returns the seconds in which at least `least` speak."""
         ends = [pair for voice in self.segments for pair in voice]
         changes = sorted([(begin, 1) for begin, _ in ends] + [(end, -1) for _, end in ends])
         speaking, since, total = 0, 0.0, 0.0
@@ -55,13 +58,13 @@ class Speech:
         return total
 
 
-class Segmenter:
+class Segmenter(Stream[[Tensor], None, Segments]):
     """Log odds of own speech in, as they come; segments out. Keeps nothing but the segments."""
 
     def __init__(self, voices: int) -> None:
         self.windows = 0
         self.begins: list[int | None] = [None] * voices
-        self.found: list[list[tuple[float, float]]] = [[] for _ in range(voices)]
+        self.found: Segments = [[] for _ in range(voices)]
 
     def push(self, odds: Tensor) -> None:
         """Adds windows (S, m)."""
@@ -70,15 +73,11 @@ class Segmenter:
                 self._step(voice, index, now)
         self.windows += odds.shape[1]
 
-    def finish(self, seconds: float) -> Speech:
-        """Who spoke when in the recording, whose length is given."""
+    def finish(self) -> Segments:
+        """Returns the segments of each voice, whose last window may reach beyond the recording."""
         for voice in range(len(self.begins)):
             self._step(voice, self.windows, False)
-        segments = [
-            [(round(begin, 3), round(min(end, seconds), 3)) for begin, end in voice if end - begin >= _LEAST]
-            for voice in self.found
-        ]
-        return Speech(segments, seconds)
+        return [[(begin, end) for begin, end in voice if end - begin >= _LEAST] for voice in self.found]
 
     def _step(self, voice: int, index: int, active: bool) -> None:
         begin, found = self.begins[voice], self.found[voice]

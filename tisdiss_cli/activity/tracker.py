@@ -7,9 +7,10 @@ from tisdiss_cli.activity.leakage import Evidence
 from tisdiss_cli.activity.segments import Segmenter, Speech
 from tisdiss_cli.activity.vad import WINDOW_SECONDS, SpeechProbability, vad_rate
 from tisdiss_cli.audio.resample import Resampler
+from tisdiss_cli.stream import Stream
 
 
-class ActivityTracker:
+class ActivityTracker(Stream[[Tensor], None, Speech]):
     """S voices in, block by block; who spoke when at the end. Memory does not grow with their length.
 
     Args:
@@ -38,7 +39,12 @@ class ActivityTracker:
         if missing := -self.rest.shape[1] % self.window:
             self._listen(torch.zeros(self.rest.shape[0], missing))
         self.segmenter.push(self.evidence.finish())
-        return self.segmenter.finish(self.length / self.sample_rate)
+        seconds = self.length / self.sample_rate
+        found = [
+            [(round(begin, 3), round(min(end, seconds), 3)) for begin, end in voice]
+            for voice in self.segmenter.finish()
+        ]
+        return Speech(found, seconds)
 
     def _listen(self, samples: Tensor) -> None:
         """Adds samples (S, n) at the detector's rate."""

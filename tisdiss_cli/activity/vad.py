@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tisdiss_cli.stream import Stream
+
 WINDOW_SECONDS = 0.032  # one probability for each
 RATES = (8000, 16000)  # Hz, that the network knows
 _MOST = 512  # windows put through at once, so that a block of any length takes the same memory
@@ -66,7 +68,7 @@ def silero_vad(sample_rate: int) -> SileroVAD:
     return network.eval()
 
 
-class SpeechProbability:
+class SpeechProbability(Stream[[Tensor], Tensor, Tensor]):
     """Streams of S voices in, how likely each 32 ms window of each holds speech out.
 
     Args:

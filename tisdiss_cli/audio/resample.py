@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.libraries import load_torchaudio
+from tisdiss_cli.stream import Stream
 
 _WIDTH, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
 _MOST_ENTRIES = 1 << 18  # of a kernel table
@@ -14,7 +15,7 @@ _PHASES = 1024  # of the kernel for each input sample, at least; linear between:
 _AT_A_TIME = 1 << 20  # products of a sample and an entry of that table
 
 
-class Resampler:
+class Resampler(Stream[[Tensor], Tensor, Tensor]):
     """Band-limited resampling, block by block; the blocks join to what the whole would give.
 
     A long windowed sinc (torchaudio's "kaiser best" settings): flat to about 0.9 of the lower Nyquist

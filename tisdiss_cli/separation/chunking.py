@@ -11,6 +11,9 @@ from torch import Tensor
 
 from tisdiss_cli.separation.permutation import Order, best_permutation
 from tisdiss_cli.separation.speaker_tracking import TurnSorter
+from tisdiss_cli.stream import Stream
+
+Chunk = tuple[int, Tensor]  # the sample of the stream that it starts at, and its samples (n,)
 
 OVERLAP = 0.25  # of a chunk
 LONGEST_OVERLAP = 0.75  # of a chunk, where the mixture is too quiet to tell the speakers apart
@@ -19,7 +22,7 @@ _QUIET = 0.05  # an overlap whose RMS is below this share of its chunk's says li
 _MARGIN = 0.1  # the least lead of the best order over the next, as a correlation, to be called certain
 
 
-class Chunker:
+class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
     """Cuts a stream of samples into chunks of one length, each overlapping the one before.
 
     The overlap is `overlap` samples, and up to `longest` where the mixture is too quiet there to tell
@@ -35,8 +38,8 @@ class Chunker:
         self.start = 0  # of the buffer, in the stream
         self.next = 0  # where the next chunk starts
 
-    def push(self, x: Tensor) -> list[tuple[int, Tensor]]:
-        """Adds samples (n,); returns the chunks (start, (chunk,)) that are complete."""
+    def push(self, x: Tensor) -> list[Chunk]:
+        """Adds samples (n,); returns the chunks that are complete."""
         self.buffer = torch.cat((self.buffer, x))
         chunks = []
         while self.start + self.buffer.shape[0] > self.next + int(LAST * self.chunk):
@@ -47,7 +50,7 @@ class Chunker:
             self.next += self.chunk - self._telling_overlap(piece)
         return chunks
 
-    def finish(self) -> list[tuple[int, Tensor]]:
+    def finish(self) -> list[Chunk]:
         """Returns the last chunk, unless there were no samples."""
         left = self.buffer[self.next - self.start :].clone()
         return [(self.next, left)] if left.shape[0] else []
@@ -76,7 +79,7 @@ def align(before: Tensor, after: Tensor) -> tuple[Order, float]:
     return order, lead / norm if norm else lead
 
 
-class Stitcher:
+class Stitcher(Stream[[int, Tensor], Tensor, Tensor]):
     """Joins the estimates of a `Chunker`'s chunks, in their order, to one stream of S voices.
 
     What is joined goes through a `TurnSorter`, which also decides at seams whose overlap is too quiet or too alike to

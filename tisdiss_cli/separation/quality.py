@@ -1,4 +1,4 @@
-"""Predicted SI-SNRi: how well voices are separated, told from them and their mixture alone.
+"""Quality: SI-SNRi predicted from voices and their mixture alone.
 
 A network that is unsure leaves each voice a share of the other: the voices are alike, no part of the spectrum is one
 voice's alone, and their levels go together. A linear model of such inputs, which `tisdiss weights calibrate` fits to
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tisdiss_cli.stream import Stream
+
 # What the model hears of a mixture and its voices, in this order
 INPUTS = ("likeness", "levels", "residual", "envelopes", "contrast", "undecided", "power")
 _SILENT = 1e-10  # mean square of a mixture that nothing can be told of, -100 dB of full scale
@@ -21,7 +23,7 @@ WINDOW = 10.0  # seconds of the stretch that is called the worst
 
 
 def describe(mixture: Tensor, voices: Tensor) -> Tensor | None:
-    """The INPUTS (7,) of a mixture (n,) and its voices (S, n), S at least 2; None of silence or less than a frame.
+    """Returns the INPUTS (7,) of a mixture (n,) and its voices (S, n), S at least 2; None where nothing can be told.
 
     likeness: correlation of the voices, the mean over pairs. levels: dB from the loudest to the quietest. residual:
     dB of what the voices leave of the mixture over it. envelopes: correlation of their levels in dB, the mean over
@@ -65,7 +67,7 @@ def _decibels(power: Tensor) -> Tensor:
 
 
 def _undecided(mixture: Tensor, voices: Tensor) -> Tensor:
-    """Entropy of the voices' shares of each place of the spectrum, 0 to 1, weighted by the mixture's power there."""
+    """Returns the entropy of the voices' shares of the spectrum, 0 to 1, weighted by the mixture's power."""
     window = torch.hann_window(_FRAME)
     spectra, whole = (
         torch.stft(x, _FRAME, _FRAME // 2, window=window, center=False, return_complex=True).abs().square()
@@ -100,13 +102,13 @@ class QualityModel:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any] | None) -> "QualityModel | None":
-        """From a weight file's facts; None where they are of no model, or of one with other inputs."""
+        """Returns the model in a weight file's facts; None where they are of no model, or of one with other inputs."""
         if not facts or tuple(facts.get("inputs", ())) != INPUTS:
             return None
         return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
 
     def facts(self) -> dict[str, Any]:
-        """For a weight file."""
+        """Returns what a weight file keeps."""
         return {"inputs": list(INPUTS), **asdict(self)}
 
     def __str__(self) -> str:
@@ -117,16 +119,16 @@ class QualityModel:
         )
 
     def terms(self) -> dict[str, float]:
-        """What each input adds, in dB, when it is one standard deviation above its mean."""
+        """Returns what each input adds, in dB, when it is one standard deviation above its mean."""
         return dict(zip(INPUTS, self.coefficients, strict=True))
 
     def predict(self, inputs: Tensor) -> float:
-        """SI-SNRi in dB that is to be expected of INPUTS (7,)."""
+        """Returns the SI-SNRi in dB that is to be expected of INPUTS (7,)."""
         scaled = (inputs.double() - torch.tensor(self.mean).double()) / torch.tensor(self.scale).double()
         return float(scaled.clamp(-4, 4) @ torch.tensor(self.coefficients).double()) + self.constant
 
 
-class QualityMeter:
+class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
     """Chunks of a recording in, in their order, its predicted quality out; keeps sums, and the last chunks' places."""
 
     def __init__(self, model: QualityModel, sample_rate: int) -> None:
@@ -137,7 +139,7 @@ class QualityMeter:
         self._waiting: list[float] = []  # where a WINDOW ends whose chunks are not all here
 
     def push(self, start: int, mixture: Tensor, voices: Tensor) -> None:
-        """A chunk (n,) from sample `start` on and its voices (S, n); silence counts for nothing."""
+        """Adds a chunk (n,) from sample `start` on and its voices (S, n); silence counts for nothing."""
         begin, seconds = start / self.sample_rate, mixture.shape[0] / self.sample_rate
         self._look(begin)
         self.end = begin + seconds
@@ -169,8 +171,9 @@ class QualityMeter:
             self.worst = {"si_snri": mean, "from": begin, "to": end}
 
     def finish(self) -> dict[str, Any] | None:
-        """`si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` ten seconds, the mean of the chunks that
-        lie there; None where all was silent.
+        """Returns `si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` ten seconds; None of silence.
+
+        The worst is the mean of the chunks that lie there.
         """
         if not self.seconds:
             return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.separation.speaker_profile import FRAME, SpeakerProfiles
+from tisdiss_cli.stream import Stream
 
 STAYS = 4.0  # log odds that a turn is in the order of the one before, as far as nothing else is known
 _LEARNS = 3.0  # lead of an order over the next from which on it is learnt from
@@ -43,7 +44,7 @@ class TurnCutter:
         return pause // 2 if ends else None
 
 
-class TurnSorter:
+class TurnSorter(Stream[[Tensor], Tensor, Tensor]):
     """Takes S voices in any portions and gives them back turn by turn, in memory that does not grow.
 
     Args:
