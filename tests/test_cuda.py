@@ -20,8 +20,8 @@ from tests.synthetic import RATE, TINY, losses, write_recipe, write_rooms, write
 from tisdiss_cli.benchmark.measure import count_macs
 from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.devices import choose_device
-from tisdiss_cli.model.attention import attend
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.cpu_kernels import attend
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile, save_weights
 from tisdiss_cli.separation.early_exit import Auto

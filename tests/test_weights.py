@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from tests.cli import tisdiss
+from tests.cli import start, tisdiss
 from tests.reference_cases import load_case, reference_network, reference_weight
 from tisdiss_cli.model.published import config_from_options, import_checkpoint, read_config
 from tisdiss_cli.model.weights import bundled, load_weights, read_info, save_weights
@@ -51,8 +51,8 @@ def test_import_gives_the_published_network(tmp_path):
 @pytest.mark.parametrize(
     ("mutate", "word"),
     [
-        (lambda state: state.pop("separator.conv.0.bias"), "lacks"),
-        (lambda state: state.update({"separator.more": torch.zeros(1)}), "too many"),
+        (lambda state: state.pop("separator.conv.0.bias"), "missing"),
+        (lambda state: state.update({"separator.more": torch.zeros(1)}), "superfluous"),
         (lambda state: state.update({"separator.conv.0.bias": torch.zeros(3)}), "shape"),
         (lambda state: state.update({"epoch": 3}), "tensors"),
     ],
@@ -73,7 +73,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
             return (print, ("caught",))
 
     torch.save({"separator.x": Trap()}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="may run code"):
         import_checkpoint(tmp_path / "model.pth", config_from_options({}))
 
 
@@ -200,6 +200,27 @@ def test_fetch_says_in_one_sentence_what_to_do(tmp_path, monkeypatch, files, wor
 def test_fetch_without_the_extra(tmp_path, monkeypatch):
     result = fetch(monkeypatch, None, tmp_path / "ours.safetensors")
     assert "tisdiss[hub]" in str(result.exception)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_the_hubs_cache_holds_is_fetched_without_a_network(tmp_path, offline):
+    """By the hub's own client, whose cache is laid out by hand; without a network as when it must not be used."""
+    home = tmp_path / "hub"
+    snapshot = home / "models--someone--network" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (home / "models--someone--network" / "refs").mkdir()
+    (home / "models--someone--network" / "refs" / "main").write_text("0" * 40)
+    write_published(snapshot)
+    nowhere = {"HF_HUB_OFFLINE": "1"} if offline else {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    environment = {"HF_HUB_CACHE": str(home), "HF_HOME": str(tmp_path), **nowhere}
+    out = tmp_path / "ours.safetensors"
+    process = start("weights", "fetch", "someone/network", "--out", out, env=environment)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert load_weights(out).config == reference_network("small_re2x2").config
+    process = start("weights", "fetch", "someone/else", "--out", out, env=environment)
+    _, said = process.communicate()
+    assert process.returncode == 2 and "someone/else cannot be fetched" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("command", ["import", "average", "calibrate", "fetch"])

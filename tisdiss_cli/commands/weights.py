@@ -72,14 +72,7 @@ def import_(
     for path, what in ((checkpoint, "checkpoint"), (config, "--config")):
         if not os.path.isfile(path):
             raise UserError(f"{what} {path} does not exist: name the file")
-    from tisdiss_cli.evaluation.calibrate import measure_agreement
-    from tisdiss_cli.model.published import import_checkpoint, read_config
-    from tisdiss_cli.model.weights import save_weights
-
-    described = read_config(config)
-    state = import_checkpoint(checkpoint, described)
-    save_weights(out, described, state, info={"imported_from": checkpoint.name, **measure_agreement(described, state)})
-    print(out)
+    _import(checkpoint, config, out, source=checkpoint.name)
 
 
 @weights.command()
@@ -96,15 +89,17 @@ def fetch(
     out = out or Path(repository.rsplit("/", 1)[-1].lower() + ".safetensors")
     check_weights_output("--out", out)
     pth, config = fetch_checkpoint(repository, checkpoint)
+    _import(pth, config, out, source=f"{repository}/{pth.name}")
 
+
+def _import(checkpoint: Path, config: Path, out: Path, *, source: str) -> None:
     from tisdiss_cli.evaluation.calibrate import measure_agreement
     from tisdiss_cli.model.published import import_checkpoint, read_config
     from tisdiss_cli.model.weights import save_weights
 
     described = read_config(config)
-    state = import_checkpoint(pth, described)
-    facts = {"imported_from": f"{repository}/{pth.name}", **measure_agreement(described, state)}
-    save_weights(out, described, state, info=facts)
+    state = import_checkpoint(checkpoint, described)
+    save_weights(out, described, state, info={"imported_from": source, **measure_agreement(described, state)})
     print(out)
 
 

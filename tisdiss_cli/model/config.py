@@ -10,6 +10,7 @@ from typing import Any
 from tisdiss_cli.errors import UserError
 
 MOST_REPEATS = 1000  # of Separator or Reconstructor that a command takes: beyond it a slip of the finger is likelier
+_MOST = 1_000_000  # of any other number
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Config:
                 object.__setattr__(self, field.name, _pair(field.name, value))
             elif type(value) is not kind:
                 raise UserError(f"configuration: {field.name} must be of type {kind.__name__}, not {value!r}")
-            if kind in (int, float) and value <= 0:
-                raise UserError(f"configuration: {field.name} must be above 0, not {value}")
+            most = MOST_REPEATS if field.name.endswith(("_repeats", "_layers")) else _MOST
+            if kind in (int, float) and not 0 < value <= most:
+                raise UserError(f"configuration: {field.name} must be above 0 and at most {most}, not {value}")
         if self.path_order not in ("ft", "tf"):
             raise UserError(f"configuration: path_order must be 'ft' or 'tf', not {self.path_order!r}")
         if self.output not in ("spectrum", "mask"):
@@ -95,6 +97,6 @@ class Config:
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     """A field of two whole numbers above 0, which JSON and TOML hold as a list."""
-    if not isinstance(value, tuple | list) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+    if not isinstance(value, tuple | list) or [type(v) is int and 0 < v <= _MOST for v in value] != [True, True]:
         raise UserError(f"configuration: {name} must be two whole numbers above 0, (frames, bins), not {value!r}")
     return value[0], value[1]

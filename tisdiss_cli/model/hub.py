@@ -1,12 +1,16 @@
 """Published checkpoints from the Hugging Face Hub."""
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tisdiss_cli.errors import UserError
 
 
 def fetch_checkpoint(repository: str, checkpoint: str | None = None) -> tuple[Path, Path]:
     """Downloads a `.pth` and the `config.yaml` nearest to it; returns their paths in the hub's cache.
+
+    What the cache holds is taken from there where the hub cannot be reached, or must not be (HF_HUB_OFFLINE).
 
     Args:
         repository: "owner/name".
@@ -22,18 +26,16 @@ def fetch_checkpoint(repository: str, checkpoint: str | None = None) -> tuple[Pa
         raise UserError("fetching needs the huggingface_hub package: pip install 'tisdiss[hub]'") from None
 
     try:
-        files = huggingface_hub.list_repo_files(repository)
+        files = _list_files(huggingface_hub, repository)
         checkpoints = sorted(file for file in files if file.endswith(".pth"))
         if checkpoint is None and len(checkpoints) != 1:
             found = ", ".join(checkpoints) or "none"
             raise UserError(f"{repository} must hold one .pth, or --checkpoint name one; it holds: {found}")
         checkpoint = checkpoint or checkpoints[0]
-        if checkpoint not in files:
-            raise UserError(f"{repository} has no {checkpoint}: it holds {', '.join(checkpoints) or 'no .pth'}")
         folders = [str(folder / "config.yaml") for folder in PurePosixPath(checkpoint).parents]
         config = next((file for file in folders if file in files), None)
-        if config is None:
-            raise UserError(f"{repository} has no config.yaml beside or above {checkpoint}: import it by hand")
+        if checkpoint not in files or config is None:
+            raise UserError(f"{repository} has no {checkpoint}, or no config.yaml beside or above it")
         pth, described = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in (checkpoint, config))
         return pth, described
     except UserError:
@@ -44,3 +46,14 @@ def fetch_checkpoint(repository: str, checkpoint: str | None = None) -> tuple[Pa
             f"{repository} cannot be fetched ({reason}): check the name and the connection, or download its .pth and "
             "config.yaml elsewhere and run 'tisdiss weights import'"
         ) from None
+
+
+def _list_files(hub: Any, repository: str) -> list[str]:
+    """Returns the paths of a repository's files; where it cannot be asked, of those in the cache."""
+    try:
+        return hub.list_repo_files(repository)
+    except Exception as error:
+        with suppress(Exception):
+            folder = Path(hub.snapshot_download(repository, local_files_only=True))
+            return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+        raise error

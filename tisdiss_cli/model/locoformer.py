@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tisdiss_cli.model.attention import attend
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.convolution import convolve
+from tisdiss_cli.model.cpu_kernels import attend, convolve
 
 FREQUENCY, FRAME = "frequency", "frame"
 MOST_ELEMENTS = 2_000_000_000  # of a tensor: most CUDA kernels count in 32 bits

@@ -10,9 +10,6 @@ from typing import Any
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.container import check_values, first, stranger
-
-_PREFIX = "separator."
 
 # Ours -> published, first match wins; the rest of a name stands as it is.
 _NAMES: list[tuple[str, str]] = [
@@ -104,10 +101,7 @@ def read_config(path: Path) -> Config:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
-        if reason := stranger(text[:1024].encode(), text=True):
-            raise UserError(f"{path} {reason}")
-        options = yaml.safe_load(text)
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as YAML ({reason}): pass the checkpoint's config.yaml") from None
@@ -122,9 +116,7 @@ def read_config(path: Path) -> Config:
 
 
 def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
-    """Our state dict from an authors' `.pth`, read with `weights_only=True`, or from a training state around it.
-
-    The log says which key the tensors lay under, and which prefix their names had that is not the authors'.
+    """Returns our state dict from an authors' `.pth`, or from a training state around it, under whatever prefix.
 
     Raises:
         UserError: the file cannot be read, or tensors are missing, superfluous, misshapen, no floating point numbers or
@@ -132,32 +124,16 @@ def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
     """
     import torch
 
+    from tisdiss_cli.model.checkpoints import load_state
     from tisdiss_cli.model.network import TISDiSS
-    from tisdiss_cli.model.pickled import load_state
+    from tisdiss_cli.model.weights import check_tensors
 
-    stored = load_state(checkpoint, common=_PREFIX)
-    stored = {name: value for name, value in stored.items() if not name.endswith("rope.freqs")}  # derived
-
+    stored = load_state(checkpoint)
     with torch.device("meta"):
-        wanted = TISDiSS(config).state_dict()
-    names = {name: _PREFIX + published_name(name) for name in wanted}
-    if stored.keys() & {name.removeprefix(_PREFIX) for name in names.values()}:  # of the bare module
-        stored = {_PREFIX + name: value for name, value in stored.items()}
-    missing = [name for name in names.values() if name not in stored]
-    extra = sorted(set(stored) - set(names.values()))
-    if missing:
-        raise UserError(
-            f"{checkpoint} lacks {len(missing)} of this configuration's {len(names)} tensors: {first(missing)}"
-            + (f"; it has others: {first(extra)}" if extra else "")
-        )
-    if extra:
-        raise UserError(f"{checkpoint} has {len(extra)} tensors too many for this configuration: {first(extra)}")
-    shapes = [
-        f"{theirs} has shape {tuple(stored[theirs].shape)} where the configuration wants {tuple(wanted[ours].shape)}"
-        for ours, theirs in names.items()
-        if stored[theirs].shape != wanted[ours].shape
-    ]
-    if shapes:
-        raise UserError(f"{checkpoint}: {first(shapes)}")
-    check_values(checkpoint, {theirs: stored[theirs] for theirs in names.values()})
-    return {ours: stored[theirs].float().contiguous() for ours, theirs in names.items()}
+        wanted = {published_name(name): (name, value) for name, value in TISDiSS(config).state_dict().items()}
+    known = ((name, theirs) for theirs in wanted for name in stored if f".{name}".endswith(f".{theirs}"))
+    prefix = next((name.removesuffix(theirs) for name, theirs in known), "")
+    derived = "rope.freqs"
+    stored = {name.removeprefix(prefix): value for name, value in stored.items() if not name.endswith(derived)}
+    check_tensors(checkpoint, stored, {theirs: value for theirs, (_, value) in wanted.items()})
+    return {ours: stored[theirs].float().contiguous() for theirs, (ours, _) in wanted.items()}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.convolution import convolve
+from tisdiss_cli.model.cpu_kernels import convolve
 from tisdiss_cli.model.locoformer import FRAME, FREQUENCY, SpeakerPath, SpectralPath
 
 

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import torch
@@ -15,16 +14,18 @@ from safetensors.torch import load_file, save_file
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import replacing
-from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.container import check_safetensors, check_values, first
+from tisdiss_cli.model.config import MOST_REPEATS, Config
 from tisdiss_cli.model.network import TISDiSS
 
 FORMAT = "tisdiss-1"
 CHUNK_SECONDS = 8.0  # unless a file or the caller say otherwise
 
-# Keys of a file's facts that calibration writes, and that an import does
+# Keys of a file's facts that calibration and the import of published weights write
 THRESHOLD, REPEATS, CHUNK, QUALITY = "auto_threshold_db", "repeats", "chunk_seconds", "quality"
 AGREEMENT = "bf16_agreement_db"
+_RANGES = {THRESHOLD: (-200, 200), REPEATS: (1, MOST_REPEATS), CHUNK: (0.5, 3600), AGREEMENT: (-200, 200)}
+_KIND = ".safetensors"
+_NAMED = 3  # of tensors that do not fit
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,22 @@ class WeightFile:
     @property
     def default_repeats(self) -> int:
         """Of the Reconstructor where none are asked for: as the calibration recommends, else as trained."""
-        return int(self.info.get(REPEATS, self.config.reconstructor_repeats))
+        return cast(int, self.info.get(REPEATS, self.config.reconstructor_repeats))
 
     @property
     def auto_threshold_db(self) -> float | None:
         """At which `--repeats auto` stops, by calibration; None if these weights were never calibrated."""
-        threshold = self.info.get(THRESHOLD)
-        return None if threshold is None else float(threshold)
+        return self.info.get(THRESHOLD)
 
     @property
     def bf16_agreement_db(self) -> float | None:
         """SI-SNR of the voices at bf16 to those at fp32, in dB, where the import has measured it."""
-        agreement = self.info.get(AGREEMENT)
-        return None if agreement is None else float(agreement)
+        return self.info.get(AGREEMENT)
 
     @property
     def chunk_seconds(self) -> float:
         """How much of a long recording the network hears at a time, as the calibration recommends."""
-        return float(self.info.get(CHUNK, CHUNK_SECONDS))
+        return cast(float, self.info.get(CHUNK, CHUNK_SECONDS))
 
 
 def bundled_directory() -> Path:
@@ -110,28 +109,30 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def read_info(path: Path) -> WeightFile:
-    """The metadata of a weight file; UserError, in one sentence, when it is not one of ours or not whole."""
-    check_safetensors(path)
+    """Returns the metadata of a weight file; UserError, in one sentence, when it is not one of ours or not whole, or
+    when what it says is out of range.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as .safetensors ({error})") from None
+        raise unreadable(path, _KIND, str(error)) from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not a tisdiss weight file: its metadata has no format {FORMAT!r}")
     try:
-        config = Config.from_dict(json.loads(metadata["config"]))
-        weights = WeightFile(path, config, json.loads(metadata.get("info", "{}")))
-        facts = weights.default_repeats, weights.auto_threshold_db, weights.chunk_seconds, weights.bf16_agreement_db
+        config, info = Config.from_dict(json.loads(metadata["config"])), dict(json.loads(metadata.get("info", "{}")))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata does not describe a network ({error})") from None
-    if not (facts[0] >= 1 and isfinite(facts[1] or 0) and 0 < facts[2] < inf and isfinite(facts[3] or 0)):
-        raise UserError(f"{path}: its calibration is out of range: calibrate it again")
-    return weights
+    for key in info.keys() & _RANGES:
+        value, (low, high) = info[key], _RANGES[key]
+        if type(value) not in ((int,) if key == REPEATS else (int, float)) or not low <= value <= high:
+            shown = str(value)[:80]
+            raise UserError(f"{path}: its {key} is {shown} and must be {low:g} to {high:g}: calibrate it again")
+    return WeightFile(path, config, info)
 
 
 def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
-    """The network in evaluation mode, float32 on the CPU, from a bundled name or a weight file.
+    """Returns the network in evaluation mode, float32 on the CPU, from a bundled name or a weight file.
 
     Raises:
         UserError: no such weights, not a weight file of ours, or tensors that do not fit the configuration, are no
@@ -140,27 +141,67 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
     weights = read_info(find_weights(name_or_path))
     try:
         tensors = load_file(weights.path)
+        _check_sizes(weights, tensors)
         # Not on the meta device, which would spare the initial values and import seconds' worth of torch's compiler.
         with torch.random.fork_rng(devices=[]):
             network = TISDiSS(weights.config)
-        wanted = network.state_dict()
-        odd = [
-            *(f"{name} is missing" for name in wanted if name not in tensors),
-            *(f"{name} is superfluous" for name in sorted(tensors) if name not in wanted),
-            *(
-                f"{name} has shape {tuple(tensors[name].shape)} and not {tuple(value.shape)}"
-                for name, value in wanted.items()
-                if name in tensors and tensors[name].shape != value.shape
-            ),
-        ]
-        if odd:
-            raise UserError(f"{weights.path}: its tensors do not fit its configuration: {first(odd)}")
-        check_values(weights.path, tensors)
+        check_tensors(weights.path, tensors, network.state_dict())
         network.load_state_dict(tensors)
     except (OSError, RuntimeError, MemoryError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights.path} cannot be loaded ({reason})") from None
+        raise unreadable(weights.path, _KIND, str(error)) from None
     return network.eval()
+
+
+def unreadable(path: Path, kind: str, reason: str) -> UserError:
+    """Returns what to say of a file that should hold tensors and cannot be read: what it is instead, else why.
+
+    Args:
+        path: of the file.
+        kind: that it should be of.
+        reason: of the library that reads it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except OSError as error:
+        return UserError(f"{path} cannot be read: {error.strerror or error}")
+    if head.startswith(b"version https://git-lfs"):
+        return UserError(f"{path} is a Git LFS pointer: run 'git lfs pull', or download the file that it points to")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return UserError(f"{path} is a web page, not the file that the page is about: download the file itself")
+    if kind == _KIND and head.startswith((b"pk\3\4", b"\x80")):
+        return UserError(f"{path} is a checkpoint: turn it into weights with 'tisdiss weights import' first")
+    words = " ".join(reason.split())[:200]
+    return UserError(f"{path} cannot be read as {kind} ({words}): it is cut short or damaged, download it again")
+
+
+def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """UserError unless a file's tensors are those of a network: all of them, of its shapes, finite numbers."""
+    odd = [
+        *(f"{name} is missing" for name in wanted if name not in tensors),
+        *(f"{name} is superfluous" for name in sorted(tensors) if name not in wanted),
+        *(
+            f"{name} has shape {tuple(tensors[name].shape)} and not {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ),
+    ]
+    if odd:
+        more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+        raise UserError(f"{path}: its tensors do not fit the configuration: {', '.join(odd[:_NAMED])}{more}")
+    for name, value in tensors.items():
+        if not value.is_floating_point() or not value.float().isfinite().all():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {name} ({kind}) holds NaN, infinite values or no floating point numbers at all")
+
+
+def _check_sizes(weights: WeightFile, tensors: Mapping[str, torch.Tensor]) -> None:
+    """UserError where a configuration has other sizes than the file's tensors: before a network of them is made."""
+    config, sizes = weights.config, {size for value in tensors.values() for size in value.shape}
+    wide = {config.channels, 2 * config.ffn_hidden, 3 * config.attention_channels, config.kernel_size}
+    wide |= {config.channels * config.speakers, *config.encoder_kernel}
+    if not wide <= sizes or max(config.separator_layers, config.reconstructor_layers) > len(tensors):
+        raise UserError(f"{weights.path}: its tensors do not fit the configuration, whose sizes they do not have")
 
 
 def save_weights(

@@ -8,11 +8,13 @@ mixtures with references and stores in the weight file, gives decibels and a ban
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.stream import Stream
 
 # What the model hears of a mixture and its voices, in this order
@@ -102,10 +104,23 @@ class QualityModel:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any] | None) -> "QualityModel | None":
-        """Returns the model in a weight file's facts; None where they are of no model, or of one with other inputs."""
-        if not facts or tuple(facts.get("inputs", ())) != INPUTS:
-            return None
-        return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
+        """Returns the model in a weight file's facts; None where they are of no model, or of one with other inputs.
+
+        UserError where they are damaged.
+        """
+        try:
+            if not facts or tuple(facts.get("inputs", ())) != INPUTS:
+                return None
+            model = cls(**{name: facts[name] for name in cls.__dataclass_fields__})
+            numbers = [model.constant, model.low, model.high, model.rank_correlation, model.mean_error]
+            for _, *of_input in zip(INPUTS, model.mean, model.scale, model.coefficients, strict=True):
+                numbers += of_input
+            known = all(map(isfinite, numbers))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            known = False
+        if not known:
+            raise UserError("the weights' predictor of SI-SNRi is damaged: calibrate them again")
+        return model
 
     def facts(self) -> dict[str, Any]:
         """Returns what a weight file keeps."""
