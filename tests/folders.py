@@ -1,14 +1,17 @@
 """A folder of recordings to separate, and what a run made of it."""
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from tisdiss_cli.folder.jobs import plan_jobs
-from tisdiss_cli.folder.record import Record
-from tisdiss_cli.folder.run import FolderRun
+from tisdiss_cli.folder.pipeline import Pipeline
+from tisdiss_cli.folder.record import Record, read_lines
+from tisdiss_cli.folder.run_lock import PARTS
 from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.separation.separator import Separator
 
@@ -40,7 +43,10 @@ def separate(
     out.mkdir(exist_ok=True)
     plan = separator.plan(seconds)
     settings = Settings(repeats=1, separator_repeats=1, plan=plan, batch_size=batch_size, **options)
-    FolderRun(separator, jobs, out, settings).run(Record(out))
+    record = Record(out)
+    for _ in Pipeline(separator, settings, out, out / PARTS, lambda job, line: record.append(line)).run(jobs):
+        pass
+    shutil.rmtree(out / PARTS)
     return records(out)
 
 
@@ -103,5 +109,4 @@ def write_many(source: Path) -> Path:
 
 def united(out: Path) -> dict[str, dict]:
     """The newest line of every input, of all files of the record: by the lines' own times."""
-    lines = [json.loads(row) for path in out.glob("tisdiss*.jsonl") for row in path.read_text().splitlines()]
-    return {line["input"]: line for line in sorted(lines, key=lambda line: line["time"])}
+    return {line.input: asdict(line) for line in read_lines(out)}

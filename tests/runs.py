@@ -24,7 +24,7 @@ def add_file(root: Path, out: Path, name: str, seconds: float = 6.0, *, swapped:
     for output, samples in zip(outputs, voices[::-1] if swapped else voices, strict=True):
         (out / output).parent.mkdir(parents=True, exist_ok=True)
         write(out / output, samples)
-    return line(name, seconds, outputs=outputs, root=str(root), **fields)
+    return line(name, seconds, outputs=outputs, **{"path": str(root / name), **fields})
 
 
 def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
@@ -34,7 +34,15 @@ def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
 
 def line(name: str, seconds: float = 6.0, **fields) -> dict:
     known = {"repeats": 2, "audio_seconds": seconds, "elapsed_seconds": seconds / 4, "warnings": []}
-    return {"input": name, "status": "done", "outputs": [], **known, "settings": SETTINGS, **fields}
+    return {
+        "input": name,
+        "status": "done",
+        "path": f"/nowhere/{name}",
+        "outputs": [],
+        **known,
+        "settings": SETTINGS,
+        **fields,
+    }
 
 
 def failed(name: str, reason: str) -> dict:

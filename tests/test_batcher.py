@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pytest
 
-from tisdiss_cli.folder.batcher import Batcher
+from tisdiss_cli.folder.pipeline import Batcher
 
 Chunk = tuple[str, int]  # its kind, and its place in the run
 

@@ -111,9 +111,9 @@ def prepared(tmp_path_factory, mini_weights) -> Path:
         (root / "examples" / "mixtures" / folder).mkdir(parents=True)
         for source, name in zip(sorted((root / "set" / folder).iterdir()), names, strict=True):
             soundfile.write(root / "examples/mixtures" / folder / f"{name}.flac", *soundfile.read(source))
-    (root / "recordings" / "sub").mkdir(parents=True)
-    for seed, name in enumerate(("call.wav", "sub/call.wav")):
-        soundfile.write(root / "recordings" / name, speech_like(0.6, seed), RATE)
+    for seed, name in enumerate(("recordings/call.wav", "recordings/sub/call.wav", "meetings/team.wav")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / name, speech_like(0.6, seed), RATE)
     (root / "list.txt").write_text("recordings/call.wav\nrecordings/sub/call.wav\n")
     shutil.copytree(root / "set", root / "wsj0-2mix" / "wav8k" / "min" / "tt")
     (root / "voices").mkdir()

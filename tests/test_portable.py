@@ -16,7 +16,7 @@ from tisdiss_cli.devices import choose_device, cores
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.evaluate import default_workers
 from tisdiss_cli.files import replacing
-from tisdiss_cli.folder import names
+from tisdiss_cli.folder import naming
 
 PACKAGE = Path(__file__).parent.parent / "tisdiss_cli"
 MODES = {"read_text": "r", "write_text": "w", "open": "r"}
@@ -81,11 +81,11 @@ def test_a_disk_that_no_command_reckoned_with_is_a_sentence(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["{stem}:{voice}", "what?/{stem}_{voice}", "CON/{stem}_{voice}", "a./{stem}_{voice}"])
 def test_names_that_windows_cannot_write(monkeypatch, name):
-    names.parse_name(name, "wav", repeats="2", each_channel=False)
-    monkeypatch.setattr(names, "WINDOWS", True)
+    naming.parse_name(name, "wav", repeats="2", each_channel=False)
+    monkeypatch.setattr(naming, "WINDOWS", True)
     with pytest.raises(UserError, match="Windows takes no name"):
-        names.parse_name(name, "wav", repeats="2", each_channel=False)
-    names.parse_name("contents/{stem}.x_{voice}", "wav", repeats="2", each_channel=False)
+        naming.parse_name(name, "wav", repeats="2", each_channel=False)
+    naming.parse_name("contents/{stem}.x_{voice}", "wav", repeats="2", each_channel=False)
 
 
 def test_auto_is_a_macs_cpu_until_its_gpu_was_tried(monkeypatch):

@@ -47,20 +47,18 @@ def test_the_last_line_of_an_input_counts_and_torn_ones_do_not(tmp_path):
 
 
 def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
-    told = ["the speakers may be swapped from 4.5 s, 12.0 s and 3 more on: the overlap there is too quiet"]
     full = {
-        "root": "/somewhere",
+        "path": "/somewhere/full.wav",
         "quality": {"si_snri": 7.25, "low": 5.0, "high": 9.0, "worst": {"from": 2.0, "to": 12.0}},
         "segments": ["full.TextGrid", "full.rttm"],
         "speech_seconds": [1.0, 2.0],
         "overlap_seconds": 0.25,
         "talkers": 2,
-        "warnings": told,
+        "warnings": ["something"],
+        "seams": [4.5, 12.0],
     }
-    odd = {"quality": None, "segments": "x", "speech_seconds": None, "talkers": "two", "warnings": None, "settings": []}
-    out = write_record(
-        tmp_path / "out", [line("full.wav", 20.0, **full), {"input": "bare.wav"}, line("odd.wav", **odd)]
-    )
+    bare = {"input": "bare.wav", "status": "done", "path": "/somewhere/bare.wav"}
+    out = write_record(tmp_path / "out", [line("full.wav", 20.0, **full), bare, line("odd.wav", talkers="two")])
     entries = {entry.name: entry for entry in read_entries(out)}
     one = entries["full.wav"]
     assert (one.mixture, one.si_snri, one.band, one.worst) == (
@@ -71,8 +69,9 @@ def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
     )
     assert one.segments == ("full.TextGrid", "full.rttm") and one.speech_seconds == 3.0
     assert one.seams == (4.5, 12.0) and one.doubtful and one.talkers == 2
-    for name in ("bare.wav", "odd.wav"):
-        assert entries[name].si_snri is None and entries[name].seams == () and not entries[name].doubtful
+    bare = entries["bare.wav"]
+    assert bare.si_snri is None and bare.seams == () and not bare.doubtful
+    assert "odd.wav" not in entries
     report(out)
 
 
@@ -81,7 +80,6 @@ def test_of_two_recordings_of_one_name_that_counts_whose_voices_are_there(tmp_pa
     out = write_record(
         tmp_path / "out",
         [
-            line("a.wav", outputs=voices),
             line("a.wav", path="/day1/a.wav", outputs=voices),
             line("a.wav", 3.0, path="/day2/a.wav", outputs=voices),
             line("a.wav", path="/day3/a.wav", outputs=[], status="failed", reason="its voices would replace others"),
@@ -150,14 +148,11 @@ def test_true_scores_take_the_place_of_predicted_ones(tmp_path):
 
 def test_where_the_mixtures_are(tmp_path):
     recorded = add_file(tmp_path / "in", tmp_path / "out", "a.wav")
-    silent = {name: value for name, value in recorded.items() if name != "root"}
     out = write_record(tmp_path / "out", [recorded])
     assert report(out)["roots"] == ["../../in/"]
-    write_record(out, [{**silent, "path": str(tmp_path / "in" / "a.wav")}])
-    assert report(out)["roots"] == ["../../in/"]
-    write_record(out, [silent])
+    write_record(out, [{**recorded, "path": str(tmp_path / "gone" / "a.wav")}])
     found = report(out)
-    assert found["roots"] == [None] and found["files"][0]["here"] == 0b110
+    assert found["roots"] == ["../../gone/"] and found["files"][0]["here"] == 0b110
     for source in (tmp_path / "in", tmp_path / "in" / "a.wav"):
         found = report(out, "--in", source)
         assert found["roots"] == ["../../in/"] and found["files"][0]["here"] == 0b111

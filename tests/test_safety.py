@@ -13,7 +13,7 @@ import torch
 
 from tests.cli import start, tisdiss
 from tests.folders import RATE, bad_files, contents, records, separate, speech_like
-from tisdiss_cli.folder.jobs import PARTS
+from tisdiss_cli.folder.run_lock import PARTS
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.separation.separator import Separator
 

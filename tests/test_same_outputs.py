@@ -1,6 +1,5 @@
 """Voices are never written over another's: within a run, and from one run to the next."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,9 +9,9 @@ import soundfile
 
 from tests.cli import tisdiss
 from tests.folders import RATE, contents, records, speech_like
-from tisdiss_cli.folder import collisions
-from tisdiss_cli.folder.collisions import find_collisions, same_file
+from tisdiss_cli.folder import naming
 from tisdiss_cli.folder.jobs import plan_jobs
+from tisdiss_cli.folder.naming import find_collisions, same_file
 
 
 def recording(path: Path, seed: int, seconds: float = 0.1) -> Path:
@@ -57,7 +56,7 @@ def test_names_that_differ_in_case_or_accents_are_both_done_where_the_disk_holds
 
 def test_a_disk_that_takes_them_for_one_refuses_that_pair_alone(tmp_path, monkeypatch):
     """Such a disk is played by one whose probe folder knows small letters only."""
-    monkeypatch.setattr(collisions, "Path", lambda folder, *names: Path(folder, *(name.lower() for name in names)))
+    monkeypatch.setattr(naming, "Path", lambda folder, *names: Path(folder, *(name.lower() for name in names)))
     assert same_file(["B_s1.wav", "b_s1.wav", "c_s1.wav"], tmp_path / "not" / "yet") == {
         "B_s1.wav": "B_s1.wav",
         "b_s1.wav": "B_s1.wav",
@@ -150,17 +149,6 @@ def test_an_input_that_was_edited_in_place_is_done_again(tmp_path, mini_weights,
     recording(call, 1, seconds=0.2)
     separate(tmp_path / "day1")
     assert [contents(tmp_path / "out")[f"call_s{n}.wav"] for n in (1, 2)] == voices_of(call, tmp_path, mini_weights)
-
-
-def test_a_record_from_before_places_were_kept_is_gone_on_from(tmp_path, separate):
-    recording(tmp_path / "day1/call.wav", 0)
-    separate(tmp_path / "day1")
-    record = tmp_path / "out" / "tisdiss.jsonl"
-    lines = [json.loads(row) for row in record.read_text().splitlines()]
-    record.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "path"}) + "\n" for line in lines))
-    assert "1 done before" in separate(tmp_path / "day1").stdout
-    separate(tmp_path / "day1", "--repeats", 1)
-    assert records(tmp_path / "out")["call.wav"]["repeats"] == 1
 
 
 def test_a_failed_attempt_leaves_no_line_that_says_done(tmp_path, separate):

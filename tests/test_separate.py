@@ -7,7 +7,8 @@ import torch
 
 from tests.cli import start, tisdiss
 from tests.folders import RATE, contents, records, separate, speech_like
-from tisdiss_cli.folder.jobs import PARTS, plan_jobs
+from tisdiss_cli.folder.jobs import plan_jobs
+from tisdiss_cli.folder.run_lock import PARTS
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.separator import Separator
 
@@ -184,11 +185,11 @@ def test_usage_errors_name_the_mend(folder, tmp_path, mini_weights):
         ((folder, out, "--channels", "0"), "each"),
         ((folder, out, "--format", "flac", "--subtype", "float"), "24"),
         ((folder, out, "--format", "mp3", "--subtype", "16"), "auto"),
-        ((folder, out, "--batch-size", "0"), "at least 1"),
-        ((folder, out, "--chunk", "0"), "seconds"),
-        ((folder, out, "--chunk", "0.49"), "seconds"),
-        ((folder, out, "--chunk", "3601"), "seconds"),
-        ((folder, out, "--chunk", "nan"), "seconds"),
+        ((folder, out, "--batch-size", "0"), "--batch-size"),
+        ((folder, out, "--chunk", "0"), "--chunk"),
+        ((folder, out, "--chunk", "0.49"), "--chunk"),
+        ((folder, out, "--chunk", "3601"), "--chunk"),
+        ((folder, out, "--chunk", "nan"), "--chunk"),
         ((folder, out, "--rtf", "inf"), "finite"),
         ((folder, out, "--rtf", "nan"), "finite"),
     ):

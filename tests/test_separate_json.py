@@ -7,7 +7,7 @@ import soundfile
 
 from tests.cli import tisdiss
 from tests.folders import RATE, contents, speech_like
-from tisdiss_cli.folder.run import FolderRun
+from tisdiss_cli.folder.pipeline import Pipeline
 
 FAILED = {"gone\udcff.wav", "bad.wav"}
 
@@ -78,14 +78,13 @@ def test_what_is_refused_is_in_the_plan(tree, separate):
 
 
 def test_a_run_that_is_stopped_tells_what_it_did(tree, separate, monkeypatch):
-    whole = FolderRun.run
+    whole = Pipeline.run
 
-    def stopped(self, record):
-        self.jobs = self.jobs[:1]
-        whole(self, record)
+    def stopped(self, jobs):
+        yield from whole(self, jobs[:1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FolderRun, "run", stopped)
+    monkeypatch.setattr(Pipeline, "run", stopped)
     found = json.loads(separate(status=130))
     assert found["stopped"] and found["done"] == 1 and found["elapsed_seconds"] > 0
     assert len(contents(tree / "out")) == 2

@@ -12,7 +12,7 @@ import pytest
 from tests.cli import start, tisdiss
 from tests.folders import contents, records, united
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.folder.jobs import PARTS
+from tisdiss_cli.folder.run_lock import PARTS
 from tisdiss_cli.folder.shards import Shard, array_expression, parse_shard, shard_of
 
 ARRAY = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("MIN", "0"), ("MAX", "7"), ("COUNT", "8"))}
@@ -129,16 +129,8 @@ def test_eight_shards_killed_among_them_give_what_one_run_gives(many, tmp_path, 
 
 
 def _begun(out: Path, shard: str) -> bool:
-    """Whether a shard's run has claimed something."""
-    owners = {path.stem for path in (out / PARTS).glob("*.json") if f'"shard": "{shard}"' in _text(path)}
-    return any(f'"{owner}"' in _text(claim) for owner in owners for claim in (out / PARTS).glob("*.claim"))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    """Whether a shard's run has begun something."""
+    return any((out / PARTS / shard.replace("/", "-of-")).glob("*/*.part"))
 
 
 def test_shards_of_scores_merged_are_those_of_one_run(data, tmp_path, weights):

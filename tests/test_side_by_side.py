@@ -2,13 +2,14 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.folders import contents, records, separate
 from tisdiss_cli.devices import side_by_side
-from tisdiss_cli.folder.settings import choose_settings
+from tisdiss_cli.folder.settings import Options, choose_settings
 from tisdiss_cli.separation.engine import MOST_SECONDS, threads_of
 from tisdiss_cli.separation.separator import Separator
 
@@ -86,7 +87,7 @@ def test_a_folder_is_what_it_is_one_chunk_after_the_other(threads, folder, tmp_p
 def test_few_inputs_have_all_cores_each(threads, mini_weights):
     separator = Separator.load(mini_weights, "cpu", "fp32")
     threads(4)
-    sizes = [choose_settings(separator, inputs=inputs).batch_size for inputs in (1, 3, 4, 1000)]
+    sizes = [choose_settings(separator, Options(out=Path()), inputs).batch_size for inputs in (1, 3, 4, 1000)]
     assert sizes[:2] == [1, 1] and sizes[2] == sizes[3] >= 4
     threads(1)
-    assert choose_settings(separator, inputs=1000).batch_size == 1
+    assert choose_settings(separator, Options(out=Path()), 1000).batch_size == 1

@@ -9,7 +9,7 @@ import soundfile
 
 from tests.cli import tisdiss
 from tests.folders import RATE, speech_like
-from tisdiss_cli.folder.locks import Presence, facts_of_this
+from tisdiss_cli.folder.run_lock import RunLock
 from tisdiss_cli.folder.shards import array_expression, shard_of
 
 
@@ -43,7 +43,7 @@ def test_status_tells_what_is_done_failed_and_missing(many, tmp_path, options):
     assert "--inputs" in run.stderr and "unknown" in run.stdout
     found = json.loads(tisdiss("status", out, "--inputs", tmp_path / "moved", "--json").stdout)
     assert (found["done"], found["missing"], found["shards"]["lacking"]) == (20, 0, array_expression([bad]))
-    with Presence(out, facts_of_this(source=str(many))):
+    with RunLock(out):
         assert f"process {os.getpid()}" in tisdiss("status", out).stdout
 
 
@@ -116,13 +116,3 @@ def test_a_linked_in_and_a_linked_input_are_known_again(calls, tmp_path, options
     (calls / "linked").symlink_to(calls / "b" / "calls")
     tisdiss("separate", calls / "linked", tmp_path / "out", *options)
     assert counted(tmp_path / "out") == (3, 0, 0)
-
-
-def test_records_from_before_places_were_kept_go_by_names(calls, tmp_path, options):
-    a, out = calls / "a" / "calls", tmp_path / "out"
-    tisdiss("separate", a, out, *options)
-    lines = [json.loads(row) for row in (out / "tisdiss.jsonl").read_text().splitlines()]
-    rows = [json.dumps({key: value for key, value in line.items() if key != "path"}) + "\n" for line in lines]
-    (out / "tisdiss.jsonl").write_text("".join(rows))
-    assert counted(out) == (2, 0, 0)
-    assert counted(out, "--inputs", calls / "b" / "calls") == (2, 0, 1)  # q.wav

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.libraries import broken_libraries
@@ -37,17 +37,28 @@ def all_commands() -> "typer.Typer":
 
 
 def _run() -> None:
+    import typer
+
     from tisdiss_cli.commands.console import log, start_logging
     from tisdiss_cli.commands.streams import lost_output, mend_streams
 
+    usage_error: Any = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of it
     mend_streams()
     start_logging()
     try:
         if "" in sys.argv[1:]:  # a path, it would be the folder one stands in
             raise UserError("an argument is empty: was a variable of the shell never set?")
-        all_commands()(prog_name="tisdiss")
+        sys.exit(all_commands()(prog_name="tisdiss", standalone_mode=False))
     except UserError as error:
         log.error(error)
+        sys.exit(2)
+    except typer.Abort:  # Ctrl-C, as some of typer's versions say it
+        sys.exit(130)
+    except usage_error as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # what it says is the help
+            error.show()
+        else:
+            log.error(error.format_message().rstrip("."))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         from tisdiss_cli.devices import OutOfMemory, ran_out

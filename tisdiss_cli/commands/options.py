@@ -2,6 +2,7 @@
 
 import os
 import platform
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,25 @@ from tisdiss_cli.files import dump_json, replacing, why_unwritable
 from tisdiss_cli.libraries import installed
 from tisdiss_cli.model.config import MOST_REPEATS
 
-WeightsOption = Annotated[str | None, typer.Option(help="Bundled name or .safetensors file.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32.")]
+_NETWORK = "Network and device"  # a group of the help
+
+WeightsOption = Annotated[str | None, typer.Option(rich_help_panel=_NETWORK, help="Bundled name or .safetensors file.")]
+DeviceOption = Annotated[str, typer.Option(rich_help_panel=_NETWORK, help="auto, cpu, cuda, cuda:0, ... or mps.")]
+PrecisionOption = Annotated[str, typer.Option(rich_help_panel=_NETWORK, help="auto, fp32, bf16 or, on CUDA, tf32.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Returns an option's number; a usage error if it is not a finite one."""
+    if value is not None and not isfinite(value):
+        raise typer.BadParameter(f"{value:g} is not a finite number")
+    return value
+
+
+def positive(value: float | None) -> float | None:
+    """Returns an option's number; a usage error if it is not finite and above 0."""
+    if value is not None and value <= 0:
+        raise typer.BadParameter(f"{value:g} is not above 0")
+    return finite(value)
 
 
 def parse_repeats(text: str) -> list[int]:

@@ -9,7 +9,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import log, plain_console
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.folder.shards import MOST
 
 if TYPE_CHECKING:
     from tisdiss_cli.folder.status import Status
@@ -22,7 +22,8 @@ def status(
         Path | None, typer.Option(metavar="IN", help="Where the recordings are. [default: as the record says]")
     ] = None,
     shards: Annotated[
-        int | None, typer.Option(metavar="N", help="How many there are. [default: as the record's files say]")
+        int | None,
+        typer.Option(metavar="N", min=1, max=MOST, help="How many there are. [default: as the record's files say]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -30,8 +31,6 @@ def status(
 
     The shards are written as sbatch --array takes them.
     """
-    if shards is not None and not 1 <= shards <= 1_000_000:
-        raise UserError(f"--shards {shards}: it must be at least 1")
     from tisdiss_cli.folder.status import read_status
 
     out = Path(os.path.expanduser(out))
@@ -54,7 +53,7 @@ def _as_dict(found: "Status") -> dict[str, Any]:
         "inputs": found.sources,
         "unseen": found.unseen,
         "at_work": [
-            {"host": run.host, "process": run.process, "since": run.start, "shard": run.shard or None}
+            {"host": run.host, "process": run.process, "since": run.since, "shard": run.shard or None}
             for run in found.at_work
         ],
     }

@@ -1,54 +1,44 @@
-"""What is to be separated: files, folders and lists, and the name that tells each input from the others."""
+"""Inputs: files, folders and lists (`--files-from`), and the name that tells each from the others."""
 
+import json
 import logging
 import os
 import stat
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tisdiss_cli.audio.find import EXTENSIONS, Listing, list_folder
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.folder.collisions import loose, repeated
-from tisdiss_cli.folder.lists import read_list
+from tisdiss_cli.folder.naming import loose
 
 log = logging.getLogger("tisdiss")
 
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+_KEYS = ("audio_filepath", "path")  # of NeMo's manifests and of Hugging Face's
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A recording. A million of these are kept, so it holds no more than it must."""
+    """A recording."""
 
-    root: Path  # the folder whose tree OUT mirrors, the same object for all below it
-    name: str  # relative to `root`, or what tells it from others; with slashes
-    elsewhere: str = ""  # its path, where that is not `root` and `name`
+    name: str  # its path below IN, or below the list's folder, with slashes
+    place: str  # its path
     siblings: frozenset[str] = frozenset()  # further extensions that its name has in its folder, with points
 
-    @property
-    def place(self) -> str:
-        """Its path, as text."""
-        return self.elsewhere or os.path.join(self.root, self.name)
 
-    @property
-    def path(self) -> Path:
-        """Its path."""
-        return Path(self.place)
-
-
-def list_inputs(sources: Sequence[Path], out: Path, files_from: str | None = None) -> list[Input]:
-    """The inputs of a command, each once: of a folder sorted, of a list in its order.
+def list_inputs(sources: Sequence[Path], out: Path | None, files_from: str | None = None) -> list[Input]:
+    """Returns the inputs of a command, each once: of a folder sorted, of a list in its order.
 
     A file is called by its name, a folder's file by its path below that folder, and a list's by its path below the
     list's folder: as if that folder were separated, whatever else the list holds. One that lies elsewhere is called by
-    its whole path. Where inputs of several sources would be called the same but for their extension, all of them get
-    their source's folder in front: `monday/call.wav`, `tuesday/call.wav`.
+    its whole path.
 
     Args:
         sources: files and folders.
-        out: the folder OUT.
+        out: the folder OUT; None: the same command has passed its checks before, and all has been said.
         files_from: a list, as `read_list` reads it.
 
     Raises:
@@ -58,50 +48,31 @@ def list_inputs(sources: Sequence[Path], out: Path, files_from: str | None = Non
     empty: list[Path] = []
     kinds = Counter[str]()
     for source in sources:
-        check_ends(source, out)
+        if out:
+            check_ends(source, out)
         if not source.is_dir():
-            found.append(Input(source.parent, source.name))
+            found.append(Input(source.name, str(source)))
             continue
         listing = list_folder(source)
-        _check_linked(listing, source, out)
-        found += (Input(source, name) for name in listing.names)
+        if out:
+            _check_linked(listing, source, out)
+        found += (Input(name, os.path.join(source, name)) for name in listing.names)
         kinds += listing.left_out
         empty += [] if listing.names else [source]
     if files_from is not None:
-        check_out(out)
+        if out:
+            check_out(out)
         found += _of_list(files_from)
-    if empty and not found:
-        raise UserError(f"IN {empty[0]} has no sound files (wav, flac, ogg, opus, mp3, aiff, ...): check the folder")
-    for folder in empty:
-        log.warning(f"warning: IN {folder} has no sound files")
-    if kinds:
-        log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
-    if len(sources) == 1 and files_from is None:
-        return found
-    return _told_apart(_once(found))
-
-
-def inputs_again(sources: Sequence[Path], files_from: str | None) -> list[Input]:
-    """As `list_inputs` of a command that has passed its checks before; UserError where the list cannot be read."""
-    found: list[Input] = []
-    for source in sources:
-        names = list_folder(source).names if source.is_dir() else None
-        found += [Input(source.parent, source.name)] if names is None else (Input(source, name) for name in names)
-    if files_from is not None:
-        found += _of_list(files_from)
-    return found if len(sources) == 1 and files_from is None else _told_apart(_once(found))
-
-
-def common_source(sources: Sequence[Path], files_from: str | None = None) -> Path:
-    """What the inputs of a command are from, as one path: IN, the list, or the folder that they have in common."""
-    if len(sources) == 1 and files_from is None:
-        return sources[0]
-    if not sources and files_from is not None:
-        return Path(os.path.expanduser(files_from))
-    try:
-        return Path(os.path.commonpath([os.path.abspath(source) for source in sources]))
-    except ValueError:  # of two drives
-        return sources[0]
+    if out:
+        if empty and not found:
+            raise UserError(
+                f"IN {empty[0]} has no sound files (wav, flac, ogg, opus, mp3, aiff, ...): check the folder"
+            )
+        for folder in empty:
+            log.warning(f"warning: IN {folder} has no sound files")
+        if kinds:
+            log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+    return found if len(sources) == 1 and files_from is None else _once(found)
 
 
 def check_ends(source: Path, out: Path) -> None:
@@ -150,11 +121,22 @@ def _inside(out: Path, source: Path) -> UserError:
     return UserError(f"OUT {out} lies inside IN {source}: name a folder outside it, or its voices become inputs")
 
 
+def _once(inputs: list[Input]) -> list[Input]:
+    """Returns each path once, where it came first, under the longest of its names."""
+    found: dict[str, Input] = {}
+    for one in inputs:
+        place = os.path.abspath(one.place)
+        found[place] = max(found.get(place, one), one, key=lambda known: len(known.name))
+    return list(found.values())
+
+
+# Lists ------------------------------------------------------------------------------------------
+
+
 def _of_list(files_from: str) -> list[Input]:
     folder, texts = read_list(files_from)
     found: list[Input] = []
     extensions: dict[Path, dict[str, frozenset[str]]] = {}
-    kept: dict[frozenset[str], frozenset[str]] = {}  # each once
     for text in texts:
         path = folder / text
         if ".." in path.parts:  # behind a link that is another folder than the text says
@@ -162,16 +144,9 @@ def _of_list(files_from: str) -> list[Input]:
         if path.parent not in extensions:
             extensions[path.parent] = _extensions(path.parent)
         siblings = extensions[path.parent].get(loose(path.stem), frozenset())
-        root = folder if path.is_relative_to(folder) else Path(path.anchor)
-        name = path.relative_to(root).as_posix()
-        name = path.name or "root" if name == "." else name
-        found.append(Input(folder, name, _elsewhere(path, folder, name), kept.setdefault(siblings, siblings)))
+        name = path.relative_to(folder if path.is_relative_to(folder) else path.anchor).as_posix()
+        found.append(Input(path.name or "root" if name == "." else name, str(path), siblings))
     return found
-
-
-def _elsewhere(path: Path, root: Path, name: str) -> str:
-    """A path, unless it is `root` and `name`."""
-    return "" if os.path.join(root, name) == str(path) else str(path)
 
 
 def _extensions(folder: Path) -> dict[str, frozenset[str]]:
@@ -187,42 +162,90 @@ def _extensions(folder: Path) -> dict[str, frozenset[str]]:
     return {stem: frozenset(suffixes) for stem, suffixes in found.items()}
 
 
-def _once(inputs: list[Input]) -> list[Input]:
-    """Without repetitions of a path; of two names of one the longer stays, where the first was."""
-    several = repeated(os.path.abspath(one.place) for one in inputs)
-    places: dict[str, int] = {}
-    found: list[Input] = []
-    for one in inputs:
-        place = os.path.abspath(one.place) if several else ""
-        if hash(place) in several and places.setdefault(place, len(found)) < len(found):
-            before = places[place]
-            found[before] = max(found[before], one, key=lambda known: len(known.name))
-        else:
-            found.append(one)
-    return found
+def read_list(name: str) -> tuple[Path, list[str]]:
+    """Returns the folder that a list's relative paths begin at, and its paths as written, in its order.
+
+    A list is plain paths, one a line (or each ended by a zero byte, as `find -print0` writes them); JSON objects, one a
+    line, with `audio_filepath` or `path`; or Kaldi's `wav.scp`, `id path`, known by the extension .scp or by its
+    lines: none is a file as it stands, each has two words, and the rest of one is a file. Empty lines are skipped.
+
+    Args:
+        name: of the file; "-": standard input. Its folder is the list's, of "-" and of pipes the working directory.
+
+    Raises:
+        UserError: it cannot be read, names nothing, or has a line of another form.
+    """
+    content, folder = _read(name)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"--files-from {name} is in UTF-16: save it in UTF-8")
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    lines = content.split(b"\0" if b"\0" in content else b"\n")
+    if all(line.endswith(b"\r") for line in lines if line):
+        lines = [line[:-1] for line in lines]
+    texts = [(number, os.fsdecode(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    if not texts:
+        raise UserError(f"--files-from {name} has no inputs: write paths into it, one a line")
+    if _object(texts[0][1]) is not None:
+        return folder, list(_from_json(texts, name))
+    if b"\0" not in content and _is_kaldi(texts, name, folder):
+        return folder, list(_from_kaldi(texts, name))
+    return folder, [text for _, text in texts]
 
 
-def _told_apart(inputs: list[Input]) -> list[Input]:
-    several = repeated(_loose_stem(one) for one in inputs)
-    roots = defaultdict[str, set[str]](set)
-    for one in inputs if several else ():
-        if hash(stem := _loose_stem(one)) in several:
-            roots[stem].add(os.path.abspath(one.root))
-    return [_with_root(one) if roots and len(roots.get(_loose_stem(one), ())) > 1 else one for one in inputs]
+def _read(name: str) -> tuple[bytes, Path]:
+    here = Path.cwd()
+    if name == "-":
+        if sys.stdin is None:
+            raise UserError("--files-from -: standard input is closed: name a file")
+        return sys.stdin.buffer.read(), here
+    path = Path(os.path.expanduser(name))
+    try:
+        content, regular = path.read_bytes(), stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise UserError(f"--files-from {name} cannot be read: {error.strerror}: name a list of files") from None
+    return content, Path(os.path.abspath(path.parent)) if regular else here
 
 
-def _with_root(one: Input) -> Input:
-    name = f"{Path(os.path.abspath(one.root)).name}/{one.name}".lstrip("/")
-    return replace(one, name=name, elsewhere=one.place)
+def _object(text: str) -> dict | None:
+    try:
+        found = json.loads(text) if text.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def _loose_stem(one: Input) -> str:
-    return loose(split_name(one.name)[0])
+def _from_json(texts: list[tuple[int, str]], name: str) -> Iterator[str]:
+    parts = 0
+    for number, text in texts:
+        row = _object(text)
+        path = next((row[key] for key in _KEYS if key in row), None) if row else None
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise UserError(f"--files-from {name}, line {number}: it must be a JSON object with {' or '.join(_KEYS)}")
+        parts += bool(row and row.get("offset"))
+        yield path
+    if parts:
+        log.warning(f"warning: {name}: offset is not heeded, whole files are separated (lines that have one: {parts})")
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """A relative path without its extension, and that with its point, as pathlib has them."""
-    point = name.rfind(".")
-    if name.rfind("/") + 1 < point < len(name) - 1:
-        return name[:point], name[point:]
-    return name, ""
+def _is_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> bool:
+    if name.lower().endswith(".scp"):
+        return True
+    rests = [text.split(maxsplit=1)[1:] for _, text in texts]
+    if not all(rests) or any(os.path.lexists(folder / text) for _, text in texts):
+        return False
+    return any(rest[0].rstrip().endswith("|") or os.path.isfile(folder / rest[0].strip()) for rest in rests)
+
+
+def _from_kaldi(texts: list[tuple[int, str]], name: str) -> Iterator[str]:
+    for number, text in texts:
+        words = text.strip().split(maxsplit=1)
+        if len(words) < 2:
+            raise UserError(
+                f"--files-from {name}, line {number}: {text.strip()} is no line of a wav.scp: write id path"
+            )
+        if words[1].endswith("|"):
+            raise UserError(
+                f"--files-from {name}, line {number}: {words[0]} is a command's output, and commands are not run: "
+                "write it to a file and name that"
+            )
+        yield words[1]

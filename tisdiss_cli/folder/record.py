@@ -1,157 +1,299 @@
-"""Which inputs are done, and whose voices each output holds: the record of OUT, by which a stopped run resumes."""
+"""The record of OUT, `tisdiss.jsonl`: what became of each input, and whose voices each output holds.
 
+Everything that reads or writes it does so here. Each shard has a file of its own (`tisdiss.3-of-8.jsonl`), so that no
+two runs append to one. Read together, the latest line of an input counts, by the time that each bears; within a file
+its order decides.
+"""
+
+import heapq
+import json
 import logging
 import os
+import re
+import stat
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import dump_json, fingerprint
-from tisdiss_cli.folder.jobs import Job
-from tisdiss_cli.folder.lines import RECORD, Line, LineFile, merged, record_files
-from tisdiss_cli.folder.makers import Made, Makers
-
-__all__ = ["RECORD", "Line", "Record", "RecordError"]
-
-_Key = tuple[str, str, int | None]
+from tisdiss_cli.files import dump_json
+from tisdiss_cli.folder.shards import Shard
 
 log = logging.getLogger("tisdiss")
+
+RECORD = "tisdiss.jsonl"
+FORMAT = 1
+_NAME = re.compile(r"tisdiss(?:\.(\d+)-of-(\d+))?\.jsonl")
+_LONGEST = 1 << 24  # bytes of a line; one that is longer is not ours
+_INPUT = re.compile(rb'\s*\{"input": ("(?:[^"\\]|\\.)*")')  # how every line begins, a torn one too
 
 
 class RecordError(Exception):
     """The record cannot be written, so that nothing more can be promised; the sentence says why."""
 
 
-class Record:
-    """The files in OUT, read when opened; one of them, the writer's own, is appended to line by line.
+@dataclass(slots=True)
+class Line:
+    """What became of one input."""
 
-    UserError when there is something of a record's name that is no file, or that cannot be read.
+    input: str  # relative to IN
+    status: str  # "done" or "failed"
+    path: str  # of the input, absolute and without links
+    reason: str | None = None  # one sentence, of a failed one
+    outputs: list[str] = field(default_factory=list)  # relative to OUT
+    repeats: float = 0  # of the Reconstructor; with --repeats auto the mean over the chunks
+    audio_seconds: float = 0.0
+    elapsed_seconds: float = 0.0  # the network's time on its chunks
+    warnings: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)  # all that the samples depend on
+    source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
+    segments: list[str] = field(default_factory=list)  # files of who speaks when, relative to OUT
+    seams: list[float] = field(default_factory=list)  # seconds from which on the speakers may be swapped
+    speech_seconds: list[float] | None = None  # of each voice; None: nobody listened
+    overlap_seconds: float | None = None  # in which two or more speak
+    silence_seconds: float | None = None  # in which nobody does
+    talkers: int | None = None  # voices that speak
+    quality: dict[str, Any] | None = None  # predicted SI-SNRi in dB, its 80 % band, and the worst ten seconds'
+    doubtful: bool = False  # predicted below --min-quality
+    channel: int | None = None  # of the input, with --channels each
+    precision_why: str = ""  # why the precision of the settings was taken, in words
+    sources: list[str] | None = None  # each IN, absolute: in the first line of a run
+    files_from: str | None = None  # the list, in the same line
+    time: float = 0.0  # when it was written, in seconds since 1970
+    format: int = FORMAT
+
+    @property
+    def id(self) -> tuple[str, int | None]:
+        """What tells it from the other lines of a run."""
+        return self.input, self.channel
+
+    @property
+    def key(self) -> tuple[str, str, int | None]:
+        """What tells its input from all others."""
+        return self.input, self.path, self.channel
+
+
+@dataclass(slots=True, frozen=True)
+class Made:
+    """What is kept of a line that lists outputs."""
+
+    key: tuple[str, str, int | None]  # of its input
+    settings: dict[str, Any]
+    source: list[int]  # fingerprint of the input then
+    number: int  # of the line, in the order in which they count
+
+
+class Record:
+    """The record of OUT, read when opened, to which one file's lines are appended.
+
+    Args:
+        out: the folder OUT.
+        shard: whose file is written; None: `tisdiss.jsonl`.
+        sources: each IN, which the first line that is written says.
+        files_from: the list, likewise.
+
+    Attributes:
+        makers: of each output the newest line that lists it, whose voices it holds.
+        torn: inputs of lines that cannot be read, whose outputs may be there.
+
+    Raises:
+        UserError: there is something of a record's name that is no file, or that cannot be read.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.path, self.within = out, out / RECORD, ""
-        self._origin: tuple[list[str], str] = [], ""  # each IN and the list, until a line has said so
-        self.makers = Makers()  # of each output: the newest line that lists it, whose voices it holds
-        self._failed: dict[_Key, int] = {}  # by input, path and channel: the newest line that says so
-        self._failed_inputs: dict[tuple[str, int | None], int] = {}  # the same without the path, for old lines
-        self._former: dict[_Key, set[str]] = {}  # outputs that another has made since
-        self._unsure: set[str] = set()  # of those, which an attempt that failed may have replaced
+    def __init__(
+        self, out: Path, shard: Shard | None = None, *, sources: Sequence[Path] = (), files_from: str | None = None
+    ) -> None:
+        self.out, self.path = out, out / (f"tisdiss.{shard.name}.jsonl" if shard else RECORD)
+        self._origin = [os.path.realpath(source) for source in sources], _absolute(files_from)
+        self._told = False  # where the lines are from
+        self.makers: dict[str, Made] = {}
+        self.torn: set[str] = set()
+        self._failed: dict[tuple[str, str, int | None], int] = {}  # the newest line that says so
         self._count = 0
-        self._files: dict[Path, LineFile] = {self.path: LineFile(self.path)}
-        self.reread()
-        if not self._count and any(not file.empty for file in self._files.values()):
+        self._settings: dict[str, Any] = {}  # the last: most are alike
+        for line in read_lines(out, self.torn):
+            self._take(line)
+        if not self._count and any(path.stat().st_size for path in record_files(out)):
             log.warning(f"warning: {self.path} holds no line of a record: nothing counts as done")
 
-    def write_to(self, name: str, within: str, *, sources: Sequence[Path] = (), files_from: str | None = None) -> None:
-        """Chooses the file that is written, by its name in OUT, and says what the lines are from.
-
-        Args:
-            name: of the file.
-            within: IN, absolute, or what several have in common.
-            sources: each IN, which the first line says: what several have in common may be another run's IN.
-            files_from: the list, likewise.
-        """
-        self.path, self.within = self.out / name, within
-        self._origin = [os.path.realpath(source) for source in sources], _absolute(files_from)
-        self._files.setdefault(self.path, LineFile(self.path))
-
-    def reread(self) -> bool:
-        """Takes in what other writers have added, and says whether there was anything."""
-        before = self._count
-        for path in record_files(self.out):
-            self._files.setdefault(path, LineFile(path))
-        for line in merged(self._files.values()):
-            self._take(line)
-        return self._count > before
-
-    def done(self, outputs: list[str], settings: dict[str, Any], source: list[int]) -> bool:
+    def done(self, outputs: Sequence[str], settings: dict[str, Any], source: list[int]) -> bool:
         """Whether all the outputs are there, from one input that was this then, under the same settings."""
         made = self.makers.get(outputs[0])
         return (
             made is not None
             and made.settings == settings
             and made.source == source
-            and all(self.makers.number(output) == made.number and output not in self._unsure for output in outputs)
-            and not self._failed_since(made)
-            and all((self.out / output).is_file() for output in outputs)
+            and all(self.makers.get(output) is made for output in outputs)
+            and self._failed.get(made.key, 0) < made.number
+            and all(os.path.isfile(os.path.join(self.out, output)) for output in outputs)
         )
-
-    def done_since(self, job: Job, settings: dict[str, Any], since: int) -> bool:
-        """Whether another run has done the job after that time on OUT's clock, in nanoseconds."""
-        found = fingerprint(self.out / job.outputs[0])
-        if not found or found[1] < since:
-            return False
-        self.reread()
-        return self.done([*job.outputs, *job.besides], settings, fingerprint(job.path))
 
     def prepare(self) -> None:
         """RecordError now, and not after the first input's work, if nothing can be added."""
-        self._write("")
+        self._write(b"")
 
     def append(self, line: Line) -> None:
-        """Adds a line, with the time and with IN, and hands it to the disk; RecordError when that fails."""
-        line.time, line.within = time.time(), line.within or self.within
-        line.sources, line.files_from = self._origin
-        values = asdict(line)
-        if self._origin == ([], ""):
-            del values["sources"], values["files_from"]
-        self._write(dump_json(values) + "\n")
-        self._origin = [], ""
-        try:
-            self._take(line)
-        except UserError as error:
-            raise RecordError(str(error)) from None
+        """Adds a line, with the time, and hands it to the disk; RecordError when that fails."""
+        line.time = time.time()
+        if not self._told:
+            line.sources, line.files_from = self._origin
+        values = {name: value for name, value in asdict(line).items() if name not in _ORIGIN or value is not None}
+        self._write(dump_json(values).encode() + b"\n")
+        self._told = True
+        self._take(line)
 
-    def _write(self, text: str) -> None:
-        own = self._files[self.path]
-        if text and own.torn:
-            text = "\n" + text
-        own.torn = own.torn or bool(text)
+    def _write(self, row: bytes) -> None:
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self.path.open("a+b") as file:
+                if row and file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    row = row if file.read(1) == b"\n" else b"\n" + row  # after a line that a kill or a full disk tore
+                file.write(row)
                 file.flush()
                 os.fsync(file.fileno())
-                own.skip(file.tell())
         except OSError as error:
-            advice = (
-                "free some space" if error.errno in (ENOSPC, EDQUOT, EFBIG) else "name an OUT that can be written to"
-            )
+            full = error.errno in (ENOSPC, EDQUOT, EFBIG)
+            advice = "free some space" if full else "name an OUT that can be written to"
             raise RecordError(f"{self.path} cannot be written: {error.strerror or error}: {advice}") from None
-        if text:
-            own.torn = False
 
     def _take(self, line: Line) -> None:
         self._count += 1
-        key = (line.input, line.path, line.channel)
         if line.status != "done":
-            self._failed[key] = self._failed_inputs[line.input, line.channel] = self._count
-            for path in (line.path, ""):
-                self._unsure |= self._former.get((line.input, path, line.channel), set())
-        if not line.outputs:
-            return
-        outputs = [*line.outputs, *line.segments]
-        for output in outputs:
-            before = self.makers.get(output)
-            if before and before.key != key:
-                self._former.setdefault(before.key, set()).add(output)
-        self.makers.add(Made(*key, line.settings, line.source, self._count), outputs)
-        self._unsure.difference_update(outputs)
-
-    def _failed_since(self, made: Made) -> bool:
-        """Whether the input has failed after it was made: an attempt may have replaced some of its outputs."""
-        if made.path:
-            return self._failed.get(made.key, 0) > made.number
-        return self._failed_inputs.get((made.input, made.channel), 0) > made.number
+            self._failed[line.key] = self._count
+        if line.outputs:
+            self._settings = self._settings if line.settings == self._settings else line.settings
+            made = Made(line.key, self._settings, line.source, self._count)
+            self.makers.update(dict.fromkeys([*line.outputs, *line.segments], made))
 
 
-def _absolute(files_from: str | None) -> str:
+def read_lines(out: Path, torn: set[str] | None = None) -> Iterator[Line]:
+    """The lines of OUT's record, of all its files, in the order in which they count; what is none is passed over.
+
+    `torn` takes the inputs of lines that cannot be read. UserError as `Record`.
+    """
+    lost = set() if torn is None else torn
+    for _, line in heapq.merge(*(_timed(path, lost) for path in record_files(out)), key=lambda timed: timed[0]):
+        yield line
+
+
+def record_files(out: Path) -> list[Path]:
+    """Every file of OUT's record, sorted."""
+    try:
+        with os.scandir(out) as entries:
+            return sorted(out / entry.name for entry in entries if _NAME.fullmatch(entry.name))
+    except OSError:
+        return []
+
+
+def shard_count(out: Path) -> int:
+    """How many shards wrote OUT's record, by the newest file that one wrote; 0 if none did."""
+    found = {path: match for path in record_files(out) if (match := _NAME.fullmatch(path.name)) and match[2]}
+    return int(found[max(found, key=lambda path: path.stat().st_mtime)][2]) if found else 0
+
+
+def _timed(path: Path, torn: set[str]) -> Iterator[tuple[float, Line]]:
+    """The lines of a file, each with the time by which it counts."""
+    latest = 0.0
+    for row in _rows(path):
+        if line := _parse(row):
+            latest = max(latest, line.time)
+            yield latest, line
+        elif found := _INPUT.match(row):
+            with suppress(ValueError):
+                torn.add(json.loads(found[1]))
+
+
+def _rows(path: Path) -> Iterator[bytes]:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is where the record of OUT must be: move it away, or name another OUT")
+        with path.open("rb") as file:
+            while row := file.readline(_LONGEST):
+                yield row
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        advice = "make it readable, or name another OUT"
+        raise UserError(f"{path} cannot be read: {error.strerror or error}: {advice}") from None
+
+
+def _parse(row: bytes) -> Line | None:
+    """The line in a row; None if there is none, or a field is of another kind than ours."""
+    try:
+        values = json.loads(row)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not {"input", "status", "path"} <= values.keys():
+        return None
+    known = {name: value for name, value in values.items() if name in _KINDS}
+    return Line(**known) if all(_KINDS[name](value) for name, value in known.items()) else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
+def _lists(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _maybe(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool) or _is_number(value)
+
+
+def _is_settings(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_plain(each) or _lists(_is_plain)(each) for each in value.values())
+
+
+def _is_quality(value: Any) -> bool:
+    """Numbers by name, and those of the worst stretch."""
+    if not isinstance(value, dict):
+        return False
+    worst = value.get("worst", {})
+    numbers = [number for name, number in value.items() if name != "worst"]
+    return isinstance(worst, dict) and all(map(_is_number, [*numbers, *worst.values()]))
+
+
+_ORIGIN = ("sources", "files_from")
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("input", "path", "precision_why"), _is_text),
+    **dict.fromkeys(("repeats", "audio_seconds", "elapsed_seconds", "time"), _is_number),
+    **dict.fromkeys(("overlap_seconds", "silence_seconds"), _maybe(_is_number)),
+    **dict.fromkeys(("talkers", "channel"), _maybe(_is_count)),
+    **dict.fromkeys(("outputs", "warnings", "segments"), _lists(_is_text)),
+    "status": lambda value: value in ("done", "failed"),
+    "format": lambda value: value == FORMAT,
+    "reason": _maybe(_is_text),
+    "settings": _is_settings,
+    "source": _lists(_is_count),
+    "seams": _lists(_is_number),
+    "speech_seconds": _maybe(_lists(_is_number)),
+    "quality": _maybe(_is_quality),
+    "doubtful": lambda value: isinstance(value, bool),
+    "sources": _maybe(_lists(_is_text)),
+    "files_from": _maybe(_is_text),
+}
+
+
+def _absolute(files_from: str | None) -> str | None:
     """A list's path from anywhere; of standard input and of pipes, which cannot be read again, as it was given."""
     if files_from is None:
-        return ""
+        return None
     path = os.path.abspath(os.path.expanduser(files_from))
     return path if os.path.isfile(path) else files_from

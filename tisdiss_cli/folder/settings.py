@@ -1,14 +1,18 @@
-"""What a folder is separated with: options as these weights, this device and the clock allow them."""
+"""Options of a run, and the settings that these weights, this device and the clock make of them."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+from tisdiss_cli.activity.formats import parse_formats
+from tisdiss_cli.audio.channels import parse_channels
 from tisdiss_cli.audio.write import check_rate, choices
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.folder.hearing import Wanted
-from tisdiss_cli.folder.pace import Limit, Pace, measure_pace
+from tisdiss_cli.folder.naming import DEFAULT
+from tisdiss_cli.folder.outputs import Told
+from tisdiss_cli.folder.pace import Limit, Pace, measure_pace, parse_limit
+from tisdiss_cli.model.config import MOST_REPEATS
 from tisdiss_cli.model.weights import QUALITY
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.early_exit import EarlyExit
@@ -16,6 +20,101 @@ from tisdiss_cli.separation.quality import QualityModel
 from tisdiss_cli.separation.separator import Separator
 
 log = logging.getLogger("tisdiss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run is asked for, as the command has it; None where weights, device or number of files decide."""
+
+    sources: tuple[Path, ...] = ()  # each IN
+    out: Path
+    files_from: str | None = None  # a list of inputs
+    name: str = DEFAULT  # of the outputs
+    repeats: str | None = None  # of the Reconstructor: a number, or auto
+    quality: float | None = None  # predicted SI-SNRi, in dB, at which each chunk stops
+    max_repeats: int | None = None  # the most that auto, quality, rtf and budget may choose
+    rtf: float | None = None  # seconds of work for a second of audio
+    budget: str | None = None  # time for all of it
+    separator_repeats: int | None = None
+    weights: str | None = None  # a bundled name, or a file
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    format: str = "wav"  # one of audio.write.FORMATS
+    subtype: str = "auto"  # one of audio.write.SUBTYPES
+    sample_rate: str = "model"  # of the outputs; or "input"
+    track: int | None = None  # which audio track of a container, from 1 on
+    partial: bool = False  # whether what there is of a truncated or damaged input is separated
+    channels: str = "average"  # or some, or each
+    chunk: float | None = None  # seconds
+    batch_size: int | None = None  # chunks at a time
+    segments: str | None = None  # formats of the files of who speaks when
+    min_quality: float | None = None  # predicted SI-SNRi, in dB, below which an input is doubtful
+    shard: str | None = None  # a share of the inputs
+    devices: str | None = None  # how many devices, or all
+    cluster: str | None = None  # where they are
+    overwrite: bool = False  # whether all is done again
+    dry_run: bool = False  # whether to plan only
+
+    @property
+    def several(self) -> bool:
+        """Whether the work is for several devices."""
+        return self.devices is not None or self.cluster is not None
+
+    @property
+    def device_count(self) -> int | None:
+        """How many devices; None: all. UserError if that is no number."""
+        if self.devices is None or self.devices == "all":
+            return None
+        if not self.devices.isdecimal() or not 1 <= int(self.devices[:9]) <= 100_000:
+            raise UserError(f"--devices {self.devices}: write how many, or all")
+        return int(self.devices)
+
+    @property
+    def limit(self) -> Limit | None:
+        """The time that the work may take; UserError if it is none."""
+        return parse_limit(self.rtf, self.budget)
+
+    @property
+    def each_channel(self) -> bool:
+        """Whether every channel is a mixture of its own; UserError if the channels are none."""
+        return parse_channels(self.channels) == "each"
+
+    @property
+    def formats(self) -> list[str]:
+        """Of the segments; UserError for one that is unknown."""
+        return [] if self.segments is None else parse_formats(self.segments)
+
+    @property
+    def wanted_repeats(self) -> int | str | None:
+        """A number, "auto", or None: as the weights recommend; UserError if it is neither."""
+        if self.repeats in (None, "auto"):
+            return self.repeats
+        digits = str(self.repeats).strip()
+        number = int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
+        if not 1 <= number <= MOST_REPEATS:
+            raise UserError(
+                f"--repeats {self.repeats}: it must be a whole number, at least 1 and at most {MOST_REPEATS}, or auto"
+            )
+        return number
+
+    def check(self) -> None:
+        """UserError if they cannot be meant, as far as that can be told without weights and a device."""
+        if self.quality is not None and self.repeats not in (None, "auto"):
+            raise UserError("--quality and --repeats each choose the repeats: give one of them")
+        chosen = (self.quality if self.quality is not None else self.repeats, self.rtf, self.budget)
+        if sum(option is not None for option in chosen) > 1:
+            raise UserError("--repeats, --quality, --rtf and --budget each choose the repeats: give one of them")
+        if self.subtype not in choices(self.format):
+            others, given = " or ".join(choices(self.format)), f"--subtype {self.subtype}: --format {self.format}"
+            raise UserError(f"{given} cannot hold it: choose {others}, or another --format")
+        if self.several and self.device not in ("auto", "cpu", "cuda"):
+            raise UserError(
+                f"--device {self.device} is one device: write auto, cpu or cuda with --devices and --cluster"
+            )
+        if self.several and self.limit:
+            raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
+        _ = self.wanted_repeats, self.limit, self.each_channel, self.formats, self.device_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,80 +129,49 @@ class Settings:
     subtype: str = "auto"  # or another of audio.write.SUBTYPES
     channels: tuple[int, ...] = ()  # that are averaged, from 1 on; () for all
     input_rate: bool = False  # outputs at the input's rate instead of the network's
-    overwrite: bool = False
     track: int | None = None  # which audio track of a container; None: the first
     partial: bool = False  # whether what there is of a truncated or damaged input is separated
     pace: Pace | None = None  # chooses each input's repeats instead
-    wanted: Wanted = field(default_factory=Wanted)  # what is told of the inputs
+    told: Told = field(default_factory=Told)  # what is told of the inputs
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
 
-def choose_settings(
-    separator: Separator,
-    *,
-    repeats: int | Literal["auto"] | None = None,
-    max_repeats: int | None = None,
-    quality: float | None = None,
-    separator_repeats: int | None = None,
-    limit: Limit | None = None,
-    chunk: float | None = None,
-    batch_size: int | None = None,
-    inputs: int = 1,
-    format: str = "wav",
-    subtype: str = "auto",
-    channels: tuple[int, ...] | Literal["each"] = (),
-    sample_rate: str = "model",
-    compiled: bool = False,
-    overwrite: bool = False,
-    track: int | None = None,
-    partial: bool = False,
-    segments: Sequence[str] = (),
-    min_quality: float | None = None,
-) -> Settings:
-    """The options of `tisdiss separate`, None where the weights or the device decide, as settings.
+def load_separator(options: Options) -> Separator:
+    """Returns the network that the options name; UserError if that cannot be."""
+    separator = Separator.load(options.weights, options.device, options.precision)
+    if options.compile:
+        separator.compile()
+    return separator
 
-    What the samples depend on goes into `recorded`. A `limit` is only recorded: `with_pace` makes it count.
+
+def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> Settings:
+    """Returns what these options are with these weights on this device.
+
+    What the samples depend on goes into `recorded`. A time limit is only recorded: `with_pace` makes it count.
 
     Args:
         separator: whose weights and device decide.
-        repeats: of the Reconstructor, or "auto".
-        max_repeats: the most that "auto" and `quality` may choose.
-        quality: predicted SI-SNRi, in dB, at which each chunk stops.
-        separator_repeats: of the Separator.
-        limit: of time, by which the repeats will be chosen.
-        chunk: seconds.
-        batch_size: chunks at a time.
+        options: of the run.
         inputs: how many there are, those that are done already among them.
-        format: one of `audio.write.FORMATS`.
-        subtype: one of `audio.write.SUBTYPES`.
-        channels: of each input that are averaged, from 1 on; () for all; "each" where the jobs say which.
-        sample_rate: of the outputs, "model" or "input".
-        compiled: whether torch.compile made the network, whose rounding then differs.
-        overwrite: whether all is done again.
-        track: which audio track of a container, from 1 on.
-        partial: whether what there is of a truncated or damaged input is separated; changes nothing of whole ones, and
-            is not recorded.
-        segments: formats of the files of who speaks when.
-        min_quality: predicted SI-SNRi, in dB, below which an input is marked as doubtful.
 
     Raises:
         UserError: "auto" with weights that have no threshold, `quality` or `min_quality` with weights that have no
-            predictor; a format that cannot hold the subtype or the rate.
+            predictor; a format that cannot hold the rate.
     """
-    if subtype not in choices(format):
-        others = " or ".join(choices(format))
-        raise UserError(f"--subtype {subtype}: --format {format} cannot hold it: choose {others}, or another --format")
-    if sample_rate == "model":
-        check_rate(format, separator.sample_rate)
+    if options.sample_rate == "model":
+        check_rate(options.format, separator.sample_rate)
     chosen: int | EarlyExit
-    if quality is not None:
-        chosen = separator.until_quality(quality, max_repeats)
+    if options.quality is not None:
+        chosen = separator.until_quality(options.quality, options.max_repeats)
+    elif options.repeats == "auto":
+        chosen = separator.auto(options.max_repeats)
     else:
-        chosen = separator.auto(max_repeats) if repeats == "auto" else repeats or separator.default_repeats
-    separator_repeats = separator_repeats or separator.config.separator_repeats
-    plan = separator.plan(chunk)
-    if min_quality is not None:
+        chosen = int(options.wanted_repeats or separator.default_repeats)
+    if options.min_quality is not None:
         separator.predictor("--min-quality")
+    plan, limit, formats = separator.plan(options.chunk), options.limit, options.formats
+    channels, separator_repeats = parse_channels(options.channels), options.separator_repeats
+    separator_repeats = separator_repeats or separator.config.separator_repeats
     recorded = {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
@@ -111,58 +179,56 @@ def choose_settings(
         "separator_repeats": separator_repeats,
         "precision": separator.precision,
         "chunk_seconds": plan.chunk / separator.sample_rate,
-        "format": format,
-        "sample_rate": sample_rate,
-        **({"compiled": True} if compiled else {}),
-        **({"track": track} if track and track > 1 else {}),
-        **({"subtype": subtype} if subtype != "auto" else {}),
+        "format": options.format,
+        "sample_rate": options.sample_rate,
+        **({"compiled": True} if options.compile else {}),
+        **({"track": options.track} if options.track and options.track > 1 else {}),
+        **({"subtype": options.subtype} if options.subtype != "auto" else {}),
         **({"channels": channels if channels == "each" else list(channels)} if channels else {}),
-        **({"segments": sorted(segments)} if segments else {}),
+        **({"segments": sorted(formats)} if formats else {}),
     }
     return Settings(
         repeats=chosen,
         separator_repeats=separator_repeats,
         plan=plan,
-        batch_size=batch_size or separator.default_batch(plan, inputs),
-        format=format,
-        subtype=subtype,
+        batch_size=options.batch_size or separator.default_batch(plan, inputs),
+        format=options.format,
+        subtype=options.subtype,
         channels=() if channels == "each" else channels,
-        input_rate=sample_rate == "input",
-        overwrite=overwrite,
-        track=track,
-        partial=partial,
-        wanted=Wanted(
+        input_rate=options.sample_rate == "input",
+        track=options.track,
+        partial=options.partial,
+        told=Told(
             # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
-            speech=separator.device.type == "cpu",
-            segments=tuple(segments),
+            speech=separator.device.type == "cpu" or bool(formats),
+            segments=tuple(formats),
             quality=QualityModel.of(separator.weights.info.get(QUALITY)),
-            least=min_quality,
+            least=options.min_quality,
         ),
         recorded=recorded,
     )
 
 
-def with_pace(
-    settings: Settings, separator: Separator, *, limit: Limit, seconds: float, most: int | None = None
-) -> Settings:
-    """The settings with a pace, measured here and now, that keeps the limit; the log has what it chose first.
+def with_pace(settings: Settings, separator: Separator, options: Options, seconds: float) -> Settings:
+    """Returns the settings with a pace, measured here and now, that keeps the options' limit; the log has its choice.
 
     Args:
         settings: whose chunks and batches are timed.
         separator: the network.
-        limit: the time that is allowed.
+        options: of the run.
         seconds: of audio in all.
-        most: repeats; None: as many as the network was trained with.
 
     Raises:
         OutOfMemory: memory does not suffice for the shortest chunk.
     """
+    if not (limit := options.limit):
+        return settings
     pace = measure_pace(
         separator,
         plan=settings.plan,
         batch_size=settings.batch_size,
         separator_repeats=settings.separator_repeats,
-        most=most or separator.config.reconstructor_repeats,
+        most=options.max_repeats or separator.config.reconstructor_repeats,
     )
     log.info(pace.limit(seconds, rtf=limit.rtf, budget=limit.budget))
     return replace(settings, pace=pace)

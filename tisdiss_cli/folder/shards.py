@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from tisdiss_cli.errors import UserError
 
-_MOST = 1_000_000  # shards
+MOST = 1_000_000  # shards
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def parse_shard(text: str | None, variables: Mapping[str, str] = os.environ) -> 
         index, count = _of_array(text, count, variables)
         hint = f"number the array from 1, as in --array=1-{count}"
     assert count is not None
-    if not 1 <= index <= count <= _MOST:
+    if not 1 <= index <= count <= MOST:
         raise UserError(f"--shard {text}: {index} is not one of 1 to {count}: {hint}")
     return Shard(index, count)
 

@@ -1,21 +1,19 @@
-"""Which inputs are to do, which are done, and which would replace what is not theirs."""
+"""Triage: which jobs are to do, which are done, and which would replace what is not theirs."""
 
 import filecmp
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
-from tisdiss_cli.folder.locks import claimed
-from tisdiss_cli.folder.makers import Made
-from tisdiss_cli.folder.record import Line, Record
-from tisdiss_cli.folder.settings import Settings
+from tisdiss_cli.folder.record import Line, Made, Record
 
 
 @dataclass
@@ -23,47 +21,78 @@ class Triage:
     """The jobs of a folder, sorted."""
 
     todo: list[Job] = field(default_factory=list)
-    done: int = 0  # separated before under the same settings
+    done: list[Job] = field(default_factory=list)  # separated before under the same settings
     refused: list[Line] = field(default_factory=list)  # failures to be recorded
 
 
-def triage(jobs: Iterable[Job], record: Record, settings: Settings) -> Triage:
-    """Sorts jobs by what the record of OUT and the files there say; with `overwrite` all that can be are to do."""
-    found = Triage()
+def triage(
+    jobs: Sequence[Job],
+    record: Record,
+    recorded: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    begun: Container[str] = (),
+    places: Iterable[str] | None = None,
+) -> Triage:
+    """Sorts jobs by what the record of OUT and the files there say.
+
+    Args:
+        jobs: of one run.
+        record: of OUT.
+        recorded: the settings of the run, as the record has them.
+        overwrite: whether all that can be is done again.
+        begun: keys of jobs that a run which died had begun: their files may be there without a line of the record.
+        places: paths of all inputs, which are never replaced; None: those of the jobs.
+    """
+    found, inputs = Triage(), _identities(places if places is not None else (job.place for job in jobs))
     for job in jobs:
         source = fingerprint(job.path)
-        names = [*job.outputs, *job.besides]
-        reason = job.refused or _obstacle(job, names, record.out)
-        maker = None if reason or settings.overwrite else _other_maker(job, names, source=source, record=record)
-        if maker:
-            holds = f"{record.out / names[0]} holds the voices of {maker.path or maker.input}"
-            reason = f"{holds}, not of {job.resolved}: name another OUT, or pass --overwrite to replace them"
-        elif not (reason or settings.overwrite):
-            if record.done(names, settings.recorded, source):
-                found.done += 1
+        reason = job.refused or _obstacle(job, record.out, inputs)
+        if not reason and not overwrite:
+            if maker := _other_maker(job, source, record):
+                holds = f"{record.out / job.outputs[0]} holds the voices of {maker.key[1]}"
+                reason = f"{holds}, not of {job.resolved}: name another OUT, or pass --overwrite to replace them"
+            elif record.done(job.files, recorded, source):
+                found.done.append(job)
                 continue
-            if stranger := _stranger(job, names, record):
+            elif job.key not in begun and job.input not in record.torn and (stranger := _stranger(job, record)):
                 whose = f"{record.out / stranger} exists and is not from this folder's runs"
                 reason = f"{whose}: pass --overwrite to replace it"
         if reason:
-            line = Line(job.input, "failed", reason, settings=settings.recorded, source=source, channel=job.channel)
-            line.path = job.resolved
+            line = Line(
+                job.input, "failed", job.resolved, reason, settings=recorded, source=source, channel=job.channel
+            )
             found.refused.append(line)
         else:
             found.todo.append(job)
     return found
 
 
-def _obstacle(job: Job, names: list[str], out: Path) -> str | None:
-    """What keeps an output from being written, whoever may replace files: a folder of its name, a name too long."""
+def _identities(places: Iterable[str]) -> set[tuple[int, int]]:
+    """Returns what tells files from all others, whatever path leads to them."""
+    found = set[tuple[int, int]]()
+    for place in places:
+        try:
+            status = os.stat(place)
+            found.add((status.st_dev, status.st_ino))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _obstacle(job: Job, out: Path, inputs: set[tuple[int, int]]) -> str | None:
+    """Returns what keeps a file from being written, whoever may replace files, as a sentence."""
     longest = _longest(out)
-    for name in names:
+    for name in job.files:
         target = os.path.join(out, name)
         try:
             if max(map(len, os.fsencode(name).split(b"/"))) > longest:
                 return f"{job.path} cannot become {target}: the name is too long: shorten the input's"
-            if stat.S_ISDIR(os.lstat(target).st_mode):
+            status = os.lstat(target)
+            if stat.S_ISDIR(status.st_mode):
                 return f"{job.path} cannot become {target}, which is a folder: move it away"
+            if (status.st_dev, status.st_ino) in inputs:
+                return f"{job.path} would become {target}, which is an input itself: name another OUT"
         except FileNotFoundError:
             continue
         except NotADirectoryError:
@@ -75,7 +104,7 @@ def _obstacle(job: Job, names: list[str], out: Path) -> str | None:
 
 @cache
 def _longest(out: Path) -> int:
-    """Bytes of a name on OUT's disk."""
+    """Returns how many bytes a name on OUT's disk may have."""
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
     if sys.platform != "win32":
         with suppress(OSError, ValueError):
@@ -83,10 +112,10 @@ def _longest(out: Path) -> int:
     return 255
 
 
-def _other_maker(job: Job, names: list[str], *, source: list[int], record: Record) -> Made | None:
-    """The line of another input whose voices an output of the job holds; None if nothing would be lost."""
+def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
+    """Returns the line of another input whose voices a file of the job holds; None if nothing would be lost."""
     same = None
-    for name in names:
+    for name in job.files:
         maker = record.makers.get(name)
         if maker is None or maker is same:
             continue
@@ -97,15 +126,14 @@ def _other_maker(job: Job, names: list[str], *, source: list[int], record: Recor
     return None
 
 
-def _same_input(line: Made, job: Job, source: list[int]) -> bool:
+def _same_input(maker: Made, job: Job, source: list[int]) -> bool:
     """Whether a line is of the job's input: by its place, or, where that has moved, by size, time and content."""
-    if not line.path:
-        return line.input == job.input
-    if line.path == job.resolved:
+    _, path, _ = maker.key
+    if path == job.resolved:
         return True
-    if not source or line.source != source:
+    if not source or maker.source != source:
         return False
-    before = Path(line.path)
+    before = Path(path)
     # Gone or changed since, it was moved here. If both are there, a copy is as good, and alike in size and time is not.
     return fingerprint(before) != source or _alike(before, job.path)
 
@@ -117,9 +145,9 @@ def _alike(one: Path, other: Path) -> bool:
         return False
 
 
-def _stranger(job: Job, names: list[str], record: Record) -> str | None:
-    """An output of the job that is there and that no run of this folder made."""
-    for name in names:
-        if name not in record.makers and os.path.lexists(os.path.join(record.out, name)):
-            return None if claimed(record.out, job) else name  # an interrupted run may just have named them
-    return None
+def _stranger(job: Job, record: Record) -> str | None:
+    """Returns a file of the job's names that is there and that no run of this folder made."""
+    return next(
+        (name for name in job.files if name not in record.makers and os.path.lexists(os.path.join(record.out, name))),
+        None,
+    )

@@ -1,8 +1,6 @@
 """What a folder's record has on each input, as the report wants it."""
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.results import Row, Sheet
-from tisdiss_cli.folder.record import RECORD
+from tisdiss_cli.folder.record import RECORD, Line, read_lines
 
 
 @dataclass(frozen=True)
@@ -44,35 +42,20 @@ class Entry:
 
 
 def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
-    """An entry for each input of OUT's record, or of its records where several processes shared the work.
-
-    The last line of an input counts.
+    """Returns an entry for each input of OUT's record; the latest line of an input counts.
 
     Args:
         out: a folder that `tisdiss separate` wrote.
         source: IN, where the record does not say it or its files were moved.
 
     Raises:
-        UserError: there is no record, or nothing in it.
+        UserError: there is no record, or nothing in it, or it cannot be read.
     """
-    files = [out / RECORD, *sorted(path for path in out.glob("tisdiss.*.jsonl") if path.name != RECORD)]
-    lines: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+    lines: dict[tuple[str, str, int | None], Line] = {}
     makers: dict[str, tuple[str, str, int | None]] = {}  # of each output, the input whose voices it holds
-    for path in files:
-        try:
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-        except OSError:
-            continue
-        for row in text.split("\n"):
-            try:
-                line = json.loads(row)
-                name, whence = str(line["input"]), str(line.get("path") or "")
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue  # torn by a kill while it was written
-            channel = _whole(line.get("channel"))
-            lines.pop((name, "", channel), None)  # of a time when paths were not kept
-            lines[name, whence, channel] = line
-            makers |= dict.fromkeys(map(str, _list(line.get("outputs"))), (name, whence, channel))
+    for line in read_lines(out):
+        lines[line.key] = line
+        makers |= dict.fromkeys(line.outputs, line.key)
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
@@ -81,76 +64,30 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
     return [one for key, one in found.items() if all(makers.get(output) == key for output in one.outputs)]
 
 
-def _entry(line: dict[str, Any], source: Path | None) -> Entry:
-    done = line.get("status") != "failed"
-    quality = line["quality"] if isinstance(line.get("quality"), dict) else {}
-    low, high = _number(quality.get("low")), _number(quality.get("high"))
-    warnings = tuple(map(str, _list(line.get("warnings"))))
+def _entry(line: Line, source: Path | None) -> Entry:
+    done, quality = line.status == "done", line.quality or {}
+    worst = quality.get("worst") or {}
     return Entry(
-        name=str(line["input"]),
-        status="done" if done else "failed",
-        channel=_whole(line.get("channel")),
-        mixture=source / str(line["input"]) if source else _mixture(line),
-        outputs=tuple(map(str, _list(line.get("outputs")))),
-        remarks=warnings if done else (str(line.get("reason") or "failed"), *warnings),
-        repeats=_number(line.get("repeats")),
-        seconds=_number(line.get("audio_seconds")) or 0.0,
-        elapsed=_number(line.get("elapsed_seconds")) or 0.0,
-        settings=line["settings"] if isinstance(line.get("settings"), dict) else {},
-        si_snri=_number(quality.get("si_snri")),
-        band=(low, high) if low is not None and high is not None else None,
-        worst=_span(quality.get("worst")),
-        seams=_seams(line, warnings),
-        segments=tuple(one for one in _list(line.get("segments")) if isinstance(one, str)),
-        speech_seconds=_sum(line.get("speech_seconds")),
-        overlap_seconds=_sum(line.get("overlap_seconds")),
-        talkers=_whole(line.get("talkers")),
-        doubtful=done and bool(warnings or line.get("doubtful")),
+        name=line.input,
+        status=line.status,
+        channel=line.channel,
+        mixture=source / line.input if source else Path(line.path),
+        outputs=tuple(line.outputs),
+        remarks=tuple(line.warnings) if done else (line.reason or "failed", *line.warnings),
+        repeats=line.repeats,
+        seconds=line.audio_seconds,
+        elapsed=line.elapsed_seconds,
+        settings=line.settings,
+        si_snri=quality.get("si_snri"),
+        band=(quality["low"], quality["high"]) if {"low", "high"} <= quality.keys() else None,
+        worst=(worst["from"], worst["to"]) if {"from", "to"} <= worst.keys() else None,
+        seams=tuple(line.seams),
+        segments=tuple(line.segments),
+        speech_seconds=None if line.speech_seconds is None else sum(line.speech_seconds),
+        overlap_seconds=line.overlap_seconds,
+        talkers=line.talkers,
+        doubtful=done and bool(line.warnings or line.doubtful),
     )
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _sum(value: Any) -> float | None:
-    """Of one number, or of one for each voice."""
-    found = [number for one in (value if isinstance(value, list) else [value]) if (number := _number(one)) is not None]
-    return sum(found) if found else None
-
-
-def _mixture(line: dict[str, Any]) -> Path | None:
-    if isinstance(line.get("path"), str) and line["path"]:
-        return Path(line["path"])
-    if isinstance(line.get("root"), str) and line["root"]:
-        return Path(line["root"]) / str(line["input"])
-    return None
-
-
-def _span(value: Any) -> tuple[float, float] | None:
-    """`{"from", "to"}` in seconds."""
-    start, end = (_number(value.get(key)) if isinstance(value, dict) else None for key in ("from", "to"))
-    return (start, end) if start is not None and end is not None else None
-
-
-def _seams(line: dict[str, Any], warnings: Sequence[str]) -> tuple[float, ...]:
-    """From a field, else from the sentence about them, which names the first few."""
-    given = [number for one in _list(line.get("seams")) if (number := _number(one)) is not None]
-    if not given:
-        told = [re.search(r"swapped from (.*?) on\b", sentence) for sentence in warnings]
-        given = [float(at) for found in told if found for at in re.findall(r"(\d+(?:\.\d+)?) s\b", found[1])]
-    return tuple(given)
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:

@@ -1,7 +1,13 @@
-"""`--name`: what outputs are called."""
+"""Names of outputs (`--name`), and inputs whose outputs would meet.
+
+Some disks take two names for one that differ only in case, or in how an accent is spelt; others hold both. OUT's disk
+is asked, with files of these very names in a folder that is gone at once.
+"""
 
 import re
-from collections.abc import Iterable, Sequence
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -10,6 +16,7 @@ from string import Formatter
 from tisdiss_cli.audio.find import EXTENSIONS
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import WINDOWS
+from tisdiss_cli.folder.record import RECORD
 
 DEFAULT = "{folder}/{stem}_s{voice}"
 # Characters, ends and whole names that Windows keeps for itself; a colon would write a hidden stream of another file.
@@ -30,7 +37,7 @@ class Template:
         return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
 
     def fill(self, input: str, stem: str, *, told: str, voice: int, channel: int | None = None) -> str:
-        """The path of one output, relative to OUT, without its extension.
+        """Returns the path of one output, relative to OUT, without its extension.
 
         Args:
             input: relative to IN.
@@ -56,27 +63,25 @@ class Template:
         }
         return "/".join(part for part in self.text.format(**values).split("/") if part)
 
-    def check_apart(self, jobs: Iterable[tuple[str, int | None, Sequence[str]]]) -> None:
-        """UserError if outputs of different inputs, or of channels, are one file and the default would tell them apart.
+    def check_apart(self, jobs: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """UserError if outputs of different inputs are one file and the default would tell them apart.
 
         Args:
-            jobs: input, channel and outputs of each.
+            jobs: input and outputs of each.
         """
-        if self.text == DEFAULT:
-            return
-        makers: dict[str, tuple[str, int | None]] = {}
-        for input, channel, outputs in jobs:
+        makers: dict[str, str] = {}
+        for input, outputs in jobs if self.text != DEFAULT else ():
             for output in outputs:
-                other = makers.setdefault(output, (input, channel))
-                if other[0] != input:
-                    of_use = ("folder", "ext") if Path(other[0]).suffix != Path(input).suffix else ("folder",)
+                other = makers.setdefault(output, input)
+                if other != input:
+                    of_use = ("folder", "ext") if Path(other).suffix != Path(input).suffix else ("folder",)
                     lacking = [f"{{{field}}}" for field in of_use if field not in self.fields]
                     hint = f"put {' or '.join(lacking)} in" if lacking else "put {input} in"
-                    raise UserError(f"--name {self.text}: {other[0]} and {input} would both become {output}: {hint}")
+                    raise UserError(f"--name {self.text}: {other} and {input} would both become {output}: {hint}")
 
 
 def parse_name(text: str, extension: str, *, repeats: str | None, each_channel: bool) -> Template:
-    """The template of `--name`.
+    """Returns the template of `--name`.
 
     Args:
         text: as given; the outputs' extension may stand at its end.
@@ -134,3 +139,90 @@ def _check_place(template: Template, given: str) -> None:
         raise UserError(f"{given}: Windows takes no name like {found.string}: leave out {found[0]!r}")
     if not parts[-1] or "\0" in text:
         raise UserError(f"{given}: it must end in the name of a file, as in '{DEFAULT}'")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Returns a relative path without its extension, and that with its point, as pathlib has them."""
+    point = name.rfind(".")
+    if name.rfind("/") + 1 < point < len(name) - 1:
+        return name[:point], name[point:]
+    return name, ""
+
+
+# Names that meet --------------------------------------------------------------------------------
+
+
+def loose(name: str) -> str:
+    """Returns what names have in common that some disk takes for one."""
+    return (
+        name.lower() if name.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    )
+
+
+def find_collisions(inputs: Sequence[str], files: Sequence[Sequence[str]], out: Path) -> dict[int, str]:
+    """Returns why inputs, by their index, cannot have their files: another needs the same, or a folder of that name.
+
+    Args:
+        inputs: paths.
+        files: of each, relative to OUT.
+        out: the folder OUT.
+    """
+    reasons = {
+        index: f"{inputs[index]} and {inputs[other]} would both become {out / met}: rename one of them, or separate "
+        "each with a --name of its own"
+        for index, other, met in _alike(files, out)
+    }
+    needed: dict[str, int] = {}  # folders, with the first input that has a file there
+    for index, names in enumerate(files):
+        for name in names:
+            for folder in _folders(name):
+                needed.setdefault(folder, index)
+    for index, names in enumerate(files):
+        if taken := next((name for name in names if name in needed), None):
+            below = inputs[needed[taken]]
+            reasons[index] = f"{inputs[index]} would become {out / taken}, the folder that {below} needs: rename one"
+        elif any(name.partition("/")[0] == RECORD for name in names):
+            reasons[index] = f"{inputs[index]} would come under {out / RECORD}, which is the record: rename the folder"
+    return reasons
+
+
+def _alike(files: Sequence[Sequence[str]], out: Path) -> Iterator[tuple[int, int, str]]:
+    """Yields inputs that have a file which OUT's disk takes for another input's, that input, and the file."""
+    first: dict[str, int] = {}
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for index, names in enumerate(files):
+        for name in names:
+            known = loose(name)
+            before = first.setdefault(known, index)
+            if before != index:
+                earlier = [(before, other) for other in files[before] if loose(other) == known]
+                groups.setdefault(known, earlier).append((index, name))
+    for group in groups.values():
+        same = same_file([name for _, name in group], out)
+        for index, name in group:
+            rival = next((other for other, its in group if other != index and same[its] == same[name]), None)
+            if rival is not None:
+                yield index, rival, name
+
+
+def _folders(name: str) -> Iterator[str]:
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def same_file(names: Iterable[str], out: Path) -> dict[str, str]:
+    """Returns for each name the first that OUT's disk takes for the same; where it cannot be asked, they all are."""
+    names = sorted(set(names))
+    if len(names) < 2:
+        return dict(zip(names, names, strict=True))
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".tisdiss-") as probe:
+            for name in names:
+                path = Path(probe, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.write_text(name, encoding="utf-8", errors="surrogateescape")
+            return {name: Path(probe, name).read_text(encoding="utf-8", errors="surrogateescape") for name in names}
+    except OSError:
+        return dict.fromkeys(names, names[0])

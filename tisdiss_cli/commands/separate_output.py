@@ -1,0 +1,115 @@
+"""What `tisdiss separate` prints: a plan, a table, or JSON for programs that call it."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tisdiss_cli.commands.console import log, plain_console, shown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tisdiss_cli.folder.record import Line
+    from tisdiss_cli.folder.run import Planned
+
+_ROWS = 30  # files listed one by one
+
+
+@dataclass
+class Outcome:
+    """What became of a run's inputs."""
+
+    lines: "list[Line]" = field(default_factory=list)
+    done_before: int = 0
+    elapsed: float = 0.0  # seconds
+
+    def sums(self) -> tuple[int, int, float]:
+        """Returns how many are done, how many have failed, and the seconds of audio in the first."""
+        done = [line.audio_seconds for line in self.lines if line.status == "done"]
+        return len(done), len(self.lines) - len(done), sum(done)
+
+
+def print_plan(planned: "Planned", as_json: bool) -> None:
+    """Prints what would be done, and the settings; as JSON, a line for each input and one of sums and settings."""
+    counts = {"to_do": len(planned.todo), "done_before": planned.done, "refused": len(planned.refused)}
+    if as_json:
+        for job in planned.todo:
+            facts = {"path": job.resolved, "channel": job.channel, "outputs": job.outputs, "segments": job.segments}
+            _print({"input": job.input, "status": "to do", **facts, "audio_seconds": job.seconds or None})
+        for line in planned.refused:
+            _print({"status": "refused", **_failure(line)})
+        _print({**counts, "settings": planned.settings.recorded})
+        return
+    for job in planned.todo:
+        print(shown(f"{job.input} -> {', '.join(job.outputs)}"))
+    for line in planned.refused:
+        log.warning(line.reason)
+    refused = f", {len(planned.refused)} refused" if planned.refused else ""
+    print(f"{len(planned.todo)} to separate, {planned.done} done already{refused}", file=sys.stderr)
+    facts = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in planned.settings.recorded.items()}
+    print("with " + ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in facts.items()), file=sys.stderr)
+
+
+def print_summary(outcome: Outcome, *, stopped: bool) -> None:
+    """Prints one document: how many inputs and hours, the time it took, and each failure's reason.
+
+    Args:
+        outcome: of the run.
+        stopped: whether it ended before all was done.
+    """
+    done, failed, seconds = outcome.sums()
+    _print(
+        {
+            "done": done,
+            "failed": failed,
+            "done_before": outcome.done_before,
+            "stopped": stopped,
+            "audio_hours": seconds / 3600,
+            "audio_seconds": seconds,
+            "elapsed_seconds": outcome.elapsed,
+            "real_time_factor": outcome.elapsed / seconds if seconds else None,
+            "failures": [_failure(line) for line in outcome.lines if line.status == "failed"],
+        }
+    )
+
+
+def print_table(outcome: Outcome) -> None:
+    """Prints a table of the inputs, of many only those with something to tell, and a sentence of the sums."""
+    lines, elapsed = outcome.lines, outcome.elapsed
+    console = plain_console() if sys.stdout.isatty() else plain_console(width=200)
+    if told := lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]:
+        console.print(_table(told))
+    done, failed, seconds = outcome.sums()
+    rate = f", {elapsed / seconds:.3f} times its length" if seconds else ""
+    console.print(
+        f"{done} separated, {failed} failed, {outcome.done_before} done before; "
+        f"{seconds:.1f} s of audio in {elapsed:.1f} s{rate}"
+    )
+
+
+def _failure(line: "Line") -> dict[str, Any]:
+    return {"input": line.input, "path": line.path, "channel": line.channel, "reason": line.reason}
+
+
+def _table(lines: "list[Line]") -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("input", "", "repeats", "audio", "time", ""):
+        numbers = heading in ("repeats", "audio", "time")
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    for line in sorted(lines, key=lambda line: (line.input, line.channel or 0)):
+        table.add_row(
+            line.input if line.channel is None else f"{line.input}, channel {line.channel}",
+            line.status,
+            f"{line.repeats:g}" if line.repeats else "",
+            f"{line.audio_seconds:.2f} s",
+            f"{line.elapsed_seconds:.2f} s",
+            line.reason or "; ".join(line.warnings),
+        )
+    return table
+
+
+def _print(content: dict[str, Any]) -> None:
+    print(json.dumps(content, allow_nan=False))  # in ASCII: any name, and any terminal or pipe
