@@ -14,8 +14,8 @@ import torch
 from tisdiss_cli import Separator
 from tisdiss_cli.audio.read import read
 from tisdiss_cli.data.datasets import find_dataset
-from tisdiss_cli.evaluation.metrics import si_snr
 from tisdiss_cli.separation.permutation import best_permutation
+from tisdiss_cli.separation.si_snr import si_snr
 
 N_FFT, HOP = 256, 64
 RANGE = 70  # dB shown

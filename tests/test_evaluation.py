@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.evaluate import Progress, evaluate
 from tisdiss_cli.evaluation.metrics import LIMIT, score
-from tisdiss_cli.evaluation.results import Mean, Row, Sheet, mean_interval, student_t, summarize
+from tisdiss_cli.evaluation.results import Mean, Row, Sheet, mean_interval, merge_sheets, student_t, summarize
 from tisdiss_cli.separation.separator import Separator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +103,25 @@ def test_a_file_that_is_no_sheet_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="holds no scores"):
         Sheet(path)
     assert path.read_text() == "month,euro\nMay,3\n"
+
+
+def test_of_one_id_the_newest_file_counts_when_sheets_are_merged(tmp_path):
+    """Whichever that is: the sheet, which may hold old rows and may have been scored anew, or any part."""
+    values = {"scores.csv": 1.0, "scores.1-of-2.csv": 2.0, "scores.2-of-2.csv": 3.0}
+    rest = {"stoi": None, "pesq": None, "permutation": "1 2", "seconds": 1.0, "network_seconds": None, "warnings": ""}
+    for order in permutations(values):
+        for seconds, name in enumerate(order, 1_000_000):
+            number = dict.fromkeys(("si_snri", "sdri", "si_snr", "sdr"), values[name])
+            rows = [Row("a", repeats, **number, **rest, key=name) for repeats in (1, 2)]
+            (tmp_path / name).unlink(missing_ok=True)
+            sheet = Sheet(tmp_path / name)
+            sheet.keep({})
+            sheet.append([*rows, Row(f"only {name}", 1, **number, **rest, key=name)])
+            os.utime(tmp_path / name, (seconds, seconds))
+        rows, shares = merge_sheets(tmp_path / "scores.csv")
+        assert shares == 2 and rows == Sheet(tmp_path / "scores.csv").rows
+        assert {row.si_snri for row in rows if row.id == "a"} == {values[order[-1]]}
+        assert sorted(row.id for row in rows) == ["a", "a", *sorted(f"only {name}" for name in values)]
 
 
 @pytest.mark.parametrize("pattern", ["{id}_s{n}.wav", "s{n}/{id}.flac", "mix/{id}_s{n}.wav"])

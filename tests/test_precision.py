@@ -10,10 +10,10 @@ from tests.reference_cases import drawn_network
 from tests.synthetic import TINY
 from tisdiss_cli.devices import choose_precision
 from tisdiss_cli.evaluation.calibrate import fixed_mixture, measure_agreement
-from tisdiss_cli.evaluation.metrics import si_snr
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.weights import AGREEMENT, read_info, save_weights
 from tisdiss_cli.separation.separator import Separator
+from tisdiss_cli.separation.si_snr import si_snr
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])

@@ -7,10 +7,10 @@ from scipy.stats import spearmanr
 
 from tests.cli import tisdiss
 from tests.synthetic import write_mixtures
-from tisdiss_cli.evaluation.metrics import si_snr
-from tisdiss_cli.evaluation.predict_quality import LEAST, fit, rank_correlation
+from tisdiss_cli.evaluation.calibrate import LEAST, fit, rank_correlation
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
 from tisdiss_cli.separation.quality import INPUTS, QualityMeter, QualityModel, describe
+from tisdiss_cli.separation.si_snr import si_snr
 
 
 def separated(share: float, seed: int, samples: int = 8000) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -12,7 +12,8 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.metrics import LIMIT, score, sdr, si_snr, trim
+from tisdiss_cli.evaluation.metrics import LIMIT, score, sdr, trim
+from tisdiss_cli.separation.si_snr import si_snr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPEECH = Path(__file__).parent / "data" / "speech"

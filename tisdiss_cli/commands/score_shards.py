@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[Dataset, Path | None]":
     """The mixtures of a shard ("3/8", "slurm") and the sheet that it writes; all of them, and `csv`, without one."""
-    from tisdiss_cli.evaluation.merge import part_of
+    from tisdiss_cli.evaluation.results import part_of
     from tisdiss_cli.folder.shards import parse_shard
 
     shard = parse_shard(text)
@@ -30,8 +30,7 @@ def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[D
 
 def merge(dataset: "Dataset", csv: Path | None, json: Path | None) -> None:
     """Unites the sheets of all shards in `csv`, and prints what they give; exit status 1 where scores are missing."""
-    from tisdiss_cli.evaluation.merge import merge_sheets
-    from tisdiss_cli.evaluation.results import summarize
+    from tisdiss_cli.evaluation.results import merge_sheets, summarize
     from tisdiss_cli.folder.shards import array_expression, shard_of
 
     if csv is None:

@@ -141,8 +141,7 @@ def calibrate(
     from rich.table import Table
 
     from tisdiss_cli.data.datasets import find_dataset
-    from tisdiss_cli.evaluation.calibrate import choose_threshold, trace
-    from tisdiss_cli.evaluation.predict_quality import fit_quality
+    from tisdiss_cli.evaluation.calibrate import choose_threshold, fit_quality, trace
     from tisdiss_cli.evaluation.results import smallest_within
     from tisdiss_cli.folder.pace import counted
     from tisdiss_cli.model.weights import CHUNK, QUALITY, REPEATS, THRESHOLD, load_weights, save_weights

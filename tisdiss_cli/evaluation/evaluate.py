@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.estimates import find_estimates
 from tisdiss_cli.evaluation.loading import Signals, commonest_rate, read_ahead
 from tisdiss_cli.evaluation.metrics import Score
-from tisdiss_cli.evaluation.results import Row, Sheet, Summary, row_key, summarize
+from tisdiss_cli.evaluation.results import METRICS, Row, Sheet, Summary, row_key, summarize
 from tisdiss_cli.evaluation.workers import Scorers
 from tisdiss_cli.separation.separator import Separator
 
@@ -85,7 +86,9 @@ def evaluate(
     progress = progress or Progress()
     if (separator is None) == (estimates is None):
         raise UserError("give either a network or a folder of estimates to score")
-    _check_extras(stoi, pesq)
+    for asked, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
+        if asked and not find_spec(package):
+            raise UserError(f"{option} needs the package {package}: pip install 'tisdiss[metrics]'")
     settings, wanted, files = _plan(
         dataset, separator, repeats=repeats, estimates=estimates, separator_repeats=separator_repeats, pattern=pattern
     )
@@ -96,10 +99,13 @@ def evaluate(
 
     # A set that was moved, or has got its mixtures elsewhere, is the same set if the files are.
     keyed = {name: value for name, value in settings.items() if name not in ("data", "estimates", "layout")}
-    keys = {item.id: row_key(keyed, (item.mixture, *item.references, *files[item.id])) for item in dataset.items}
+    found = files or {}
+    keys = {
+        item.id: row_key(keyed, (item.mixture, *item.references, *found.get(item.id, ()))) for item in dataset.items
+    }
     if sheet and (dropped := sheet.keep(keys)):
         log.warning(f"{sheet.path}: {dropped} rows were of other settings or files and are dropped")
-    known = sheet.rows if sheet else []
+    known = list(sheet.rows) if sheet else []
     present = {(row.id, row.repeats) for row in known}
     todo = [item for item in dataset.items if any((item.id, setting) not in present for setting in wanted)]
 
@@ -109,87 +115,89 @@ def evaluate(
         separator.run(torch.randn(1, rate), repeats=1)  # the first run of a device is slow, and no measurement
     progress.start(len(todo))
     with Scorers(workers, rate=rate, stoi=stoi, pesq=pesq) as scorers:
-        rows_to_come = _Pending(outcome, wanted=wanted, keys=keys, present=present, sheet=sheet, progress=progress)
-        signals = _said_if_resampled(
-            read_ahead(todo, files, needed=estimates is not None, rate=rate), rate, separator is not None
-        )
-        for item, loaded in signals:
-            try:
-                if isinstance(loaded, str):
-                    raise UserError(loaded)
-                outputs, seconds = _outputs(separator, loaded, repeats=wanted, separator_repeats=separator_repeats)
-            except UserError as error:
-                rows_to_come.fail(item, error)
-                continue
-            rows_to_come.add(item, loaded, seconds, scorers.submit(loaded.mixture, loaded.references, outputs))
-            rows_to_come.collect(2 * workers + 2)
-        rows_to_come.collect(0)
+        signals = _said_if_resampled(read_ahead(todo, rate=rate, files=files), rate, separator is not None)
+        for item, scored in _scores(signals, scorers, separator, repeats=wanted, separator_repeats=separator_repeats):
+            if isinstance(scored, Exception):
+                reason = " ".join(str(scored).split()) or type(scored).__name__
+                outcome.failed.append(f"{item.id}: {reason}")
+            else:
+                rows = [row for row in scored.rows(item.id, keys[item.id]) if (row.id, row.repeats) not in present]
+                outcome.rows += rows
+                if sheet:
+                    sheet.append(rows)
+            progress.advance()
     outcome.rows.sort(key=lambda row: (row.id, row.repeats or 0))
     outcome.warnings = sorted({f"{row.id}: {row.warnings}" for row in outcome.rows if row.warnings})
     outcome.results = summarize(outcome.rows)
     return outcome
 
 
-class _Pending:
-    """Files whose scores are being computed; those that are there become rows of the outcome, file by file."""
+@dataclass
+class _Scored:
+    """A file under every setting, whose scores are there or being computed."""
 
-    def __init__(
-        self,
-        outcome: Evaluation,
-        *,
-        wanted: Sequence[int | None],
-        keys: dict[str, str],
-        present: set[tuple[str, int | None]],
-        sheet: Sheet | None,
-        progress: Progress,
-    ) -> None:
-        self.outcome, self.wanted, self.keys, self.present = outcome, wanted, keys, present
-        self.sheet, self.progress = sheet, progress
-        self.rate: int = outcome.settings["sample_rate"]
-        self.waiting: deque[tuple[Item, Signals, list[float | None], Future[list[Score]]]] = deque()
+    repeats: Sequence[int | None]
+    seconds: float  # of audio
+    network_seconds: list[float | None]
+    warnings: list[str]
+    future: "Future[list[Score]]"
 
-    def add(self, item: Item, loaded: Signals, seconds: list[float | None], future: "Future[list[Score]]") -> None:
-        self.waiting.append((item, loaded, seconds, future))
+    def rows(self, id: str, key: str) -> list[Row]:
+        """Returns a row for each setting."""
+        return [
+            Row(
+                id=id,
+                repeats=repeats,
+                **{name: getattr(score, name) for name in METRICS},
+                permutation=" ".join(str(estimate + 1) for estimate in score.permutation),
+                seconds=self.seconds,
+                network_seconds=spent,
+                warnings="; ".join([*self.warnings, *score.warnings]),
+                key=key,
+            )
+            for repeats, score, spent in zip(self.repeats, self.future.result(), self.network_seconds, strict=True)
+        ]
 
-    def fail(self, item: Item, error: Exception) -> None:
-        self.outcome.failed.append(f"{item.id}: {' '.join(str(error).split()) or type(error).__name__}")
-        self.progress.advance()
 
-    def collect(self, most: int) -> None:
-        """Takes what is done, in order, and waits until at most so many files are left."""
-        while self.waiting and (self.waiting[0][3].done() or len(self.waiting) > most):
-            item, loaded, seconds, future = self.waiting.popleft()
-            try:
-                scores = future.result()
-            except BrokenProcessPool:
-                raise  # which is no fault of this item
-            except (UserError, RuntimeError, MemoryError) as error:
-                self.fail(item, error)
-                continue
-            length = loaded.mixture.shape[0] / self.rate
-            rows = [
-                _row(
-                    item.id,
-                    repeats,
-                    key=self.keys[item.id],
-                    result=result,
-                    length=length,
-                    spent=spent,
-                    said=loaded.warnings,
-                )
-                for repeats, result, spent in zip(self.wanted, scores, seconds, strict=True)
-                if (item.id, repeats) not in self.present
-            ]
-            self.outcome.rows += rows
-            if self.sheet:
-                self.sheet.append(rows)
-            self.progress.advance()
+def _scores(
+    signals: Iterator[tuple[Item, Signals | str]],
+    scorers: Scorers,
+    separator: Separator | None,
+    *,
+    repeats: Sequence[int | None],
+    separator_repeats: int | None,
+) -> Iterator[tuple[Item, _Scored | Exception]]:
+    """Yields what each file scores, or why it does not, while the network is at those after it."""
+    waiting: deque[tuple[Item, _Scored]] = deque()
+
+    def done(most: int) -> Iterator[tuple[Item, _Scored | Exception]]:
+        """Those whose scores are there, in order; waits until at most that many are left."""
+        while waiting and (waiting[0][1].future.done() or len(waiting) > most):
+            item, scored = waiting.popleft()
+            error = scored.future.exception()
+            if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception | None):
+                raise error  # which is no fault of this item
+            yield item, error or scored
+
+    for item, loaded in signals:
+        try:
+            if isinstance(loaded, str):
+                raise UserError(loaded)
+            voices, spent = _outputs(separator, loaded, repeats=repeats, separator_repeats=separator_repeats)
+        except UserError as error:
+            yield item, error
+            continue
+        future = scorers.submit(loaded.mixture, loaded.references, voices)
+        seconds = loaded.mixture.shape[0] / scorers.rate
+        waiting.append((item, _Scored(repeats, seconds, spent, loaded.warnings, future)))
+        yield from done(2 * scorers.workers + 2)
+    yield from done(0)
 
 
 def _said_if_resampled(
     signals: Iterator[tuple[Item, Signals | str]], rate: int, networks: bool
 ) -> Iterator[tuple[Item, Signals | str]]:
-    """The same again; the first that is not at `rate` on disk is told of, whoever's rate that is."""
+    """Passes the signals on; of the first that is not at `rate` on disk the log tells, whoever's rate that is."""
     told = False
     for item, loaded in signals:
         if not told and isinstance(loaded, Signals) and loaded.rates - {rate}:
@@ -234,33 +242,33 @@ def _plan(
     estimates: Path | None,
     separator_repeats: int | None,
     pattern: str | None,
-) -> tuple[dict[str, Any], Sequence[int | None], dict[str, tuple[Path, ...]]]:
-    """All that the scores depend on, the repeats to score, and each item's estimates made elsewhere."""
+) -> tuple[dict[str, Any], Sequence[int | None], dict[str, tuple[Path, ...]] | None]:
+    """Returns all that the scores depend on, the repeats to score, and each item's estimates if made elsewhere."""
     settings: dict[str, Any] = {
         "data": str(dataset.root),
         "layout": dataset.layout,
         "mixture": dataset.mixture,
         "references": list(dataset.references),
     }
-    if separator is not None:
-        if separator.sources != dataset.speakers:
-            raise UserError(
-                f"{dataset.root} has {dataset.speakers} references a mixture, and the weights "
-                f"{separator.weights.name!r} separate {separator.sources} voices: choose others"
-            )
-        settings |= {
-            "weights": separator.weights.name,
-            "weights_sha256": separator.weights.digest,
-            "separator_repeats": separator_repeats or separator.config.separator_repeats,
-            "precision": separator.precision,
-            "device": separator.device.type,
-        }
-        wanted = sorted(set(repeats or range(1, separator.config.reconstructor_repeats + 1)))
-        return settings | {"sample_rate": separator.sample_rate}, wanted, {item.id: () for item in dataset.items}
-    assert estimates is not None  # checked by the caller
-    files = find_estimates(estimates, dataset, pattern)
-    rate = commonest_rate([path for paths in files.values() for path in paths], default=8000)
-    return settings | {"estimates": str(estimates), "sample_rate": rate}, [None], files
+    if separator is None:
+        assert estimates is not None  # checked by the caller
+        files = find_estimates(estimates, dataset, pattern)
+        rate = commonest_rate([path for paths in files.values() for path in paths], default=8000)
+        return settings | {"estimates": str(estimates), "sample_rate": rate}, [None], files
+    if separator.sources != dataset.speakers:
+        raise UserError(
+            f"{dataset.root} has {dataset.speakers} references a mixture, and the weights "
+            f"{separator.weights.name!r} separate {separator.sources} voices: choose others"
+        )
+    settings |= {
+        "weights": separator.weights.name,
+        "weights_sha256": separator.weights.digest,
+        "separator_repeats": separator_repeats or separator.config.separator_repeats,
+        "precision": separator.precision,
+        "device": separator.device.type,
+        "sample_rate": separator.sample_rate,
+    }
+    return settings, sorted(set(repeats or range(1, separator.config.reconstructor_repeats + 1))), None
 
 
 def _outputs(
@@ -277,33 +285,3 @@ def _outputs(
     except OutOfMemory as error:
         raise UserError(str(error)) from None
     return [voices for voices, _ in timed], [seconds for _, seconds in timed]
-
-
-def _check_extras(stoi: bool, pesq: bool) -> None:
-    for wanted, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
-        if wanted:
-            try:
-                __import__(package)
-            except ImportError:
-                raise UserError(f"{option} needs the package {package}: pip install 'tisdiss[metrics]'") from None
-
-
-def _row(
-    id: str, repeats: int | None, *, key: str, result: Score, length: float, spent: float | None, said: list[str]
-) -> Row:
-    order = " ".join(str(estimate + 1) for estimate in result.permutation)
-    return Row(
-        id=id,
-        repeats=repeats,
-        si_snri=result.si_snri,
-        sdri=result.sdri,
-        si_snr=result.si_snr,
-        sdr=result.sdr,
-        stoi=result.stoi,
-        pesq=result.pesq,
-        permutation=order,
-        seconds=length,
-        network_seconds=spent,
-        warnings="; ".join([*said, *result.warnings]),
-        key=key,
-    )

@@ -30,13 +30,16 @@ class Signals:
 
 
 def read_ahead(
-    items: Sequence[Item], files: dict[str, tuple[Path, ...]], *, needed: bool, rate: int
+    items: Sequence[Item], *, rate: int, files: dict[str, tuple[Path, ...]] | None = None
 ) -> Iterator[tuple[Item, Signals | str]]:
-    """Each item's signals, or a sentence why not, read while the caller works on those before."""
+    """Yields each item's signals, or a sentence why not, read while the caller works on those before.
+
+    `files` are its estimates made elsewhere, by id, one for each reference; None: there are none.
+    """
 
     def load(item: Item) -> Signals | str:
         try:
-            return _load(item, files[item.id], needed=needed, rate=rate)
+            return _load(item, None if files is None else files[item.id], rate)
         except UserError as error:
             return str(error)
         except (OSError, MemoryError) as error:  # a disk that went away, say
@@ -53,12 +56,12 @@ def read_ahead(
             yield ready, future.result()
 
 
-def _load(item: Item, estimates: tuple[Path, ...], *, needed: bool, rate: int) -> Signals:
-    if needed and len(estimates) != len(item.references):
+def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int) -> Signals:
+    if estimates is not None and len(estimates) != len(item.references):
         raise UserError(f"there are {len(estimates)} estimates for {len(item.references)} references")
     paths = {"the mixture": item.mixture}
     paths |= {f"reference {number}": path for number, path in enumerate(item.references, 1)}
-    paths |= {f"estimate {number}": path for number, path in enumerate(estimates, 1)}
+    paths |= {f"estimate {number}": path for number, path in enumerate(estimates or (), 1)}
     signals: dict[str, Tensor] = {}
     rates: set[int] = set()
     warnings: list[str] = []
@@ -70,14 +73,9 @@ def _load(item: Item, estimates: tuple[Path, ...], *, needed: bool, rate: int) -
             rates.add(source.input_rate)
     signals, warning = trim(signals, rate)
     mixture, *others = signals.values()
-    speakers = len(item.references)
-    return Signals(
-        mixture,
-        torch.stack(others[:speakers]),
-        torch.stack(others[speakers:]) if needed else None,
-        warnings + ([warning] if warning else []),
-        rates,
-    )
+    references = torch.stack(others[: len(item.references)])
+    voices = torch.stack(others[len(item.references) :]) if estimates else None
+    return Signals(mixture, references, voices, warnings + ([warning] if warning else []), rates)
 
 
 def commonest_rate(paths: Iterable[Path], default: int) -> int:

@@ -16,18 +16,19 @@ Edge cases, so that no mean ever meets a NaN:
 - Lengths that differ by up to 20 ms are cut to the shortest, with a warning; by more, they are an error.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
+from torchmetrics.functional.audio import signal_distortion_ratio
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation import perception
 from tisdiss_cli.separation.permutation import best_permutation
+from tisdiss_cli.separation.si_snr import is_silent, si_snr
 
 LIMIT = 100.0  # dB; 16-bit files end near 90, and double precision no longer decides beyond 120
 TAPS = 512  # of BSS Eval v3's filter
@@ -48,16 +49,6 @@ class Score:
     warnings: list[str] = field(default_factory=list)
 
 
-def si_snr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """(..., L), (..., L) -> (...) dB within ±LIMIT, double; a constant estimate gives -LIMIT.
-
-    The reference must not be constant.
-    """
-    estimate, reference = _unit(estimate, zero_mean=True), _unit(reference, zero_mean=True)
-    values = scale_invariant_signal_noise_ratio(*torch.broadcast_tensors(estimate, reference))
-    return values.masked_fill(~estimate.any(-1), -LIMIT).clamp(-LIMIT, LIMIT)
-
-
 def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """(..., L), (..., L) -> (...) dB within ±LIMIT, double: BSS Eval v3; a constant estimate gives -LIMIT.
 
@@ -65,9 +56,9 @@ def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """
     estimates, references = torch.broadcast_tensors(_unit(estimate), _unit(reference))
     # One pair at a time: torch's batched solver on several threads may hang or be wrong (pytorch/pytorch#142815).
-    pairs = zip(estimates.flatten(0, -2), references.flatten(0, -2), strict=True) if estimates.dim() > 1 else None
-    values = [_sdr(*pair) for pair in pairs or [(estimates, references)]]
-    return torch.stack(values).view(estimates.shape[:-1]).masked_fill(is_silent(estimate), -LIMIT)
+    pairs = zip(estimates.reshape(-1, estimates.shape[-1]), references.reshape(-1, references.shape[-1]), strict=True)
+    values = torch.stack([_sdr(*pair) for pair in pairs]).view(estimates.shape[:-1])
+    return values.masked_fill(is_silent(estimate), -LIMIT)
 
 
 def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -82,9 +73,11 @@ def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     return value.nan_to_num(LIMIT, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
 
-def is_silent(signal: Tensor) -> Tensor:
-    """(..., L) -> (...) bool: whether every sample is the same."""
-    return signal.amax(-1) == signal.amin(-1)
+def si_snri(mixture: Tensor, references: Tensor, estimates: Tensor) -> float:
+    """Returns SI-SNRi in dB under the best permutation, the mean over the sources: (L,), (S, L), (S, L)."""
+    pairs = si_snr(estimates[None], references[:, None])
+    order, _ = best_permutation(pairs)
+    return float((pairs[range(len(order)), order] - si_snr(mixture.expand_as(references), references)).mean())
 
 
 def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor], str | None]:
@@ -162,27 +155,59 @@ def score(
 def _add_perception(
     result: Score, references: Tensor, estimates: Tensor, *, sample_rate: int, stoi: bool, pesq: bool
 ) -> None:
-    """STOI and PESQ, where they are wanted, as means over the speakers (S, L); a warning where one has no value."""
-    measures: tuple[tuple[str, bool, Callable[[np.ndarray, np.ndarray, int], float]], ...] = (
-        ("stoi", stoi, perception.stoi),
-        ("pesq", pesq, perception.pesq),
-    )
-    for name, wanted, measure in measures:
-        if not wanted:
-            continue
+    """Adds STOI and PESQ, where they are wanted, as means over the speakers (S, L); a warning where one is not defined.
+
+    All speakers or none: of a lost voice and a good one, the good one's value alone would flatter.
+    """
+    pairs = list(zip(references.numpy(), estimates.numpy(), strict=True))
+    for name, wanted, measure in (("stoi", stoi, _stoi), ("pesq", pesq, _pesq)):
+        if wanted:
+            try:
+                setattr(result, name, sum(measure(*pair, sample_rate) for pair in pairs) / len(pairs))
+            except NotDefined as error:
+                result.warnings.append(f"without {name.upper()}: {error}")
+
+
+class NotDefined(ValueError):
+    """The measure has no value for these signals; the words say why."""
+
+
+def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Returns pystoi's STOI of (L,) signals; NotDefined where less than 0.4 s is left once pauses are taken out."""
+    import pystoi
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         try:
-            # All speakers or none: of a lost voice and a good one, the good one's value alone would flatter.
-            values = [measure(*pair, sample_rate) for pair in zip(references.numpy(), estimates.numpy(), strict=True)]
-        except perception.NotDefined as error:
-            result.warnings.append(f"without {name.upper()}: {error}")
-        else:
-            setattr(result, name, sum(values) / len(values))
+            value = float(pystoi.stoi(reference, estimate, sample_rate))
+        except ValueError:  # not even one of its frames: NumPy's, of an axis that is not there
+            value = np.nan
+    # Of too few frames pystoi makes 1e-5 and a warning.
+    if not np.isfinite(value) or any("STFT frames" in str(one.message) for one in said):
+        raise NotDefined("STOI needs 0.4 s of speech")
+    return value
 
 
-def _unit(signal: Tensor, zero_mean: bool = False) -> Tensor:
-    """Double, of norm 1 so that no metric's epsilon sees the level; silence stays silence."""
-    signal = signal.double()
-    if zero_mean:
-        signal = (signal - signal.mean(-1, keepdim=True)).masked_fill(is_silent(signal)[..., None], 0)
-    norm = signal.norm(dim=-1, keepdim=True)
-    return signal / torch.where(norm > 0, norm, torch.ones_like(norm))
+def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Returns pesq's PESQ of (L,) signals, narrow band at 8 kHz, wide band at 16 kHz.
+
+    NotDefined below 1/4 s and without an utterance.
+    """
+    import pesq as package
+
+    if not estimate.any():
+        raise NotDefined("PESQ has no value for silence")
+    try:
+        value = float(package.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb"))
+    except package.BufferTooShortError:
+        raise NotDefined("PESQ needs a quarter of a second") from None
+    except (package.PesqError, ValueError):  # ValueError: it meets a NaN of its own
+        raise NotDefined("PESQ finds no utterance") from None
+    if not np.isfinite(value):
+        raise NotDefined("PESQ finds no utterance")
+    return value
+
+
+def _unit(signal: Tensor) -> Tensor:
+    """Returns (..., L) in double, of norm 1 so that no metric's epsilon sees the level; silence stays silence."""
+    return torch.nn.functional.normalize(signal.double(), dim=-1, eps=1e-300)

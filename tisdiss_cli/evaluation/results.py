@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import math
+import re
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -67,7 +69,7 @@ class Sheet:
                         continue  # torn when a run was killed: that file is scored again
 
     def keep(self, keys: dict[str, str]) -> int:
-        """Drops rows whose id is not in `keys` or has another key there; returns how many."""
+        """Drops rows whose id is not in `keys` or has another key there, and all but an id's last; returns how many."""
         kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
         dropped = len(self.rows) - len(kept)
         self.rows = list(kept.values())
@@ -94,6 +96,32 @@ class Sheet:
         except (OSError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--csv {self.path} cannot be {done} ({reason}): name another file") from None
+
+
+def part_of(path: Path, name: str) -> Path:
+    """Returns where a share's rows go: `scores.csv` of "3-of-8" is `scores.3-of-8.csv`."""
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
+
+
+def merge_sheets(path: Path) -> tuple[list[Row], int]:
+    """Writes the rows of all of a sheet's parts, and its own, to it; returns them and the number of shares.
+
+    Of an id that several have, the rows of the newest file count.
+
+    Raises:
+        UserError: there are no parts, or one is no sheet of scores.
+    """
+    pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+)-of-(\d+){re.escape(path.suffix)}")
+    parts = {part: int(found[2]) for part in path.parent.iterdir() if (found := pattern.fullmatch(part.name))}
+    if not parts:
+        raise UserError(f"--merge: {path.parent} has no parts of {path.name}, like {part_of(path, '1-of-8').name}")
+    files = [*parts, *([path] if path.exists() else [])]
+    oldest_first = sorted(files, key=lambda file: file.stat().st_mtime_ns)
+    rows = [row for file in oldest_first for row in Sheet(file).rows]
+    merged = Sheet(path)
+    merged.rows = sorted(rows, key=lambda row: (row.id, row.repeats or 0))  # of one id and setting the newest last
+    merged.keep({row.id: row.key for row in rows})
+    return merged.rows, parts[max(parts, key=lambda part: part.stat().st_mtime_ns)]
 
 
 def _text(row: Row) -> dict[str, Any]:
@@ -153,12 +181,8 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """The mean and the half width of its 95 % confidence interval; None for fewer than two values."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, student_t(n - 1) * math.sqrt(variance / n)
+    n, mean = len(values), statistics.fmean(values)
+    return mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None
 
 
 def student_t(freedom: int, probability: float = 0.95) -> float:

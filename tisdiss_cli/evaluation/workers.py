@@ -21,6 +21,7 @@ class Scorers:
     """
 
     def __init__(self, workers: int, *, rate: int, stoi: bool, pesq: bool) -> None:
+        self.workers, self.rate = workers, rate
         # Spawned: a forked child of a process that uses CUDA, or that runs threads, is not safe.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(workers, context, initializer=_start) if workers else None

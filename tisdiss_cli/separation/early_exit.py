@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from tisdiss_cli.model.network import Estimate
 from tisdiss_cli.separation.quality import QualityModel, describe
+from tisdiss_cli.separation.si_snr import is_silent, si_snr
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,9 @@ EarlyExit = Auto | UntilQuality
 def similarity(newer: Tensor, older: Tensor) -> Tensor:
     """SI-SNR (B,) in dB of `newer` against `older`, (B, S, n): of each item's source that changed most.
 
-    Both silent: 100 dB. The values are held to 100 dB.
+    Both silent: 100 dB, the most that there is.
     """
-    newer, older = (x.float() - x.float().mean(-1, keepdim=True) for x in (newer, older))
-    power = older.square().sum(-1)
-    projected = (newer * older).sum(-1, keepdim=True) / power[..., None].clamp_min(1e-30) * older
-    noise = (newer - projected).square().sum(-1)
-    ratio = projected.square().sum(-1) / noise.clamp_min(1e-30)
-    decibels = 10 * ratio.clamp_min(1e-10).log10()
-    decibels = torch.where((power <= 1e-20) & (noise <= 1e-20), 100.0, decibels)
-    return decibels.clamp_max(100.0).amin(-1)
+    return si_snr(newer, older).masked_fill(is_silent(newer) & is_silent(older), 100.0).amin(-1)
 
 
 def settle(estimates: Iterator[Estimate], rule: EarlyExit, mixtures: Tensor) -> tuple[Tensor, list[int]]:

@@ -5,46 +5,19 @@ from functools import partial
 from itertools import permutations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import RECONSTRUCTOR, TISDiSS
+from tisdiss_cli.separation.si_snr import centred, si_snr
 
 CLAMP = 70.0  # dB, both ways
 
 
 def pairwise_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
-    """Zero-mean SI-SNR of every estimate against every reference, clamped at +-70 dB.
-
-    (..., E, L), (..., R, L) -> (..., E, R) in dB, float32 under any precision. A silent signal on
-    either side gives -70 dB and no gradient.
-    """
-    with torch.autocast(estimates.device.type, enabled=False):
-        e, r = zero_mean(estimates), zero_mean(references)
-        return _aligned_db(e[..., :, None, :], r[..., None, :, :])
-
-
-def zero_mean(signals: Tensor) -> Tensor:
-    """(..., L) -> the same without each signal's mean, float32."""
-    return signals.float() - signals.float().mean(dim=-1, keepdim=True)
-
-
-def _aligned_db(estimates: Tensor, references: Tensor) -> Tensor:
-    """SI-SDR, (..., L), (..., L) -> (...) in dB.
-
-    With both signals of unit length, c being their inner product, the target c r has energy c^2 and what is left of
-    the estimate |e - c r|^2 (Le Roux et al. 2019).
-    """
-    silent = estimates.square().sum(dim=-1) <= 1e-16
-    e, r = F.normalize(estimates, dim=-1, eps=1e-8), F.normalize(references, dim=-1, eps=1e-8)
-    c = (e * r).sum(dim=-1)
-    # Not 1 - c^2, which float32 rounds away from 60 dB on.
-    rest = (e - c[..., None] * r).square().sum(dim=-1)
-    limit = 10 ** (-CLAMP / 10)
-    rest = torch.where(silent, 1.0, rest.clamp(min=limit))
-    return 10 * torch.log10(c.square().clamp(min=limit) / rest)
+    """Returns SI-SNR of every estimate against every reference: (..., E, L), (..., R, L) -> (..., E, R) in dB."""
+    return si_snr(estimates[..., :, None, :], references[..., None, :, :], CLAMP)
 
 
 def best_mean(scores: Tensor) -> Tensor:
@@ -71,11 +44,10 @@ def best_sa_sdr(estimates: Tensor, references: Tensor) -> Tensor:
     a silent reference asks for a silent estimate; one factor scales all sources. That is the SI-SDR of the sources
     laid end to end.
     """
-    with torch.autocast(estimates.device.type, enabled=False):
-        e, r = zero_mean(estimates), zero_mean(references)
-        orders = permutations(range(e.shape[-2]))
-        values = [_aligned_db(torch.cat([e[..., row, :] for row in order], dim=-1), r.flatten(-2)) for order in orders]
-        return torch.stack(values).amax(dim=0)
+    e, r = centred(estimates), centred(references).flatten(-2)
+    orders = permutations(range(e.shape[-2]))
+    values = [si_snr(torch.cat([e[..., row, :] for row in order], dim=-1), r, CLAMP) for order in orders]
+    return torch.stack(values).amax(dim=0)
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si-snr": best_si_snr, "sa-sdr": best_sa_sdr}
