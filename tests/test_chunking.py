@@ -3,18 +3,20 @@
 import pytest
 import torch
 
-from tisdiss_cli.separation.chunking import Chunker, Stitcher, align
+from tisdiss_cli.separation.chunking import Chunker, ChunkPlan, Stitcher, align
 from tisdiss_cli.separation.separator import Separator
 
+PLAN = ChunkPlan(1000)  # whose overlaps are 250 to 750 samples
 
-def cut(x: torch.Tensor, block: int, chunk: int = 1000, overlap: int = 250, longest: int = 750):
-    chunker = Chunker(chunk, overlap=overlap, longest=longest)
+
+def cut(x: torch.Tensor, block: int):
+    chunker = Chunker(PLAN)
     chunks = [piece for part in x.split(block) for piece in chunker.push(part)]
     return chunks + chunker.finish()
 
 
-def stitch(chunks, voices: torch.Tensor, orders, fade: int = 250, longest: int = 750) -> tuple[torch.Tensor, list[int]]:
-    stitcher = Stitcher(fade=fade, longest=longest)
+def stitch(chunks, voices: torch.Tensor, orders) -> tuple[torch.Tensor, list[int]]:
+    stitcher = Stitcher(PLAN)
     parts = [
         stitcher.push(start, voices[list(order), start : start + piece.shape[0]])
         for (start, piece), order in zip(chunks, orders, strict=False)
@@ -119,7 +121,7 @@ def test_silence_is_not_called_uncertain():
 
 def test_a_seam_between_unequal_estimates_is_smooth():
     a, b = torch.full((1, 1000), 1.0), torch.full((1, 1000), 2.0)
-    stitcher = Stitcher(fade=250, longest=750)
+    stitcher = Stitcher(PLAN)
     joined = torch.cat((stitcher.push(0, a), stitcher.push(750, b), stitcher.finish()), dim=1)[0]
     steps = joined.diff()
     assert joined.shape[0] == 1750

@@ -75,6 +75,6 @@ def test_every_way_through_the_network_hears_whole_hops(separator):
 
 def test_the_last_of_several_chunks_ends_quietly_too(separator):
     hop = separator.config.hop_length
-    separator.plan = lambda: ChunkPlan.of(20 * hop)
+    separator.plan = lambda: ChunkPlan(20 * hop)
     voices = separator.separate(mixture(75 * hop + hop - 1), repeats=1)
     assert end_over_rest(voices, hop) < 1.5

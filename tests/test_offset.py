@@ -18,7 +18,7 @@ OFFSETS = [0.03, -0.1]
 @pytest.fixture
 def separator(mini_weights):
     one = Separator.load(mini_weights, "cpu", "fp32")
-    one.plan = lambda seconds=None: ChunkPlan.of(RATE)
+    one.plan = lambda seconds=None: ChunkPlan(RATE)
     return one
 
 
@@ -67,7 +67,7 @@ def test_a_recording_is_cut_where_it_is_without_the_offset():
     mixture[int(0.6 * RATE) : int(1.3 * RATE)] *= 1e-3
 
     def starts(x: torch.Tensor) -> list[int]:
-        chunker = ChunkPlan.of(RATE).chunker()
+        chunker = ChunkPlan(RATE).chunker()
         return [start for start, _ in chunker.push(x) + chunker.finish()]
 
     assert starts(mixture) != starts(noise(6.0))

@@ -59,7 +59,7 @@ def test_outputs_are_the_networks(tmp_path, mini_weights):
 
 def test_refine_yields_every_repeat(mini_weights):
     separator = Separator.load(mini_weights, "cpu", "fp32")
-    separator.plan = lambda: ChunkPlan.of(8000)
+    separator.plan = lambda: ChunkPlan(8000)
     for seconds in (0.01, 1.0, 2.5):
         mixture = torch.from_numpy(speech_like(seconds, 0)[:, 0])
         estimates = list(separator.refine(mixture, repeats=2))

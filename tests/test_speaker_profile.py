@@ -27,7 +27,7 @@ def turns(second_is_first: bool = False) -> torch.Tensor:
 
 
 def stitched(voices: torch.Tensor, code: int, sample_rate: int | None) -> tuple[torch.Tensor, list[int]]:
-    plan = ChunkPlan.of(64000, sample_rate)
+    plan = ChunkPlan(64000, sample_rate)
     chunker, stitcher = plan.chunker(), plan.stitcher()
     parts = []
     for index, (start, chunk) in enumerate(chunker.push(voices.sum(0)) + chunker.finish()):

@@ -13,9 +13,7 @@ from torch import Tensor
 from tests.test_house import ROOT, module_name
 from tests.test_speaker_tracking import conversation, scattered
 from tisdiss_cli.activity.leakage import Around, Comparison, Evidence
-from tisdiss_cli.activity.segments import Segmenter
 from tisdiss_cli.activity.tracker import ActivityTracker
-from tisdiss_cli.activity.vad import SpeechProbability
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.separation.chunking import Chunker, ChunkPlan, Stitcher
 from tisdiss_cli.separation.quality import QualityMeter
@@ -29,7 +27,7 @@ class Stitched(Stream[[Tensor], Tensor, Tensor]):
     """Samples (S, n) of voices in; cut into chunks, and stitched again, out."""
 
     def __init__(self) -> None:
-        plan = ChunkPlan.of(4000, 8000)
+        plan = ChunkPlan(4000, 8000)
         self.chunker, self.stitcher, self.voices = plan.chunker(), plan.stitcher(), torch.zeros(2, 0)
 
     def push(self, voices: Tensor) -> Tensor:
@@ -82,15 +80,12 @@ CASES = {
     "to twice the rate": Case(lambda: Resampler(8000, 16000), (noise(9001),), 0, 1e-5),
     "to less": Case(lambda: Resampler(44100, 8000), (noise(20_001),), 0, 1e-5),
     "to a rate of no small ratio": Case(lambda: Resampler(8001, 8000), (noise(9001),), 0, 1e-5),
-    "speech probability": Case(lambda: SpeechProbability(2, 8000), (voices(),), 1, 1e-5),
-    "speech probability at 16 kHz": Case(lambda: SpeechProbability(2, 16000), (voices(),), 1, 1e-5),
     "around": Case(lambda: Around(3, 5), (noise(3, 200),), read=windows),
     "comparison": Case(lambda: Comparison(2, 256, 8000), WINDOWS, 1, 1e-5),
     "evidence": Case(lambda: Evidence(2, 256, 8000), WINDOWS, 1, 1e-5),
-    "segmenter": Case(lambda: Segmenter(2), (noise(2, 900),)),
     "activity": Case(lambda: ActivityTracker(2, 8000), (voices(),)),
     "activity, resampled": Case(lambda: ActivityTracker(2, 11025), (voices(),)),
-    "chunks": Case(lambda: Chunker(1000, overlap=250, longest=750), (voices(9001)[0],), 0),
+    "chunks": Case(lambda: Chunker(ChunkPlan(1000)), (voices(9001)[0],), 0),
     "turns": Case(lambda: TurnSorter(2, 8000), (voices(60_000),)),
     "chunks, stitched": Case(Stitched, (voices(),)),
 }

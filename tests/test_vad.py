@@ -17,9 +17,10 @@ WEIGHTS = ROOT / "tisdiss_cli" / "activity" / "silero_vad.safetensors"
 SPEECH = sorted((ROOT / "examples" / "mixtures").glob("s1/*"))[0]
 
 
-def listen(voices: torch.Tensor, rate: int) -> torch.Tensor:
-    probability = SpeechProbability(len(voices), rate)
-    return torch.cat((probability.push(voices), probability.finish()), dim=1)
+def listen(voices: torch.Tensor, rate: int, at_once: int) -> torch.Tensor:
+    """Voices of whole windows; so many windows at a time."""
+    probability, windows = SpeechProbability(len(voices), rate), voices.unflatten(1, (-1, rate * 32 // 1000))
+    return torch.cat([probability.push(part) for part in windows.split(at_once, dim=1)], dim=1)
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def test_the_numbers_are_those_of_a_window_at_a_time(rate, silero):
     with torch.inference_mode():
         expected = torch.cat([silero(part, rate) for part in padded.split(window, dim=1)], dim=1)
     assert expected.max() > 0.9 and expected[2].mean() < 0.5  # speech, and none
-    assert torch.allclose(listen(voices, rate), expected, rtol=0, atol=1e-6)
+    for at_once in (1, 7, 10**6):
+        assert torch.allclose(listen(padded, rate, at_once), expected, rtol=0, atol=1e-6)
 
 
 def test_the_licence_goes_with_the_weights():
@@ -53,6 +55,6 @@ def test_the_licence_goes_with_the_weights():
 def test_it_warns_of_nothing_and_takes_no_threads_away():
     """A library's warning would stand in the progress bar; `import silero_vad` leaves the process one thread."""
     code = "import torch; torch.set_num_threads(2)\nfrom tisdiss_cli.activity.vad import SpeechProbability\n"
-    code += "SpeechProbability(2, 8000).push(torch.zeros(2, 8000)); print(torch.get_num_threads())"
+    code += "SpeechProbability(2, 8000).push(torch.zeros(2, 31, 256)); print(torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("2", "")

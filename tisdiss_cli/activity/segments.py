@@ -1,11 +1,11 @@
-"""Segments of speech from log odds, window by window, and how much they are."""
+"""Segments of speech, from windows in which a voice speaks, and how much they are."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import Tensor
 
 from tisdiss_cli.activity.vad import WINDOW_SECONDS
-from tisdiss_cli.stream import Stream
 
 Segments = list[list[tuple[float, float]]]  # of each voice: (begin, end) in seconds, in order, disjoint
 
@@ -58,37 +58,19 @@ class Speech:
         return total
 
 
-class Segmenter(Stream[[Tensor], None, Segments]):
-    """Log odds of own speech in, as they come; segments out. Keeps nothing but the segments."""
-
-    def __init__(self, voices: int) -> None:
-        self.windows = 0
-        self.begins: list[int | None] = [None] * voices
-        self.found: Segments = [[] for _ in range(voices)]
-
-    def push(self, odds: Tensor) -> None:
-        """Adds windows (S, m)."""
-        for voice, active in enumerate((odds > 0).tolist()):
-            for index, now in enumerate(active, self.windows):
-                self._step(voice, index, now)
-        self.windows += odds.shape[1]
-
-    def finish(self) -> Segments:
-        """Returns the segments of each voice, whose last window may reach beyond the recording."""
-        for voice in range(len(self.begins)):
-            self._step(voice, self.windows, False)
-        return [[(begin, end) for begin, end in voice if end - begin >= _LEAST] for voice in self.found]
-
-    def _step(self, voice: int, index: int, active: bool) -> None:
-        begin, found = self.begins[voice], self.found[voice]
-        if active and begin is None:
-            self.begins[voice] = index
-        elif not active and begin is not None:
-            start, end = begin * WINDOW_SECONDS, index * WINDOW_SECONDS
-            if found and start - found[-1][1] < _BRIDGED:
-                found[-1] = (found[-1][0], end)
-            else:
-                if found and found[-1][1] - found[-1][0] < _LEAST:
-                    found.pop()
-                found.append((start, end))
-            self.begins[voice] = None
+def find_segments(speaks: Tensor) -> Segments:
+    """Returns the segments of each voice, from whether it speaks in each of its windows (S, m)."""
+    found: Segments = []
+    for voice in speaks.tolist():
+        segments: list[tuple[float, float]] = []
+        windows = 0
+        for now, alike in groupby(voice):
+            begin = windows * WINDOW_SECONDS
+            windows += len(list(alike))
+            end = windows * WINDOW_SECONDS
+            if now and segments and begin - segments[-1][1] < _BRIDGED:
+                segments[-1] = (segments[-1][0], end)
+            elif now:
+                segments.append((begin, end))
+        found.append([(begin, end) for begin, end in segments if end - begin >= _LEAST])
+    return found

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.activity.leakage import Evidence
-from tisdiss_cli.activity.segments import Segmenter, Speech
-from tisdiss_cli.activity.vad import WINDOW_SECONDS, SpeechProbability, vad_rate
+from tisdiss_cli.activity.segments import Speech, find_segments
+from tisdiss_cli.activity.vad import SpeechProbability, vad_rate
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.stream import Stream
 
 
 class ActivityTracker(Stream[[Tensor], None, Speech]):
-    """S voices in, block by block; who spoke when at the end. Memory does not grow with their length.
+    """S voices in, block by block; who spoke when at the end. Of what has passed it keeps a byte for each window.
 
     Args:
         voices: S.
@@ -23,9 +23,10 @@ class ActivityTracker(Stream[[Tensor], None, Speech]):
         self.sample_rate, self.length = sample_rate, 0
         self.resamplers = [Resampler(sample_rate, rate) for _ in range(voices)]
         self.probability = SpeechProbability(voices, rate)
-        self.window = round(WINDOW_SECONDS * rate)
+        self.window = self.probability.window
         self.rest = torch.zeros(voices, 0)  # of the last window, at the detector's rate
-        self.evidence, self.segmenter = Evidence(voices, self.window, rate), Segmenter(voices)
+        self.evidence = Evidence(voices, self.window, rate)
+        self.speaks: list[Tensor] = []  # (S, k) each, of the windows so far
 
     def push(self, voices: Tensor) -> None:
         """Adds samples (S, n)."""
@@ -38,19 +39,16 @@ class ActivityTracker(Stream[[Tensor], None, Speech]):
         self._listen(torch.stack([resampler.finish() for resampler in self.resamplers]))
         if missing := -self.rest.shape[1] % self.window:
             self._listen(torch.zeros(self.rest.shape[0], missing))
-        self.segmenter.push(self.evidence.finish())
+        self.speaks.append(self.evidence.finish() > 0)
         seconds = self.length / self.sample_rate
-        found = [
-            [(round(begin, 3), round(min(end, seconds), 3)) for begin, end in voice]
-            for voice in self.segmenter.finish()
-        ]
-        return Speech(found, seconds)
+        found = find_segments(torch.cat(self.speaks, dim=1))
+        return Speech([[(round(begin, 3), round(min(end, seconds), 3)) for begin, end in v] for v in found], seconds)
 
     def _listen(self, samples: Tensor) -> None:
         """Adds samples (S, n) at the detector's rate."""
         samples = torch.cat((self.rest, samples), dim=1)
         whole = samples.shape[1] // self.window * self.window
-        windows, self.rest = samples[:, :whole], samples[:, whole:].clone()
+        self.rest = samples[:, whole:].clone()
         if whole:
-            parts = windows.unflatten(1, (-1, self.window))
-            self.segmenter.push(self.evidence.push(self.probability.push(windows), parts))
+            windows = samples[:, :whole].unflatten(1, (-1, self.window))
+            self.speaks.append(self.evidence.push(self.probability.push(windows), windows) > 0)

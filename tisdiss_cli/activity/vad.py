@@ -1,4 +1,4 @@
-"""Speech probability by Silero VAD, of several voices at once, as a stream.
+"""Speech probability by Silero VAD, of several voices at once.
 
 The weights beside this file are those in the wheel of `silero-vad` (MIT, see NOTICE); `scripts/silero-weights` reads
 them out. Windows go through the layers without a memory all together, and only the recurrence goes step by step, which
@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tisdiss_cli.stream import Stream
 
 WINDOW_SECONDS = 0.032  # one probability for each
 RATES = (8000, 16000)  # Hz, that the network knows
@@ -68,8 +66,8 @@ def silero_vad(sample_rate: int) -> SileroVAD:
     return network.eval()
 
 
-class SpeechProbability(Stream[[Tensor], Tensor, Tensor]):
-    """Streams of S voices in, how likely each 32 ms window of each holds speech out.
+class SpeechProbability:
+    """How likely each 32 ms window of S voices holds speech, one after the other.
 
     Args:
         voices: S.
@@ -81,25 +79,16 @@ class SpeechProbability(Stream[[Tensor], Tensor, Tensor]):
             raise ValueError(f"Silero VAD knows {RATES} Hz, not {sample_rate}")
         self.network = silero_vad(sample_rate)
         self.window, self.context = self.network.window, self.network.context
-        self.buffer = torch.zeros(voices, self.context)  # the context of the next window, and what follows it
+        self.before = torch.zeros(voices, self.context)  # the last samples so far
         self.state: State = (torch.zeros(1, voices, 128), torch.zeros(1, voices, 128))
 
     @torch.inference_mode()
-    def push(self, voices: Tensor) -> Tensor:
-        """Adds samples (S, n); returns the probabilities (S, m) of the windows that are complete."""
-        self.buffer = torch.cat((self.buffer, voices), dim=1)
-        parts = [torch.zeros(voices.shape[0], 0)]
-        while (count := min(_MOST, (self.buffer.shape[1] - self.context) // self.window)) > 0:
-            used = count * self.window
-            windows = self.buffer[:, : used + self.context].unfold(1, self.window + self.context, self.window)
-            probability, self.state = self.network(windows, self.state)
+    def push(self, windows: Tensor) -> Tensor:
+        """Adds windows (S, m, window), m at least 1; returns their probabilities (S, m)."""
+        samples = torch.cat((self.before, windows.flatten(1)), dim=1)
+        self.before = samples[:, -self.context :].clone()
+        parts = []
+        for part in samples.unfold(1, self.context + self.window, self.window).split(_MOST, dim=1):
+            probability, self.state = self.network(part, self.state)
             parts.append(probability)
-            self.buffer = self.buffer[:, used:].clone()
         return torch.cat(parts, dim=1)
-
-    def finish(self) -> Tensor:
-        """Returns the probabilities (S, 0 or 1) of what is left, as if silence followed."""
-        missing = self.window - (self.buffer.shape[1] - self.context)
-        if missing == self.window:
-            return torch.zeros(self.buffer.shape[0], 0)
-        return self.push(torch.zeros(self.buffer.shape[0], missing))

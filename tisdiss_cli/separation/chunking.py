@@ -22,18 +22,51 @@ _QUIET = 0.05  # an overlap whose RMS is below this share of its chunk's says li
 _MARGIN = 0.1  # the least lead of the best order over the next, as a correlation, to be called certain
 
 
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How recordings are cut into chunks.
+
+    Attributes:
+        chunk: its samples, at least 2.
+        sample_rate: Hz, by which turns are brought to the voices that they sound like; None: they stay where they are.
+    """
+
+    chunk: int
+    sample_rate: int | None = None
+
+    @property
+    def overlap(self) -> int:
+        """Samples that a chunk shares with the one before, where they tell the speakers apart."""
+        return max(1, int(self.chunk * OVERLAP))
+
+    @property
+    def longest(self) -> int:
+        """Samples that it shares at most."""
+        return max(1, int(self.chunk * LONGEST_OVERLAP))
+
+    @property
+    def last(self) -> int:
+        """The longest that a last, or only, chunk may be."""
+        return int(LAST * self.chunk)
+
+    def chunker(self) -> "Chunker":
+        """Returns a new `Chunker` for one waveform."""
+        return Chunker(self)
+
+    def stitcher(self) -> "Stitcher":
+        """Returns the `Stitcher` that goes with it."""
+        return Stitcher(self)
+
+
 class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
     """Cuts a stream of samples into chunks of one length, each overlapping the one before.
 
-    The overlap is `overlap` samples, and up to `longest` where the mixture is too quiet there to tell
-    the speakers apart. What is left at the end, at most 1.5 times a chunk, is the last one: nothing is
-    computed twice but the overlaps, and no seam is made for the sake of a short rest.
+    What is left at the end, at most 1.5 times a chunk, is the last one: nothing is computed twice but the overlaps, and
+    no seam is made for the sake of a short rest.
     """
 
-    def __init__(self, chunk: int, *, overlap: int, longest: int) -> None:
-        if not 0 < overlap <= longest < chunk:
-            raise ValueError(f"0 < overlap ({overlap}) <= longest ({longest}) < chunk ({chunk}) must hold")
-        self.chunk, self.overlap, self.longest = chunk, overlap, longest
+    def __init__(self, plan: ChunkPlan) -> None:
+        self.plan = plan
         self.buffer = torch.zeros(0)
         self.start = 0  # of the buffer, in the stream
         self.next = 0  # where the next chunk starts
@@ -42,12 +75,12 @@ class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
         """Adds samples (n,); returns the chunks that are complete."""
         self.buffer = torch.cat((self.buffer, x))
         chunks = []
-        while self.start + self.buffer.shape[0] > self.next + int(LAST * self.chunk):
+        while self.start + self.buffer.shape[0] > self.next + self.plan.last:
             self.buffer = self.buffer[self.next - self.start :]
             self.start = self.next
-            piece = self.buffer[: self.chunk].clone()
+            piece = self.buffer[: self.plan.chunk].clone()
             chunks.append((self.start, piece))
-            self.next += self.chunk - self._telling_overlap(piece)
+            self.next += self.plan.chunk - self._telling_overlap(piece)
         return chunks
 
     def finish(self) -> list[Chunk]:
@@ -59,9 +92,9 @@ class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
         """Returns the shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
         piece = piece - piece.mean()  # an offset is no sound
         floor = _QUIET**2 * piece.square().mean()
-        overlap = self.overlap
-        while overlap < self.longest and piece[-overlap:].square().mean() <= floor:
-            overlap = min(2 * overlap, self.longest)
+        overlap = self.plan.overlap
+        while overlap < self.plan.longest and piece[-overlap:].square().mean() <= floor:
+            overlap = min(2 * overlap, self.plan.longest)
         return overlap
 
 
@@ -82,14 +115,14 @@ def align(before: Tensor, after: Tensor) -> tuple[Order, float]:
 class Stitcher(Stream[[int, Tensor], Tensor, Tensor]):
     """Joins the estimates of a `Chunker`'s chunks, in their order, to one stream of S voices.
 
-    What is joined goes through a `TurnSorter`, which also decides at seams whose overlap is too quiet or too alike to
-    tell the order, if it can; `sample_rate` is the voices', in Hz, and without it they stay as they are joined.
+    Where the plan has a rate, what is joined goes through a `TurnSorter`, which also decides at seams whose overlap is
+    too quiet or too alike to tell the order, if it can.
     """
 
-    def __init__(self, *, fade: int, longest: int, sample_rate: int | None = None) -> None:
-        self.fade, self.longest, self.sample_rate = fade, longest, sample_rate
+    def __init__(self, plan: ChunkPlan) -> None:
+        self.fade, self.longest, self.sample_rate = plan.overlap, plan.longest, plan.sample_rate
         self.turns: TurnSorter | None = None
-        ramp = torch.linspace(0, torch.pi, fade + 2)[1:-1]
+        ramp = torch.linspace(0, torch.pi, self.fade + 2)[1:-1]
         self.ramp = (1 - ramp.cos()) / 2  # (fade,), rising
         self.history: Tensor | None = None  # (S, <= longest), the newest voices, the unsent tail among them
         self.end = self.sent = 0
@@ -140,31 +173,3 @@ class Stitcher(Stream[[int, Tensor], Tensor, Tensor]):
         if not sure:
             self.seams.append(start + overlap - self.fade // 2)
         return voices[list(order)]
-
-
-@dataclass(frozen=True)
-class ChunkPlan:
-    """How long waveforms are cut, in samples at the network's rate."""
-
-    chunk: int
-    overlap: int
-    longest: int
-    sample_rate: int | None = None  # Hz; None: turns stay where they are
-
-    @classmethod
-    def of(cls, chunk: int, sample_rate: int | None = None) -> "ChunkPlan":
-        """Returns the plan for chunks of that many samples."""
-        return cls(chunk, max(1, int(chunk * OVERLAP)), max(1, int(chunk * LONGEST_OVERLAP)), sample_rate)
-
-    @property
-    def last(self) -> int:
-        """The longest that a last, or only, chunk may be."""
-        return int(LAST * self.chunk)
-
-    def chunker(self) -> Chunker:
-        """Returns a new `Chunker` for one waveform."""
-        return Chunker(self.chunk, overlap=self.overlap, longest=self.longest)
-
-    def stitcher(self) -> Stitcher:
-        """Returns the `Stitcher` that goes with it."""
-        return Stitcher(fade=self.overlap, longest=self.longest, sample_rate=self.sample_rate)

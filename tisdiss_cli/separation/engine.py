@@ -195,7 +195,7 @@ class Engine:
         """
         batch, length = mixtures.shape
         if self.longest and length > self.longest:
-            plan = ChunkPlan.of(int(self.longest / LAST), self.sample_rate)
+            plan = ChunkPlan(int(self.longest / LAST), self.sample_rate)
             cut = [self.in_chunks(mixture, plan, repeats, separator_repeats) for mixture in mixtures]
             return torch.stack([voices for voices, _ in cut]), [used for _, used in cut]
         seconds = length / self.sample_rate

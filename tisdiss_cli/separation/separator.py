@@ -26,7 +26,7 @@ class Separator(Engine):
     def plan(self, seconds: float | None = None) -> ChunkPlan:
         """Returns how waveforms longer than `seconds` are cut; None: as the weights' metadata recommend."""
         seconds = seconds or self.weights.chunk_seconds
-        return ChunkPlan.of(max(4 * self.config.n_fft, round(seconds * self.sample_rate)), self.sample_rate)
+        return ChunkPlan(max(4 * self.config.n_fft, round(seconds * self.sample_rate)), self.sample_rate)
 
     def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
         """Returns the rule of `--repeats auto`.
