@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,20 @@ def test_a_pace_takes_what_fits_and_replans(said):
     assert pace.choose() == 8
     pace.limit(100.0, rtf=0.01)
     assert pace.choose() == 1
+
+
+def test_a_budget_is_spent_as_time_goes_by_and_audio_is_done(monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("tisdiss_cli.folder.pace.time", SimpleNamespace(perf_counter=lambda: now.seconds))
+    pace = Pace(fixed=0.1, each=0.1, most=8)
+    pace.limit(100.0, budget=50.0)  # half a second of work for each of audio
+    assert pace.chosen == 4
+    for _ in range(50):
+        now.seconds += 0.5
+        pace.report(4, 1.0, 0.5)
+    assert pace.choose() == 4  # half of the audio, in half of the time
+    now.seconds += 12.5  # of other work
+    assert pace.choose() == 1  # a quarter of a second is left for each
 
 
 def test_durations():

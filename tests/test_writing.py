@@ -1,10 +1,14 @@
 """Voices on disk: as finely as the input held them and as they need, whole, aligned, never clipped in silence."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from tests.cli import ROOT
 from tests.folders import RATE, separate, speech_like
 from tisdiss_cli.audio.read import AudioError
 from tisdiss_cli.audio.write import FORMATS, Writer, choices, choose_subtype, container_for
@@ -170,3 +174,17 @@ def test_long_outputs_get_a_container_that_holds_them():
     assert [container_for(format, 5 * 10**9) for format in ("w64", "flac")] == ["W64", "FLAC"]
     with pytest.raises(AudioError, match="w64"):
         container_for("aiff", 5 * 10**9)
+
+
+def test_why_a_file_takes_no_more_is_said_in_the_systems_words(tmp_path):
+    """Under `ulimit -f`, which libsndfile calls a system error."""
+    script = (
+        "import resource, signal, sys, torch; from pathlib import Path; from tisdiss_cli.audio.write import Writer\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "writer = Writer(Path(sys.argv[1]), 8000)\n"
+        "try: [writer.write(torch.zeros(10_000)) for _ in range(10)]\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "part"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"

@@ -57,7 +57,7 @@ class Writer:
         self.path, self.sample_rate = path, sample_rate
         self.peak, self.frames, self.energy = 0.0, 0, 0.0
         # W64 has no limit of length that anyone meets.
-        self.file = _checked(soundfile.SoundFile, as_sndfile(path), "w", sample_rate, 1, "FLOAT", format="W64")
+        self.file = _checked(path, soundfile.SoundFile, as_sndfile(path), "w", sample_rate, 1, "FLOAT", format="W64")
 
     def write(self, x: Tensor) -> None:
         """Appends samples (n,), float32."""
@@ -65,11 +65,11 @@ class Writer:
             self.peak = max(self.peak, float(x.abs().max()))
             self.energy += float(x.double().square().sum())
             self.frames += x.shape[0]
-            _checked(self.file.write, x.numpy())
+            _checked(self.path, self.file.write, x.numpy())
 
     def close(self) -> None:
         """Ends the file, so that it is whole on disk."""
-        _checked(self.file.close)
+        _checked(self.path, self.file.close)
 
     def clips(self, subtype: str) -> bool:
         """Whether a subtype could not hold what was written."""
@@ -91,11 +91,11 @@ class Writer:
         with (
             soundfile.SoundFile(as_sndfile(self.path)) as voice,
             _checked(
-                soundfile.SoundFile, as_sndfile(path), "w", self.sample_rate, 1, encoding, format=container
+                path, soundfile.SoundFile, as_sndfile(path), "w", self.sample_rate, 1, encoding, format=container
             ) as out,
         ):
             for block in voice.blocks(_BLOCK, dtype="float32"):
-                _checked(out.write, block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
+                _checked(path, out.write, block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
 
 
 def choose_subtype(writers: Sequence[Writer], format: str, least: str) -> str:
@@ -135,10 +135,19 @@ def as_sndfile(path: Path) -> str | bytes:
     return str(path) if WINDOWS else os.fsencode(path)
 
 
-def _checked(call, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202  as the wrapped call
-    """soundfile's ways to say that a write failed, as OSError."""
+def _checked(path: Path, call, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202  as the wrapped call
+    """Returns what the call does; soundfile's ways to say that a write failed come as OSError."""
     try:
         return call(*args, **kwargs)
     except (soundfile.LibsndfileError, AssertionError) as error:
+        _ask_the_system(path)
         reason = getattr(error, "error_string", "") or "the disk took fewer samples than were written"
         raise OSError(str(reason).rstrip(".")) from None
+
+
+def _ask_the_system(path: Path) -> None:
+    """OSError if a file that is of no use any more cannot be made longer: libsndfile does not tell why."""
+    with path.open("ab") as file:
+        file.write(bytes(_BLOCK))
+        file.flush()
+        os.fsync(file.fileno())
