@@ -41,9 +41,9 @@ def test_corpus_holds_every_file(speech, corpus):
     assert corpus.names == ["spk0", "spk1", "spk2", "spk3"] and corpus.counts.tolist() == [3] * 4
     for index, path in enumerate(sorted(speech.rglob("*.wav"))):
         expected, _ = soundfile.read(path, dtype="float32")
-        begin, length = int(corpus.starts[index]), int(corpus.lengths[index])
+        begin, length = int(corpus.clips.starts[index]), int(corpus.clips.lengths[index])
         assert begin % FRAME == 0 and length == len(expected)
-        got = corpus.samples[begin : begin + length].float() / 32767
+        got = corpus.clips.samples[0, begin : begin + length].float() / 32767
         torch.testing.assert_close(
             got / got.abs().max(), torch.tensor(expected / np.abs(expected).max()), atol=1e-4, rtol=0
         )
@@ -51,8 +51,8 @@ def test_corpus_holds_every_file(speech, corpus):
 
 def test_speed_moves_length_and_pitch(speech):
     corpus = load_corpus(speech, RATE, speeds=[1.0, 0.5])
-    assert corpus.lengths[1].item() == pytest.approx(2 * corpus.lengths[0].item(), abs=2)
-    half = corpus.samples[corpus.starts[-1] : corpus.starts[-1] + corpus.lengths[-1]].float()
+    assert corpus.clips.lengths[1].item() == pytest.approx(2 * corpus.clips.lengths[0].item(), abs=2)
+    half = corpus.clips.samples[0, corpus.clips.starts[-1] : corpus.clips.starts[-1] + corpus.clips.lengths[-1]].float()
     assert band(half) == 1  # the fourth speaker's band begins at 3100 Hz, and at half the speed at 1550 Hz
 
 
@@ -63,7 +63,7 @@ def test_files_of_another_rate_are_resampled_and_said_once(tmp_path, said):
             tmp_path / "spk1" / f"fast{number}.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 16000
         )
     corpus = load_corpus(tmp_path, RATE, speeds=[1.0])
-    assert sorted(corpus.lengths.tolist()) == [4000] * 4
+    assert sorted(corpus.clips.lengths.tolist()) == [4000] * 4
     assert [line.partition(": ")[2] for line in said] == ["files at 16000 Hz are resampled to 8000 Hz"]
 
 
@@ -124,7 +124,7 @@ def test_segments_are_pieces_of_the_speakers_utterances(corpus):
     who = torch.arange(4).repeat(3, 1)
     segments = draw_segments(corpus, who, samples=1000, random=generator(CPU, 5))
     assert torch.equal(band(segments), who)
-    flat = corpus.samples.float() / 32768
+    flat = corpus.clips.samples[0].float() / 32768
     for segment in segments[0]:
         begins = (flat == segment[0]).nonzero().flatten()
         assert any(torch.equal(flat[begin : begin + 1000], segment) for begin in begins)
@@ -150,6 +150,20 @@ def test_segments_avoid_silence(tmp_path):
     sounding = (drawn.abs() > 1e-3).float().mean(dim=1) > 0.3
     # One position would do so 1 time in 3, the best of 8 fails less than 1 time in 20.
     assert sounding.float().mean() > 0.9
+
+
+def test_segments_are_not_only_the_densest_speech(tmp_path):
+    """Of places where speech fills half a segment and others where it fills all of it, none is preferred."""
+    write_speech(tmp_path, 2, 1, samples=65536)
+    for path in tmp_path.rglob("*.wav"):
+        sound, _ = soundfile.read(path)
+        sparse = sound[32768:].reshape(-1, 1024).copy()
+        sparse[:, 640:] = 0
+        soundfile.write(path, np.concatenate((sound[:32768], sparse.flatten())), RATE)
+    who, random = torch.zeros(400, dtype=torch.long), generator(CPU, 0)
+    drawn = draw_segments(load_corpus(tmp_path, RATE, speeds=[1.0]), who, samples=2048, random=random)
+    holes = (drawn.unflatten(1, (-1, 128)) == 0).all(dim=-1).float().mean(dim=1)
+    assert (holes > 0.2).float().mean() == pytest.approx(0.5, abs=0.08)  # else one time in 2 ** CANDIDATES
 
 
 def test_levels_are_uniform(corpus):
@@ -301,4 +315,4 @@ def test_validation_examples_are_spread_over_the_set(tmp_path):
         expected, _ = soundfile.read(tmp_path / "mix" / f"{number}.wav", dtype="float32")
         assert np.array_equal(example.mixture.numpy(), expected)
     assert len(load_examples(tmp_path, RATE, speakers=2)) == 6
-    assert load_fixed(find_dataset(tmp_path), RATE).lengths.tolist() == [2400] * 6
+    assert load_fixed(find_dataset(tmp_path), RATE).clips.lengths.tolist() == [2400] * 6

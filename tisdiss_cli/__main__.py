@@ -48,7 +48,7 @@ def _run() -> None:
     try:
         if "" in sys.argv[1:]:  # a path, it would be the folder one stands in
             raise UserError("an argument is empty: was a variable of the shell never set?")
-        sys.exit(all_commands()(prog_name="tisdiss", standalone_mode=False))
+        sys.exit(all_commands()(prog_name="tisdiss", standalone_mode=False) or 0)
     except UserError as error:
         log.error(error)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """`tisdiss mix SPEECH OUT`: sets of fixed mixtures from clean speech."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +12,20 @@ from tisdiss_cli.commands.options import check_folder
 from tisdiss_cli.errors import UserError
 
 
+class Format(StrEnum):
+    """What mixtures are written as, 16 bit."""
+
+    wav = "wav"
+    flac = "flac"
+
+
 @app.command()
 def mix(
     speech: Annotated[Path, typer.Argument(help="Folder of clean speech, with one folder for each speaker.")],
     out: Annotated[Path, typer.Argument(help="New folder for mix, s1, s2 and mixtures.csv.")],
-    count: Annotated[int, typer.Option(help="Mixtures to make.")] = 1000,
-    speakers: Annotated[int, typer.Option(help="Speakers of a mixture.")] = 2,
-    level: Annotated[float, typer.Option(help="Relative levels are uniform in +- so many dB.")] = 5.0,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Mixtures to make.")] = 1000,
+    speakers: Annotated[int, typer.Option(min=2, max=100, help="Speakers of a mixture.")] = 2,
+    level: Annotated[float, typer.Option(min=0, max=60, help="Relative levels are uniform in +- so many dB.")] = 5.0,
     noise: Annotated[Path | None, typer.Option(help="Folder of noise: WHAM!'s folders.")] = None,
     noise_level: Annotated[
         tuple[float, float], typer.Option(help="Lowest and highest level of the loudest speaker over the noise, dB.")
@@ -26,26 +34,15 @@ def mix(
         Path | None, typer.Option(help="Folder of room impulse responses, a folder a room: WHAMR!'s folders.")
     ] = None,
     exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
-    sample_rate: Annotated[int | None, typer.Option(help="Of the mixtures, Hz. [default: most files']")] = None,
-    format: Annotated[str, typer.Option(help="wav or flac, 16 bit.")] = "wav",
-    seed: Annotated[int, typer.Option(help="The same seed draws the same mixtures.")] = 0,
+    sample_rate: Annotated[
+        int | None, typer.Option(min=1000, max=192000, help="Of the mixtures, Hz. [default: most files']")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="Of the files, 16 bit.")] = Format.wav,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same mixtures.")] = 0,
 ) -> None:
     """Make WSJ0-2mix-style mixtures (min version): each file of mix is exactly the sum of those of s1, s2, ..."""
-    for option, value, lowest, highest in (
-        ("--count", count, 1, 1_000_000),
-        ("--speakers", speakers, 2, 100),
-        ("--seed", seed, 0, 2**63 - 1),
-    ):
-        if not lowest <= value <= highest:
-            raise UserError(f"{option} {value}: it must be {lowest} to {highest}")
-    if not 0 <= level <= 60:
-        raise UserError(f"--level {level:g}: it must be 0 to 60 dB")
     if not -60 <= noise_level[0] <= noise_level[1] <= 60:
         raise UserError(f"--noise-level {noise_level[0]:g} {noise_level[1]:g}: lowest, then highest, within +-60 dB")
-    if sample_rate is not None and not 1000 <= sample_rate <= 192000:
-        raise UserError(f"--sample-rate {sample_rate}: it must be 1000 to 192000 Hz")
-    if format not in ("wav", "flac"):
-        raise UserError(f"--format {format} is unknown: choose wav or flac")
     check_folder("OUT", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
         raise UserError(f"OUT {out} is there already: name a new folder")
@@ -55,16 +52,8 @@ def mix(
 
     check_place(out, {"SPEECH": speech, "--rirs": rirs, "--noise": noise})
 
-    mixtures = MixtureSet.find(
-        speech,
-        speakers=speakers,
-        level_db=level,
-        exclude=read_exclusions(exclude) if exclude else [],
-        rirs=rirs,
-        noise=noise,
-        noise_db=noise_level,
-        seed=seed,
-    )
+    excluded = read_exclusions(exclude) if exclude else []
+    mixtures = MixtureSet(speech, speakers, level, excluded, rirs, noise, noise_level, seed)
     rate = sample_rate or mixtures.sample_rate()
     mixtures.check(count, rate)
     with bar(total=count, unit="mixture") as shown:

@@ -14,7 +14,6 @@ from tisdiss_cli.commands.options import (
     PrecisionOption,
     WeightsOption,
     check_output,
-    check_repeats,
     parse_names,
     parse_repeats,
     versions,
@@ -24,12 +23,12 @@ from tisdiss_cli.commands.score_shards import merge as merge_shards
 from tisdiss_cli.commands.score_shards import share_of
 from tisdiss_cli.commands.score_tables import results_table
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import MOST_REPEATS
 
 if TYPE_CHECKING:
     from tisdiss_cli.evaluation.evaluate import Evaluation
 
 _LISTED = 20  # sentences of a kind
-_MOST_WORKERS = 1024
 
 
 @app.command()
@@ -59,9 +58,11 @@ def score(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    separator_repeats: Annotated[int | None, typer.Option(help="Repeats of the Separator (advanced).")] = None,
+    separator_repeats: Annotated[
+        int | None, typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that compute SDR. [default: by the CPU's cores]")
+        int | None, typer.Option(min=0, max=1024, help="Processes that compute SDR. [default: by the CPU's cores]")
     ] = None,
     shard: Annotated[
         str | None,
@@ -80,10 +81,6 @@ def score(
         raise UserError("--repeats has no meaning with --estimates: leave one of them out")
     if pattern is not None and estimates is None:
         raise UserError("--pattern says how the files of --estimates are named: name their folder too")
-    if separator_repeats is not None:
-        check_repeats("--separator-repeats", separator_repeats)
-    if workers is not None and not 0 <= workers <= _MOST_WORKERS:
-        raise UserError(f"--workers {workers}: it must be 0 (score in this process) to {_MOST_WORKERS}")
     if merge and (shard or estimates or wanted):
         raise UserError("--merge only unites what was scored: leave --shard, --estimates and --repeats out")
     for option, path in (("--csv", csv), ("--json", json), ("--html", html)):

@@ -8,8 +8,9 @@ import typer
 
 from tisdiss_cli.commands import Commands, app
 from tisdiss_cli.commands.console import bar, plain_console
-from tisdiss_cli.commands.options import DeviceOption, check_repeats, check_weights_output
+from tisdiss_cli.commands.options import DeviceOption, check_weights_output
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import MOST_REPEATS
 
 weights = Commands(help="List, describe, import, fetch, average and calibrate weights.")
 app.add_typer(weights, name="weights")
@@ -124,8 +125,10 @@ def calibrate(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Validation mixtures with references.")],
     out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: the same file]")] = None,
-    max_repeats: Annotated[int, typer.Option(help="The deepest setting to look at.")] = 8,
-    chunk: Annotated[float | None, typer.Option(help="Store this chunk length too, in seconds.")] = None,
+    max_repeats: Annotated[int, typer.Option(min=2, max=MOST_REPEATS, help="The deepest setting to look at.")] = 8,
+    chunk: Annotated[
+        float | None, typer.Option(min=0.5, max=3600, help="Store this chunk length too, in seconds.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the default repeats and the threshold of --repeats auto on validation data; store them in the weight file.
@@ -133,9 +136,6 @@ def calibrate(
     The default is the smallest setting within 0.1 dB of the best. A predictor of SI-SNRi at that setting is fitted too,
     from which separate tells the quality of recordings that have no references.
     """
-    check_repeats("--max-repeats", max_repeats, least=2)
-    if chunk is not None and not 0.5 <= chunk <= 3600:
-        raise UserError(f"--chunk {chunk:g}: it must be 0.5 to 3600 seconds")
     if out is not None:  # else it is the weights' own, which are to be found
         check_weights_output("--out", out)
     from rich.table import Table

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.audio.read import AudioError, Source
-from tisdiss_cli.data.clips import BadFiles, pick_by_weight, read_clips, to_device, to_int16
+from tisdiss_cli.data.clips import BadFiles, Clips, pick_by_weight, read_clips, to_device
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.libraries import load_torchaudio
 
@@ -103,18 +103,15 @@ class Rooms:
 
 @dataclass(frozen=True)
 class Noises:
-    """Noise recordings in memory, end to end, as 16-bit samples."""
+    """Noise recordings in memory, each at its full scale."""
 
-    samples: Tensor  # (N,) int16, each recording at its full scale
-    starts: Tensor  # (U,) int64
-    lengths: Tensor  # (U,) int64
+    clips: Clips
 
     @staticmethod
     def load(root: Path, sample_rate: int) -> "Noises":
         """All recordings below `root`, on the CPU; errors as `find_noises` and `read_clips`."""
-        pieces = [to_int16(x / x.abs().max()) for x in read_clips(root, find_noises(root), sample_rate)]
-        lengths = torch.tensor([piece.shape[0] for piece in pieces])
-        return Noises(torch.cat(pieces), lengths.cumsum(0) - lengths, lengths)
+        found = read_clips(root, find_noises(root), sample_rate)
+        return Noises(Clips.pack((noise / noise.abs().max())[None] for noise in found))
 
     def to(self, device: torch.device) -> "Noises":
         """The same with its tensors on `device`."""
@@ -122,9 +119,10 @@ class Noises:
 
     def draw(self, batch: int, samples: int, random: torch.Generator) -> Tensor:
         """(batch, samples) float32 of unit root mean square; a recording that is too short goes round."""
-        device = self.samples.device
-        which = torch.randint(len(self.starts), (batch, 1), device=device, generator=random)
-        begin = (torch.rand(batch, 1, device=device, generator=random) * self.lengths[which]).long()
-        position = (begin + torch.arange(samples, device=device)) % self.lengths[which]
-        noise = self.samples[self.starts[which] + position].float()
+        starts, device = self.clips.starts, self.clips.starts.device
+        which = torch.randint(len(starts), (batch, 1), device=device, generator=random)
+        length = self.clips.lengths[which]
+        begin = (torch.rand(batch, 1, device=device, generator=random) * length).long()
+        position = (begin + torch.arange(samples, device=device)) % length
+        noise = self.clips.samples[0, starts[which] + position].float()
         return noise / noise.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)

@@ -1,10 +1,10 @@
-"""Many sound files into memory: read ahead by threads, at one rate, kept as 16-bit samples."""
+"""Many sound files in memory: read ahead by threads, at one rate, kept as 16-bit samples, drawn from in segments."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tisdiss_cli.audio.read import Source
 from tisdiss_cli.devices import cores
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.errors import UserError, listed
 
 FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
+CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 ACTIVE_DB = 30.0  # a frame is active within this much of its clip's loudest
 _AHEAD = 256  # files read at a time
-_NAMED = 10  # of bad files
 
 log = logging.getLogger("tisdiss")
 
@@ -28,9 +28,7 @@ class BadFiles(UserError):
 
     def __init__(self, sentences: Sequence[str]) -> None:
         self.sentences = list(dict.fromkeys(sentences))
-        count = len(self.sentences)
-        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
-        said = "; ".join(self.sentences[:_NAMED]) + more
+        count, said = len(self.sentences), listed(self.sentences, "; ")
         super().__init__(said if count == 1 else f"{count} files cannot be used: {said}")
 
 
@@ -92,21 +90,74 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
 
 def say_rates(what: object, rates: set[int], sample_rate: int) -> None:
     """One sentence of the log if files of other rates are resampled."""
-    other = sorted(rates - {sample_rate})
-    if other:
-        listed = ", ".join(str(rate) for rate in other)
-        log.info(f"{what}: files at {listed} Hz are resampled to {sample_rate} Hz")
-
-
-def padded(clip: Tensor) -> Tensor:
-    """(..., L) with zeros to a multiple of FRAME."""
-    return torch.nn.functional.pad(clip, (0, -clip.shape[-1] % FRAME))
+    if other := sorted(rates - {sample_rate}):
+        log.info(f"{what}: files at {listed(other)} Hz are resampled to {sample_rate} Hz")
 
 
 def active_frames(clip: Tensor) -> Tensor:
     """Frames of a padded clip within ACTIVE_DB of its loudest, and not silent: (..., L) -> (..., L / FRAME)."""
     energy = clip.unflatten(-1, (-1, FRAME)).square().sum(dim=-1)
     return (energy > energy.amax(dim=-1, keepdim=True) * 10 ** (-ACTIVE_DB / 10)) & (energy > 0)
+
+
+def active_before(active: Tensor) -> Tensor:
+    """Returns how many frames are active before each, (K, F) -> (K, F + 1)."""
+    return torch.nn.functional.pad(active.cumsum(dim=1), (1, 0)).int()
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Signals end to end as 16-bit samples, from which segments are drawn; all tensors on one device."""
+
+    samples: Tensor  # (K, N) int16; every clip starts at a multiple of FRAME
+    active: Tensor  # (A, N / FRAME + 1) int32: active frames before each frame, of the signals that decide
+    starts: Tensor  # (U,) int64, first sample of every clip
+    lengths: Tensor  # (U,) int64, samples
+
+    @staticmethod
+    def pack(clips: Iterable[Tensor], first: int = 0) -> "Clips":
+        """Packs clips (K, L) in +-1, on the CPU; the signals from `first` on decide where segments lie."""
+        pieces, active, lengths = list[Tensor](), list[Tensor](), list[int]()
+        for clip in clips:
+            lengths.append(clip.shape[-1])
+            clip = torch.nn.functional.pad(clip, (0, -clip.shape[-1] % FRAME))
+            active.append(active_frames(clip[first:]))
+            pieces.append((clip * 32767).round().to(torch.int16))
+        sizes = torch.tensor([piece.shape[1] for piece in pieces])
+        starts = sizes.cumsum(0) - sizes
+        return Clips(torch.cat(pieces, 1), active_before(torch.cat(active, 1)), starts, torch.tensor(lengths))
+
+    def to(self, device: torch.device) -> "Clips":
+        """Returns the same with its tensors on `device`."""
+        return to_device(self, device)
+
+    @property
+    def checksum(self) -> str:
+        """What a run trains on, in a few digits, so that it is not resumed on other data."""
+        return f"{self.samples.numel()}:{int(self.samples.sum(dtype=torch.int64))}"
+
+    def draw(self, clip: Tensor, samples: int, random: torch.Generator) -> Tensor:
+        """Draws a segment of each clip, (...) -> (K, ..., samples) float32, with zeros where a clip is shorter.
+
+        Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most active; of
+        several signals the least active decides. A clip shorter than the segment lies at a random place in it.
+
+        Args:
+            clip: indices.
+            samples: of a segment.
+            random: on the clips' device.
+        """
+        start, length = self.starts[clip], self.lengths[clip]
+        slack = (length - samples)[..., None]
+        offset = (torch.rand(*clip.shape, CANDIDATES, device=clip.device, generator=random) * slack).long()
+        inside = offset.clamp(min=0)
+        frame = (start[..., None] + inside) // FRAME
+        frames = (length[..., None] - inside).clamp(max=samples) // FRAME
+        activity = (self.active[:, frame + frames] - self.active[:, frame]).amin(0).clamp(max=samples // FRAME // 2)
+        offset = offset.gather(-1, activity.argmax(dim=-1, keepdim=True))  # (..., 1)
+        position = offset + torch.arange(samples, device=clip.device)
+        index = (start[..., None] + position).clamp(0, self.samples.shape[-1] - 1)
+        return self.samples[:, index].float() / 32768 * ((position >= 0) & (position < length[..., None]))
 
 
 def pick_by_weight(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
@@ -117,16 +168,6 @@ def pick_by_weight(weights: Tensor, count: int, random: torch.Generator) -> Tens
     """
     races = weights / torch.empty_like(weights).exponential_(generator=random)
     return races.argmax(dim=-1, keepdim=True) if count == 1 else races.topk(count, dim=-1).indices
-
-
-def to_int16(clip: Tensor) -> Tensor:
-    """Values in +-1 as 16-bit samples."""
-    return (clip * 32767).round().to(torch.int16)
-
-
-def checksum(samples: Tensor) -> str:
-    """Of what a run trains on, so that it is not resumed on other data."""
-    return f"{samples.numel()}:{int(samples.sum(dtype=torch.int64))}"
 
 
 def to_device(data: Any, device: torch.device) -> Any:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.data.clips import active_frames, padded, read_clips, to_device, to_int16
+from tisdiss_cli.data.clips import Clips, read_clips, to_device
 from tisdiss_cli.data.datasets import is_set
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.errors import UserError, listed
 from tisdiss_cli.libraries import load_torchaudio
 
 log = logging.getLogger("tisdiss")
@@ -20,14 +21,11 @@ log = logging.getLogger("tisdiss")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Every utterance at every speed, end to end, as 16-bit samples; all tensors on one device."""
+    """Clean speech by speaker; all tensors on one device."""
 
     names: list[str]  # speakers, sorted
     sample_rate: int  # Hz
-    samples: Tensor  # (N,) int16; every utterance starts at a multiple of FRAME
-    active: Tensor  # (1, N / FRAME + 1) int32: active frames before each frame
-    starts: Tensor  # (U,) int64, first sample of every utterance
-    lengths: Tensor  # (U,) int64, samples
+    clips: Clips  # every utterance at every speed
     first: Tensor  # (P,) int64, first utterance of every speaker
     counts: Tensor  # (P,) int64, utterances of every speaker, all speeds
     compatible: Tensor  # (P, P) bool: may be mixed; False on the diagonal
@@ -35,7 +33,7 @@ class Corpus:
     @property
     def spoken(self) -> Tensor:
         """(P,) float, samples of every speaker, all speeds."""
-        before = torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
+        before = torch.nn.functional.pad(self.clips.lengths.cumsum(0), (1, 0))
         return (before[self.first + self.counts] - before[self.first]).float()
 
     def to(self, device: torch.device) -> "Corpus":
@@ -61,9 +59,8 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
             f"a folder for each of at least {speakers} speakers"
         )
     if sets:
-        names = ", ".join(str(path.relative_to(root)) for path in sets[:10])
-        more = f" and {len(sets) - 10} more" if len(sets) > 10 else ""
-        log.info(f"{root}: sets of mixtures are no speakers and are left out: {names}{more}")
+        names = listed([path.relative_to(root) for path in sets])
+        log.info(f"{root}: sets of mixtures are no speakers and are left out: {names}")
     return folders
 
 
@@ -92,7 +89,7 @@ def load_corpus(
     *,
     speeds: list[float],
     speakers: int = 2,
-    exclude: list[tuple[str, str]] | None = None,
+    exclude: Sequence[tuple[str, str]] = (),
 ) -> Corpus:
     """Reads `root`/<speaker>/**/<any sound file>, resampled to `sample_rate`, on the CPU.
 
@@ -107,41 +104,29 @@ def load_corpus(
         UserError: no folder, too few speakers, silent or unreadable files, a speaker without partners.
     """
     folders = find_speakers(root, speakers)
-    compatible = compatibility(list(folders), exclude or [], speakers)
-    pieces: list[Tensor] = []
-    active: list[Tensor] = []
-    lengths: list[int] = []
-    for waveform in read_clips(root, [path for files in folders.values() for path in files], sample_rate):
-        waveform = waveform / waveform.abs().max() * 0.9
-        for speed in speeds:
-            copy = waveform
-            if speed != 1:
-                copy, _ = load_torchaudio().functional.speed(waveform, sample_rate, speed)
-            lengths.append(copy.shape[0])
-            copy = padded(copy.clamp(-1, 1))
-            active.append(active_frames(copy))
-            pieces.append(to_int16(copy))
-    sizes = torch.tensor([piece.shape[0] for piece in pieces])
+    compatible = compatibility(list(folders), exclude, speakers)
+
+    def copies() -> Iterator[Tensor]:
+        for waveform in read_clips(root, [path for files in folders.values() for path in files], sample_rate):
+            waveform = waveform / waveform.abs().max() * 0.9
+            for speed in speeds:
+                faster = waveform
+                if speed != 1:
+                    faster, _ = load_torchaudio().functional.speed(waveform, sample_rate, speed)
+                yield faster.clamp(-1, 1)[None]
+
     counts = torch.tensor([len(files) * len(speeds) for files in folders.values()])
     return Corpus(
         names=list(folders),
         sample_rate=sample_rate,
-        samples=torch.cat(pieces),
-        active=active_before(torch.cat(active)[None]),
-        starts=sizes.cumsum(0) - sizes,
-        lengths=torch.tensor(lengths),
+        clips=Clips.pack(copies()),
         first=counts.cumsum(0) - counts,
         counts=counts,
         compatible=compatible,
     )
 
 
-def active_before(active: Tensor) -> Tensor:
-    """How many frames are active before each, (K, F) -> (K, F + 1)."""
-    return torch.nn.functional.pad(active.cumsum(dim=1), (1, 0)).int()
-
-
-def compatibility(names: list[str], exclude: list[tuple[str, str]], speakers: int) -> Tensor:
+def compatibility(names: list[str], exclude: Sequence[tuple[str, str]], speakers: int) -> Tensor:
     """Who may be mixed with whom, (P, P) bool, symmetric.
 
     Raises:
@@ -150,8 +135,7 @@ def compatibility(names: list[str], exclude: list[tuple[str, str]], speakers: in
     allowed = ~torch.eye(len(names), dtype=torch.bool)
     nobody = list(dict.fromkeys(p for pair in exclude for p in pair if not any(fnmatchcase(name, p) for name in names)))
     if nobody:
-        more = f" and {len(nobody) - 10} more" if len(nobody) > 10 else ""
-        raise UserError(f"the excluded pairs: no speaker is named {', '.join(map(repr, nobody[:10]))}{more}")
+        raise UserError(f"the excluded pairs: no speaker is named {listed(list(map(repr, nobody)))}")
     for a, b in exclude:
         rows, columns = (torch.tensor([fnmatchcase(name, pattern) for name in names]) for pattern in (a, b))
         barred = rows[:, None] & columns
@@ -183,6 +167,5 @@ def read_exclusions(path: Path) -> list[tuple[str, str]]:
         elif words:
             wrong.append(f"line {number} has {len(words)}")
     if wrong:
-        more = f", and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise UserError(f"{path}: write two speakers or patterns a line; {', '.join(wrong[:10])}{more}")
+        raise UserError(f"{path}: write two speakers or patterns a line; {listed(wrong)}")
     return pairs

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.errors import UserError, listed
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,8 @@ def find_dataset(
             f"{root} has none of the known layouts ({known}): name the folders with --mixture and --references"
         )
     if len(splits) > 1:
-        names = ", ".join(str(split.relative_to(root)) for split, *_ in splits[:12])
-        more = f" and {len(splits) - 12} more" if len(splits) > 12 else ""
-        raise UserError(f"{root} holds {len(splits)} sets: pass one of {names}{more}")
+        names = listed([split.relative_to(root) for split, *_ in splits])
+        raise UserError(f"{root} holds {len(splits)} sets: pass one of {names}")
     split, layout, mixture, references = splits[0]
     if len(references) < 2:
         raise UserError(f"{split} has one folder of references ({references[0]}): there must be one for each speaker")

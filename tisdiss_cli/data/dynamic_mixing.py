@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
-from tisdiss_cli.data.clips import FRAME, active_frames, checksum, pick_by_weight, to_device
-from tisdiss_cli.data.corpus import Corpus, active_before
+from tisdiss_cli.data.clips import CANDIDATES, FRAME, active_before, active_frames, pick_by_weight, to_device
+from tisdiss_cli.data.corpus import Corpus
 from tisdiss_cli.data.filters import Filters
 
-CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 SHORTEST_TURN = 1 / 3  # of a segment
 _FADE = 80  # samples in which a voice that takes turns begins, and ends
 
@@ -41,46 +40,13 @@ def draw_speakers(
     return torch.stack(picks, dim=1)
 
 
-def draw_positions(start: Tensor, length: Tensor, *, active: Tensor, samples: int, random: torch.Generator) -> Tensor:
-    """Where a segment of each clip lies in the clip: clips (...) -> (..., samples), outside it for a short clip.
-
-    Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most
-    active; a clip shorter than the segment lies at a random place in it.
-
-    Args:
-        start: first sample of the clips.
-        length: of the clips, samples.
-        active: (K, F + 1), active frames before each; of K signals the least active decides.
-        samples: of a segment.
-        random: on the tensors' device.
-    """
-    device = start.device
-    slack = (length - samples)[..., None]
-    offset = (torch.rand(*start.shape, CANDIDATES, device=device, generator=random) * slack).long()
-    inside = offset.clamp(min=0)
-    frame = (start[..., None] + inside) // FRAME
-    frames = (length[..., None] - inside).clamp(max=samples) // FRAME
-    activity = (active[:, frame + frames] - active[:, frame]).amin(dim=0).clamp(max=samples // FRAME // 2)
-    offset = offset.gather(-1, activity.argmax(dim=-1, keepdim=True))  # (..., 1)
-    return offset + torch.arange(samples, device=device)
-
-
-def take(samples: Tensor, start: Tensor, length: Tensor, position: Tensor) -> Tensor:
-    """The clips' samples at positions (..., n), 0 outside: int16 (K, N) -> (K, ..., n) float32."""
-    inside = (position >= 0) & (position < length[..., None])
-    index = (start[..., None] + position).clamp(0, samples.shape[-1] - 1)
-    return samples[:, index].float() / 32768 * inside
-
-
 def draw_segments(corpus: Corpus, speakers: Tensor, *, samples: int, random: torch.Generator) -> Tensor:
     """A random segment of a random utterance of each speaker: indices (...) -> (..., samples), float32."""
     count = corpus.counts[speakers]
     uniform = torch.rand(*speakers.shape, device=speakers.device, generator=random)
     # A product with a float below 1 may still round up to the count itself.
     utterance = corpus.first[speakers] + torch.minimum((uniform * count).long(), count - 1)
-    start, length = corpus.starts[utterance], corpus.lengths[utterance]
-    position = draw_positions(start, length, active=corpus.active, samples=samples, random=random)
-    return take(corpus.samples[None], start, length, position)[0]
+    return corpus.clips.draw(utterance, samples, random)[0]
 
 
 def active_level(x: Tensor) -> Tensor:
@@ -193,9 +159,9 @@ class DynamicMixing:
     @property
     def checksum(self) -> str:
         """Of the speech, the rooms and the noise."""
-        parts = [self.corpus.samples, *([self.noises.samples] if self.noises else [])]
+        noises = [self.noises.clips.checksum] if self.noises else []
         rooms = [f"{tuple(self.rooms.responses.shape)}"] if self.rooms else []
-        return " ".join([*map(checksum, parts), *rooms])
+        return " ".join([self.corpus.clips.checksum, *noises, *rooms])
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A mixture (batch, samples) and its references (batch, speakers, samples)."""

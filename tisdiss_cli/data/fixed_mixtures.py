@@ -9,24 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.clips import Complaints, active_frames, checksum, padded, read_clips, to_device, to_int16
-from tisdiss_cli.data.corpus import active_before, speech_files
+from tisdiss_cli.data.clips import Clips, Complaints, read_clips, to_device
+from tisdiss_cli.data.corpus import speech_files
 from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
-from tisdiss_cli.data.dynamic_mixing import draw_positions, take
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.errors import UserError, listed
 
 
 @dataclass(frozen=True)
 class FixedMixtures:
-    """Every mixture and its references, end to end, as 16-bit samples on one device.
+    """Every mixture and its references; those of one item keep their levels relative to each other."""
 
-    Mixture and references of one item keep their levels relative to each other.
-    """
-
-    samples: Tensor  # (1 + S, N) int16, mixture first; every item starts at a multiple of FRAME
-    active: Tensor  # (S, N / FRAME + 1) int32: each reference's active frames before each frame
-    starts: Tensor  # (U,) int64, first sample of every item
-    lengths: Tensor  # (U,) int64, samples
+    clips: Clips  # of 1 + S signals, mixture first
 
     def to(self, device: torch.device) -> "FixedMixtures":
         """The same with its tensors on `device`."""
@@ -39,14 +32,13 @@ class FixedMixtures:
     @property
     def checksum(self) -> str:
         """Of all samples."""
-        return checksum(self.samples)
+        return self.clips.checksum
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random segments of random items: mixture (batch, samples), references (batch, speakers, samples)."""
-        item = torch.randint(len(self.starts), (batch,), device=self.starts.device, generator=random)
-        start, length = self.starts[item], self.lengths[item]
-        position = draw_positions(start, length, active=self.active, samples=samples, random=random)
-        segments = take(self.samples, start, length, position)  # (1 + S, batch, samples)
+        starts = self.clips.starts
+        item = torch.randint(len(starts), (batch,), device=starts.device, generator=random)
+        segments = self.clips.draw(item, samples, random)  # (1 + S, batch, samples)
         return segments[0], segments[1:].transpose(0, 1)
 
 
@@ -72,8 +64,7 @@ def complete_dataset(
     """`find_dataset`; UserError also where files lack counterparts or the number of speakers is another."""
     dataset = find_dataset(root, mixture, references)
     if dataset.missing:
-        more = f"; and {len(dataset.missing) - 10} more" if len(dataset.missing) > 10 else ""
-        raise UserError(f"{dataset.root} is incomplete: {'; '.join(dataset.missing[:10])}{more}")
+        raise UserError(f"{dataset.root} is incomplete: {listed(dataset.missing, '; ')}")
     if dataset.speakers != speakers:
         raise UserError(
             f"{dataset.root} has references of {dataset.speakers} speakers, and the recipe's network {speakers}"
@@ -104,18 +95,5 @@ def read_items(dataset: Dataset, items: Sequence[Item], sample_rate: int) -> Ite
 
 def load_fixed(dataset: Dataset, sample_rate: int) -> FixedMixtures:
     """Reads all of a complete dataset, on the CPU; errors as `read_items`."""
-    pieces: list[Tensor] = []
-    active: list[Tensor] = []
-    lengths: list[int] = []
-    for signals in read_items(dataset, dataset.items, sample_rate):
-        lengths.append(signals.shape[1])
-        scaled = padded(signals / signals.abs().max())
-        active.append(active_frames(scaled[1:]))
-        pieces.append(to_int16(scaled))
-    sizes = torch.tensor([piece.shape[1] for piece in pieces])
-    return FixedMixtures(
-        samples=torch.cat(pieces, dim=1),
-        active=active_before(torch.cat(active, dim=1)),
-        starts=sizes.cumsum(0) - sizes,
-        lengths=torch.tensor(lengths),
-    )
+    items = read_items(dataset, dataset.items, sample_rate)
+    return FixedMixtures(Clips.pack((signals / signals.abs().max() for signals in items), first=1))

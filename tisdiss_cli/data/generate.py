@@ -9,8 +9,9 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 PEAK = 0.9  # of the loudest file of a mixture, as in WSJ0-2mix
 _ATTEMPTS = 100
+_LONGEST = 250  # bytes of a name that every disk takes, without the extension
 
 
 @dataclass(frozen=True)
@@ -49,47 +51,46 @@ class Ingredients:
 
 @dataclass(frozen=True)
 class MixtureSet:
-    """What mixtures are drawn from, and how."""
+    """What mixtures are drawn from, and how.
 
-    root: Path
-    folders: dict[str, list[Path]]  # utterances by speaker
-    compatible: Tensor  # (P, P) bool: may be mixed
-    rooms: list[list[Path]]  # impulse responses by room, or none
-    noises: list[Path]
-    speakers: int
-    level_db: float  # relative levels are uniform in +-this
-    noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform
-    seed: int
-    rirs: Path | None = None  # the folder that the rooms are of
-    noise: Path | None = None  # that the noises are of
+    Raises UserError, when made, for fewer speakers or impulse responses than a mixture needs, empty folders, or names
+    of speakers that are too long for a mixture's.
+    """
 
-    @staticmethod
-    def find(
-        root: Path,
-        *,
-        speakers: int = 2,
-        level_db: float = 5.0,
-        exclude: list[tuple[str, str]] | None = None,
-        rirs: Path | None = None,
-        noise: Path | None = None,
-        noise_db: tuple[float, float] = (-6.0, 3.0),
-        seed: int = 0,
-    ) -> "MixtureSet":
-        """Lists the files; UserError for fewer speakers or impulse responses than a mixture needs, or empty folders."""
-        found = find_speakers(root, speakers)
-        return MixtureSet(
-            root=root,
-            folders=found,
-            compatible=compatibility(list(found), exclude or [], speakers),
-            rooms=find_rooms(rirs, speakers) if rirs else [],
-            noises=find_noises(noise) if noise else [],
-            speakers=speakers,
-            level_db=level_db,
-            noise_db=noise_db,
-            seed=seed,
-            rirs=rirs,
-            noise=noise,
-        )
+    root: Path  # a folder for each speaker
+    speakers: int = 2
+    level_db: float = 5.0  # relative levels are uniform in +-this
+    exclude: Sequence[tuple[str, str]] = ()  # pairs of patterns of speakers that are never mixed
+    rirs: Path | None = None  # a folder for each room
+    noise: Path | None = None
+    noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise, uniform
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-self.speakers :]
+        if len(os.fsencode(_name(1, longest, [-60.0] * len(longest)))) > _LONGEST:
+            raise UserError(f"{self.root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
+        _ = self.compatible, self.rooms, self.noises
+
+    @cached_property
+    def folders(self) -> dict[str, list[Path]]:
+        """Utterances by speaker."""
+        return find_speakers(self.root, self.speakers)
+
+    @cached_property
+    def compatible(self) -> Tensor:
+        """Who may be mixed, (P, P) bool."""
+        return compatibility(list(self.folders), self.exclude, self.speakers)
+
+    @cached_property
+    def rooms(self) -> list[list[Path]]:
+        """Impulse responses by room."""
+        return find_rooms(self.rirs, self.speakers) if self.rirs else []
+
+    @cached_property
+    def noises(self) -> list[Path]:
+        """Noise recordings."""
+        return find_noises(self.noise) if self.noise else []
 
     def sample_rate(self) -> int:
         """The commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can be."""
@@ -240,8 +241,7 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
             table = csv.writer(file)
             table.writerow(_header(mixtures.speakers))
             for number, (plan, files) in enumerate(mixtures.draw(count, sample_rate), 1):
-                levels = [f"{name}_{db:.2f}" for name, db in zip(plan.speakers, plan.levels, strict=True)]
-                name = "_".join([f"{number:05}", *levels])
+                name = _name(number, plan.speakers, plan.levels)
                 for folder, samples in files.items():
                     (part / folder).mkdir(exist_ok=True)
                     path = part / folder / f"{name}.{format}"
@@ -256,6 +256,11 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
         raise UserError(f"OUT {out} cannot be written ({getattr(error, 'strerror', None) or error})") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _name(number: int, speakers: Sequence[str], levels: Sequence[float]) -> str:
+    """Returns what a mixture's files are called, without their extension."""
+    return "_".join([f"{number:05}", *(f"{name}_{db:.2f}" for name, db in zip(speakers, levels, strict=True))])
 
 
 def _header(speakers: int) -> list[str]:

@@ -12,7 +12,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.errors import UserError, listed
 from tisdiss_cli.files import replacing
 from tisdiss_cli.model.config import MOST_REPEATS, Config
 from tisdiss_cli.model.network import TISDiSS
@@ -25,7 +25,6 @@ THRESHOLD, REPEATS, CHUNK, QUALITY = "auto_threshold_db", "repeats", "chunk_seco
 AGREEMENT = "bf16_agreement_db"
 _RANGES = {THRESHOLD: (-200, 200), REPEATS: (1, MOST_REPEATS), CHUNK: (0.5, 3600), AGREEMENT: (-200, 200)}
 _KIND = ".safetensors"
-_NAMED = 3  # of tensors that do not fit
 
 
 @dataclass(frozen=True)
@@ -187,8 +186,7 @@ def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mappi
         ),
     ]
     if odd:
-        more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-        raise UserError(f"{path}: its tensors do not fit the configuration: {', '.join(odd[:_NAMED])}{more}")
+        raise UserError(f"{path}: its tensors do not fit the configuration: {listed(odd, most=3)}")
     for name, value in tensors.items():
         if not value.is_floating_point() or not value.float().isfinite().all():
             kind = str(value.dtype).removeprefix("torch.")

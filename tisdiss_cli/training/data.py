@@ -60,7 +60,7 @@ def load_data(
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture=mixture, references=references)
         data: Data = (fixed := load_fixed(dataset, config.sample_rate))
-        minutes = int(fixed.lengths.sum()) / config.sample_rate / 60
+        minutes = int(fixed.clips.lengths.sum()) / config.sample_rate / 60
         words = f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}, {minutes:.1f} min"
         if recipe.speeds != [1.0]:
             words += "; speeds are for mixing clean speech and have no effect here"
@@ -78,7 +78,7 @@ def load_data(
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
         complaints.check()
         data = DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high)).retuned(**tuning(recipe))
-        minutes = int(corpus.lengths.sum()) / config.sample_rate / 60
+        minutes = int(corpus.clips.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
     log.info(f"{root}: {words}")
     return data
