@@ -60,14 +60,14 @@ class Log:
         self.path, self.header = path, columns(repeats)
         rows = [row for row in read_log(path) if int(row["step"]) <= step] if step else []
         self.changes = {(int(row["step"]), row["change"]) for row in rows if row.get("change")}
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.header)
             writer.writeheader()
             writer.writerows(rows)
 
     def add(self, step: int, seconds: float, **values: float | str) -> None:
         """Writes one row, of `seconds` into the run; columns without a value stay empty."""
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.header).writerow({"step": step, "minutes": f"{seconds / 60:.3f}", **values})
 
     def add_change(self, step: int, seconds: float, change: str) -> None:
@@ -87,5 +87,5 @@ def read_log(path: Path) -> list[dict[str, str]]:
     """The rows by column name; none if there is no file. A last row that was cut short is left out."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file, restval=None) if None not in row.values()]
