@@ -1,4 +1,4 @@
-"""Which device runs the network, at which precision, and how it says that its memory ran out; its clock; its cores."""
+"""The device that runs the network: its choice, precision, cores, memory and clock."""
 
 import ctypes
 import os
@@ -66,7 +66,7 @@ def _quota() -> int:
 
 
 def compute_in_one_thread() -> None:
-    """From now on, what the calling thread has torch compute on a CPU runs in that thread alone.
+    """Has torch compute what the calling thread asks of a CPU in that thread alone, from now on.
 
     For threads beside the network's: torch gives each one that computes helpers of its own, and where there are more of
     all than cores OpenMP lets the network's sleep between its steps instead of spin. With two cores, files of a
@@ -99,13 +99,13 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
 
 
 def use_tf32(wanted: bool) -> None:
-    """Whether float32 products and convolutions run in TF32 on CUDA; torch's own default is that convolutions do."""
+    """Sets whether float32 products and convolutions run in TF32 on CUDA; by torch's own default convolutions do."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
 @contextmanager
 def computing(device: torch.device, precision: str) -> Iterator[None]:
-    """The context in which a network runs on the device: at "fp32" (no TF32), "tf32" or "bf16"."""
+    """Has what torch computes meanwhile run at "fp32" (no TF32), "tf32" or "bf16"."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     use_tf32(precision == "tf32")
     try:
@@ -180,7 +180,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 class OutOfMemory(RuntimeError):
-    """The memory of the device, which may be the CPU's, did not suffice; the sentence says for what."""
+    """Memory of the device, which may be the CPU's, did not suffice; the sentence says for what."""
 
 
 @contextmanager
@@ -209,14 +209,14 @@ _WORDS = (
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether the error is one of the ways to say that memory ran out, which are classes or only words."""
+    """Returns whether the error is one of the ways to say that memory ran out, which are classes or only words."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done all it was given."""
+    """Returns seconds on a clock, once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -96,7 +96,7 @@ def write_textgrid(name: str, segments: Segments, seconds: float) -> str:
 def read_textgrid(text: str) -> Iterator[Turn]:
     """Yields the intervals of a TextGrid, in the long text form, that have a text: it is the voice."""
     if not text.startswith('File type = "ooTextFile"'):
-        raise ValueError("it is no TextGrid")
+        raise ValueError("its first line is not a TextGrid's")
     for begin, end, voice in re.findall(r'xmin = (\S+)\s+xmax = (\S+)\s+text = "(.+)"', text):
         yield float(begin), float(end), voice
 

@@ -11,7 +11,7 @@ Segments = list[list[tuple[float, float]]]  # of each voice: (begin, end) in sec
 
 _BRIDGED = 0.25  # seconds; a shorter pause is speech
 _LEAST = 0.1  # seconds; shorter speech is none
-_TALKS = 0.05  # of the time with speech; a voice that is heard less than that is no talker
+_TALKS = 0.05  # of the time with speech; a voice that speaks for less is no talker
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Speech:
 
     @property
     def speech_seconds(self) -> list[float]:
-        """Of each voice."""
+        """Seconds in which each voice speaks."""
         return [round(sum(end - begin for begin, end in voice), 3) for voice in self.segments]
 
     @property
     def overlap_seconds(self) -> float:
-        """In which two or more speak."""
+        """Seconds in which two or more speak."""
         return round(self._during(2), 3)
 
     @property
     def silence_seconds(self) -> float:
-        """In which nobody speaks."""
+        """Seconds in which nobody speaks."""
         return round(max(0.0, self.seconds - self._during(1)), 3)
 
     @property
     def talkers(self) -> int:
-        """Voices that are more than a rest of the others."""
+        """Number of voices that are more than leakage of the others."""
         return sum(seconds > _TALKS * self._during(1) for seconds in self.speech_seconds)
 
     def _during(self, least: int) -> float:

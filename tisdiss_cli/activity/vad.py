@@ -26,7 +26,7 @@ def vad_rate(sample_rate: int) -> int:
 
 
 class SileroVAD(nn.Module):
-    """The network for one rate: magnitudes of a short-time Fourier transform, convolutions, an LSTM.
+    """Silero's network for one rate: magnitudes of a short-time Fourier transform, convolutions, an LSTM.
 
     Args:
         sample_rate: 8000 or 16000 Hz.
@@ -47,7 +47,7 @@ class SileroVAD(nn.Module):
         self.out = nn.Linear(128, 1)
 
     def forward(self, windows: Tensor, state: State) -> tuple[Tensor, State]:
-        """Windows (S, m, context + window) to the probabilities of speech (S, m), and the state after them."""
+        """Returns the probabilities of speech (S, m) in windows (S, m, context + window), and the state after them."""
         padded = F.pad(windows.flatten(0, 1), (0, self.frame // 4), mode="reflect")
         real, imaginary = self.stft(padded[:, None]).chunk(2, dim=1)
         encoded = self.encoder((real.square() + imaginary.square()).sqrt())  # (S m, 128, 1)
@@ -67,7 +67,7 @@ def silero_vad(sample_rate: int) -> SileroVAD:
 
 
 class SpeechProbability:
-    """How likely each 32 ms window of S voices holds speech, one after the other.
+    """Probability of speech in each 32 ms window of S voices, one after the other.
 
     Args:
         voices: S.

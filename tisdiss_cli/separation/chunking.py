@@ -24,7 +24,7 @@ _MARGIN = 0.1  # the least lead of the best order over the next, as a correlatio
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """How recordings are cut into chunks.
+    """Lengths by which recordings are cut into chunks.
 
     Attributes:
         chunk: its samples, at least 2.
@@ -46,7 +46,7 @@ class ChunkPlan:
 
     @property
     def last(self) -> int:
-        """The longest that a last, or only, chunk may be."""
+        """Samples of the longest last, or only, chunk."""
         return int(LAST * self.chunk)
 
     def chunker(self) -> "Chunker":
@@ -90,7 +90,7 @@ class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
 
     def _telling_overlap(self, piece: Tensor) -> int:
         """Returns the shortest of overlap, 2 x overlap, ... at the end of `piece` that is not too quiet."""
-        piece = piece - piece.mean()  # an offset is no sound
+        piece = piece - piece.mean()  # an offset is not heard
         floor = _QUIET**2 * piece.square().mean()
         overlap = self.plan.overlap
         while overlap < self.plan.longest and piece[-overlap:].square().mean() <= floor:

@@ -22,7 +22,7 @@ class Auto:
     most: int  # repeats
 
     def enough(self, voices: Tensor, older: Tensor, mixtures: Tensor) -> list[bool]:
-        """Of each item (B), its voices (B, S, n) and those of the repeat before."""
+        """Returns, of each item, whether its voices (B, S, n) are near those of the repeat before."""
         return (similarity(voices, older) >= self.threshold_db).tolist()  # waits for the device, once a repeat
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class UntilQuality:
     most: int  # repeats
 
     def enough(self, voices: Tensor, older: Tensor, mixtures: Tensor) -> list[bool]:
-        """Of each item (B), its voices (B, S, n) and its mixture (B, n)."""
+        """Returns, of each item, whether its voices (B, S, n) are good enough for its mixture (B, n)."""
         told = [describe(mixture, own) for mixture, own in zip(mixtures.cpu(), voices.cpu(), strict=True)]
         return [inputs is None or self.model.predict(inputs) >= self.least for inputs in told]
 
@@ -53,9 +53,9 @@ EarlyExit = Auto | UntilQuality
 
 
 def similarity(newer: Tensor, older: Tensor) -> Tensor:
-    """SI-SNR (B,) in dB of `newer` against `older`, (B, S, n): of each item's source that changed most.
+    """Returns the SI-SNR (B,) in dB of `newer` against `older`, (B, S, n): of each item's source that changed most.
 
-    Both silent: 100 dB, the most that there is.
+    Both silent: 100 dB, the most that is told.
     """
     return si_snr(newer, older).masked_fill(is_silent(newer) & is_silent(older), 100.0).amin(-1)
 

@@ -1,4 +1,4 @@
-"""The engine: a network on a device at a precision, the batches that it runs, and what fits the device's memory."""
+"""The engine: a network on a device at a precision, its batches, and what fits the device's memory."""
 
 import logging
 import os
@@ -93,17 +93,17 @@ class Engine:
 
     @property
     def sample_rate(self) -> int:
-        """Of the voices, in Hz."""
+        """Rate of the voices, in Hz."""
         return self.config.sample_rate
 
     @property
     def sources(self) -> int:
-        """The number of voices, S."""
+        """Number of voices, S."""
         return self.config.speakers
 
     @property
     def default_repeats(self) -> int:
-        """Of the Reconstructor where none are asked for: as the weights' calibration recommends, else as trained."""
+        """Repeats of the Reconstructor unless asked for: as the weights' calibration recommends, else as trained."""
         return self.weights.default_repeats
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -114,7 +114,7 @@ class Engine:
 
     @cached_property
     def affordable_seconds(self) -> float:
-        """Of audio that the device takes at a time, by its free memory when this was first asked."""
+        """Seconds of audio that the device takes at a time, by its free memory when this was first asked."""
         return affordable_seconds(self.config, self.precision, free_bytes(self.device))
 
     def default_batch(self, plan: ChunkPlan, inputs: int = 1) -> int:
@@ -190,8 +190,8 @@ class Engine:
     ) -> tuple[Tensor, list[int]]:
         """Returns the voices (B, S, n) of chunks (B, n), any n from 1, on the CPU, and the repeats of each.
 
-        No more than `affordable_seconds` are run at a time. When the device's memory runs out all the same the batch is
-        halved, then the chunk, and the smaller size is kept from then on; the log says so.
+        No more than `affordable_seconds` are run at a time. When the device's memory runs out nevertheless, the batch
+        is halved, then the chunk, and the smaller size is kept from then on; the log says so.
         """
         batch, length = mixtures.shape
         if self.longest and length > self.longest:

@@ -1,4 +1,4 @@
-"""The best permutation of voices: which belongs to whom, and by how much it leads."""
+"""The best permutation of voices, and its lead over the next."""
 
 from collections.abc import Mapping
 from itertools import permutations

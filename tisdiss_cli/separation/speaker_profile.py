@@ -32,7 +32,7 @@ _NEAR = 0.9  # of the highest peak: the shortest lag this high is taken, not a m
 
 @dataclass(frozen=True)
 class SpeakerProfile:
-    """What one voice sounded like, in sums over its frames, which add up."""
+    """Spectrum and pitch of one voice, as sums over its frames, which add up."""
 
     frames: int
     cepstra: Tensor  # (12,)
@@ -81,7 +81,7 @@ class SpeakerProfiles:
         return found
 
     def learn(self, profiles: list[SpeakerProfile | None]) -> None:
-        """Adds what each voice, in this order, sounded like."""
+        """Adds the profile of each voice, in this order."""
         for index, profile in enumerate(profiles):
             if profile:
                 known = self.known[index]

@@ -18,9 +18,9 @@ _LEARNS = 3.0  # lead of an order over the next from which on it is learnt from
 _SURE = 8.0  # lead from which on a seam that did not tell the order is no longer uncertain
 _QUIET = 1e-3  # of the loudest frame, which fades: a pause (-30 dB)
 _FADES = 0.997  # a frame; 25 dB a minute
-# A pause of so many frames (1, 0.4 and 0.16 s) ends a turn of at least so many with sound (none, 1.4 and 2.9 s).
+# Frames of a pause (1, 0.4 and 0.16 s) that ends a turn with at least this many frames of sound (none, 1.4 and 2.9 s)
 _ENDS = ((30, 0), (12, 45), (5, 90))
-_MOST = 320  # frames (10 s): of a longer turn so much is waited for, and the rest follows it
+_MOST = 320  # frames (10 s) of a longer turn that are waited for; the rest follows them
 _HELD = 30  # frames (1 s) of it that are kept back: it may have ended within a pause
 _BLEND = 0.016  # seconds in which one order goes over into another
 
@@ -52,7 +52,7 @@ class TurnSorter(Stream[[Tensor], Tensor, Tensor]):
         sample_rate: theirs, Hz.
 
     Attributes:
-        uncertain: positions, in samples, of seams at which the voices may be swapped all the same.
+        uncertain: positions, in samples, of seams at which the voices may still be swapped.
     """
 
     def __init__(self, voices: int, sample_rate: int) -> None:
