@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-from functools import partial
 from math import cos, log, pi, sin, sqrt
 
 import numpy as np
@@ -15,7 +14,6 @@ from tisdiss_cli.data.dynamic_mixing import (
     DynamicMixing,
     active_level,
     draw_segments,
-    draw_sources,
     draw_speakers,
     generator,
 )
@@ -94,16 +92,18 @@ def test_at_zero_decibels_a_filter_changes_nothing():
 
 
 def test_voices_keep_their_levels_and_none_is_drawn_when_off(corpus):
-    draw = partial(draw_sources, corpus, 4, speakers=2, samples=1600, level_db=5.0)
+    def draw(random: torch.Generator, **options: float) -> torch.Tensor:
+        return DynamicMixing(corpus, 5.0, **options).sources(4, 2, 1600, random)
+
     randoms = [generator(CPU, 3) for _ in range(3)]
-    plain, off = draw(random=randoms[0]), draw(random=randoms[1], filter_db=0.0)
-    on = draw(random=randoms[2], filter_db=6.0)
+    plain, off = draw(randoms[0]), draw(randoms[1], filter_db=0.0)
+    on = draw(randoms[2], filter_db=6.0)
     assert torch.equal(plain, off)
     bare = generator(CPU, 3)  # draws speakers, segments and levels, and nothing else
     draw_segments(corpus, draw_speakers(corpus.compatible, 4, speakers=2, random=bare), samples=1600, random=bare)
     torch.rand(4, 2, 1, generator=bare)
     assert all(torch.equal(random.get_state(), bare.get_state()) for random in randoms[:2])
-    assert torch.equal(on, draw(random=generator(CPU, 3), filter_db=6.0)) and not torch.equal(on, plain)
+    assert torch.equal(on, draw(generator(CPU, 3), filter_db=6.0)) and not torch.equal(on, plain)
     level = active_level(on)
     assert ((level[:, 1] / level[:, 0]).log10().abs() * 20 <= 5.001).all()
     mixture, references = DynamicMixing(corpus, 5.0, filter_db=6.0).draw(4, 2, 1600, generator(CPU, 3))

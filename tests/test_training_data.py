@@ -14,7 +14,6 @@ from tisdiss_cli.data.dynamic_mixing import (
     DynamicMixing,
     active_level,
     draw_segments,
-    draw_sources,
     draw_speakers,
     generator,
 )
@@ -96,7 +95,7 @@ def test_speakers_are_drawn_by_their_minutes(tmp_path, exponent, shares):
     torch.testing.assert_close(counts, torch.tensor(shares) / sum(shares), atol=0.02, rtol=0)
     assert (pairs[:, 0] != pairs[:, 1]).all()
     draws = [
-        draw_sources(corpus, 3, speakers=2, samples=500, level_db=5.0, random=generator(CPU, 1), **options)
+        DynamicMixing(corpus, 5.0, **options).sources(3, 2, 500, generator(CPU, 1))
         for options in ({}, {"speaker_exponent": exponent})
     ]
     assert torch.equal(*draws) == (exponent == 0)
@@ -167,20 +166,14 @@ def test_segments_are_not_only_the_densest_speech(tmp_path):
 
 
 def test_levels_are_uniform(corpus):
-    sources = draw_sources(corpus, 600, speakers=2, samples=2000, level_db=5.0, random=generator(CPU, 2))
+    sources = DynamicMixing(corpus, 5.0).sources(600, 2, 2000, generator(CPU, 2))
     level = 20 * torch.log10(active_level(sources))[..., 0]
     relative = (level[:, 1] - level[:, 0]).sort().values
     expected = torch.linspace(-5, 5, 600)
     assert (relative - expected).abs().max() < 0.7  # Kolmogorov-Smirnov, 5 % at 0.55
-    assert torch.equal(
-        *(draw_sources(corpus, 2, speakers=2, samples=500, level_db=5.0, random=generator(CPU, 7, 1)) for _ in range(2))
-    )
-    assert not torch.equal(
-        *(
-            draw_sources(corpus, 2, speakers=2, samples=500, level_db=5.0, random=generator(CPU, 7, step))
-            for step in (1, 2)
-        )
-    )
+    draw = DynamicMixing(corpus, 5.0).sources
+    assert torch.equal(*(draw(2, 2, 500, generator(CPU, 7, 1)) for _ in range(2)))
+    assert not torch.equal(*(draw(2, 2, 500, generator(CPU, 7, step)) for step in (1, 2)))
 
 
 def test_rooms_and_noise(corpus, tmp_path):

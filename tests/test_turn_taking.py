@@ -1,13 +1,11 @@
 """Mixtures like conversation: a stretch of each voice, where there is speech, in a share of them."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from tests.synthetic import RATE, write_speech
 from tisdiss_cli.data.corpus import load_corpus
-from tisdiss_cli.data.dynamic_mixing import active_level, draw_sources, generator, take_turns
+from tisdiss_cli.data.dynamic_mixing import DynamicMixing, active_level, generator, take_turns
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +49,8 @@ def test_no_turn_is_silence():
 
 
 def test_without_turns_the_mixtures_are_what_they_were(corpus):
-    draw = partial(draw_sources, corpus, 4, speakers=2, samples=1600, level_db=5.0)
     plain, none, some = (
-        draw(random=generator(torch.device("cpu"), 3), **share)
+        DynamicMixing(corpus, 5.0, **share).sources(4, 2, 1600, generator(torch.device("cpu"), 3))
         for share in ({}, {"turn_taking": 0.0}, {"turn_taking": 1.0})
     )
     assert torch.equal(plain, none) and not torch.equal(plain, some)

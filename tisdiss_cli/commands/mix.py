@@ -52,10 +52,18 @@ def mix(
 
     check_place(out, {"SPEECH": speech, "--rirs": rirs, "--noise": noise})
 
-    excluded = read_exclusions(exclude) if exclude else []
-    mixtures = MixtureSet(speech, speakers, level, excluded, rirs, noise, noise_level, seed)
+    mixtures = MixtureSet(
+        speech,
+        speakers=speakers,
+        level_db=level,
+        exclude=read_exclusions(exclude) if exclude else (),
+        rirs=rirs,
+        noise=noise,
+        noise_db=noise_level,
+        seed=seed,
+    )
     rate = sample_rate or mixtures.sample_rate()
     mixtures.check(count, rate)
     with bar(total=count, unit="mixture") as shown:
-        write_set(mixtures, out, count=count, sample_rate=rate, format=format, bar=shown)
+        write_set(mixtures, out, count=count, sample_rate=rate, format=format, advance=shown.update)
     typer.echo(str(out))

@@ -1,6 +1,7 @@
 """Rooms and noise for mixtures: impulse responses and noise recordings, drawn on any device."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.audio.read import AudioError, Source
-from tisdiss_cli.data.clips import BadFiles, Clips, pick_by_weight, read_clips, to_device
+from tisdiss_cli.audio.read import AudioError, channel_count
+from tisdiss_cli.data.clips import BadFiles, Clips, OnDevice, pick_by_weight, read_clips
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.libraries import load_torchaudio
 
@@ -24,9 +25,9 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
     bad: list[str] = []
     for path in _files(root, "impulse responses"):
         rooms.setdefault(path.parent, []).append(path)
-        channels = _channels(path)
-        if channels != 1:
-            bad.append(f"{path} has {channels} channels: an impulse response must have one")
+        with suppress(AudioError):  # reading it gives the reason
+            if (channels := channel_count(path)) != 1:
+                bad.append(f"{path} has {channels} channels: an impulse response must have one")
     for room, paths in rooms.items():
         if len(paths) < speakers:
             bad.append(
@@ -52,15 +53,6 @@ def _files(root: Path, what: str) -> list[Path]:
     return paths
 
 
-def _channels(path: Path) -> int:
-    try:
-        source = Source(path, 8000)
-    except AudioError:
-        return 1  # reading it gives the reason
-    source.close()
-    return source.channels
-
-
 def direct_first(response: Tensor) -> Tensor:
     """An impulse response (R,) from its strongest sample on, the direct path, which becomes 1.
 
@@ -76,7 +68,7 @@ def reverberate(dry: Tensor, responses: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rooms:
+class Rooms(OnDevice):
     """Impulse responses in memory, grouped by room."""
 
     responses: Tensor  # (N, R) float32, direct path first, zeros after
@@ -91,10 +83,6 @@ class Rooms:
         member = torch.nn.functional.one_hot(room, len(rooms)).T.float()
         return Rooms(torch.nn.utils.rnn.pad_sequence(responses, batch_first=True), member)
 
-    def to(self, device: torch.device) -> "Rooms":
-        """The same with its tensors on `device`."""
-        return to_device(self, device)
-
     def draw(self, batch: int, speakers: int, random: torch.Generator) -> Tensor:
         """(batch, speakers, R): for each mixture a room and different responses of it."""
         room = torch.randint(len(self.member), (batch,), device=self.member.device, generator=random)
@@ -102,7 +90,7 @@ class Rooms:
 
 
 @dataclass(frozen=True)
-class Noises:
+class Noises(OnDevice):
     """Noise recordings in memory, each at its full scale."""
 
     clips: Clips
@@ -112,10 +100,6 @@ class Noises:
         """All recordings below `root`, on the CPU; errors as `find_noises` and `read_clips`."""
         found = read_clips(root, find_noises(root), sample_rate)
         return Noises(Clips.pack((noise / noise.abs().max())[None] for noise in found))
-
-    def to(self, device: torch.device) -> "Noises":
-        """The same with its tensors on `device`."""
-        return to_device(self, device)
 
     def draw(self, batch: int, samples: int, random: torch.Generator) -> Tensor:
         """(batch, samples) float32 of unit root mean square; a recording that is too short goes round."""

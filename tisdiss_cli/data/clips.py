@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -106,7 +106,16 @@ def active_before(active: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Clips:
+class OnDevice:
+    """Tensors, and others of this kind, that are together on one device."""
+
+    def to(self, device: torch.device) -> Self:
+        """Returns the same with its tensors on `device`."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")})
+
+
+@dataclass(frozen=True)
+class Clips(OnDevice):
     """Signals end to end as 16-bit samples, from which segments are drawn; all tensors on one device."""
 
     samples: Tensor  # (K, N) int16; every clip starts at a multiple of FRAME
@@ -126,10 +135,6 @@ class Clips:
         sizes = torch.tensor([piece.shape[1] for piece in pieces])
         starts = sizes.cumsum(0) - sizes
         return Clips(torch.cat(pieces, 1), active_before(torch.cat(active, 1)), starts, torch.tensor(lengths))
-
-    def to(self, device: torch.device) -> "Clips":
-        """Returns the same with its tensors on `device`."""
-        return to_device(self, device)
 
     @property
     def checksum(self) -> str:
@@ -168,9 +173,3 @@ def pick_by_weight(weights: Tensor, count: int, random: torch.Generator) -> Tens
     """
     races = weights / torch.empty_like(weights).exponential_(generator=random)
     return races.argmax(dim=-1, keepdim=True) if count == 1 else races.topk(count, dim=-1).indices
-
-
-def to_device(data: Any, device: torch.device) -> Any:
-    """A dataclass with all its tensors, its members' too, on `device`."""
-    moved = {name: value.to(device) for name, value in vars(data).items() if hasattr(value, "to")}
-    return replace(data, **moved)

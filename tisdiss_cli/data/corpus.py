@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.data.clips import Clips, read_clips, to_device
+from tisdiss_cli.data.clips import Clips, OnDevice, read_clips
 from tisdiss_cli.data.datasets import is_set
 from tisdiss_cli.errors import UserError, listed
 from tisdiss_cli.libraries import load_torchaudio
@@ -20,7 +20,7 @@ log = logging.getLogger("tisdiss")
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(OnDevice):
     """Clean speech by speaker; all tensors on one device."""
 
     names: list[str]  # speakers, sorted
@@ -35,10 +35,6 @@ class Corpus:
         """(P,) float, samples of every speaker, all speeds."""
         before = torch.nn.functional.pad(self.clips.lengths.cumsum(0), (1, 0))
         return (before[self.first + self.counts] - before[self.first]).float()
-
-    def to(self, device: torch.device) -> "Corpus":
-        """The same corpus with its tensors on `device`."""
-        return to_device(self, device)
 
 
 def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:

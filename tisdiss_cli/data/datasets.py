@@ -6,7 +6,6 @@ speaker's number, all in the same way: `s1/x_s1`, `s1/x_1`, `s1/x-s1` or `s1/x-1
 """
 
 import os
-import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,15 +208,12 @@ def _without_number(files: dict[str, Path], number: int, *, mixtures: Set[str], 
 
 
 METADATA = "mixtures.csv"  # of `tisdiss mix`
-_MIXTURES = re.compile(r"mix(_clean|_both|_single)?(_anechoic|_reverb)?")
-_REFERENCES = re.compile(r"s[1-9](_anechoic|_reverb)?")
 
 
 def is_set(folder: Path) -> bool:
     """Whether a folder is a set of mixtures: mixtures beside their references, or what `tisdiss mix` has written."""
     try:
-        names = {path.name for path in folder.iterdir() if path.is_dir()}
-        if any(map(_MIXTURES.fullmatch, names)) and any(map(_REFERENCES.fullmatch, names)):
+        if _split(folder, None, None):
             return True
         with (folder / METADATA).open("rb") as file:
             return file.read(13) == b"id,speaker_1,"

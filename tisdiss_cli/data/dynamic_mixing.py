@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
-from tisdiss_cli.data.clips import CANDIDATES, FRAME, active_before, active_frames, pick_by_weight, to_device
+from tisdiss_cli.data.clips import CANDIDATES, FRAME, OnDevice, active_before, active_frames, pick_by_weight
 from tisdiss_cli.data.corpus import Corpus
 from tisdiss_cli.data.filters import Filters
 
@@ -84,53 +84,8 @@ def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tenso
     return segments * torch.where(turn & (best > 0), (torch.pi / 2 * fade).sin().square(), 1.0)
 
 
-def draw_sources(
-    corpus: Corpus,
-    batch: int,
-    *,
-    speakers: int,
-    samples: int,
-    level_db: float,
-    random: torch.Generator,
-    speaker_exponent: float = 0.0,
-    turn_taking: float = 0.0,
-    silent_share: float = 0.0,
-    filter_db: float = 0.0,
-) -> Tensor:
-    """(batch, speakers, samples), dry; each speaker's active level is uniform in +-`level_db` of the first's.
-
-    Args:
-        corpus: to draw from.
-        batch: mixtures.
-        speakers: of each.
-        samples: of each.
-        level_db: as above.
-        random: on the corpus' device.
-        speaker_exponent: a speaker's chance is the length of their speech to this power; 0: all have the same.
-        turn_taking: share of the mixtures in which voices begin and end somewhere, as `take_turns` has it.
-        silent_share: share of the mixtures in which the last source is silence.
-        filter_db: gains of each voice's `Filters` are uniform in +-this; at 0 there are none, and none is drawn.
-    """
-    weights = corpus.spoken.pow(speaker_exponent) if speaker_exponent else None
-    who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
-    segments = draw_segments(corpus, who, samples=samples, random=random)
-    if filter_db:
-        rate = corpus.sample_rate
-        segments = Filters.draw(batch, speakers, gain_db=filter_db, sample_rate=rate, random=random).apply(segments)
-    if turn_taking and samples >= FRAME:
-        segments = take_turns(segments, turn_taking, random)
-    segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
-    level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * level_db
-    level[:, :1].zero_()  # the network is blind to the mixture's own level
-    sources = segments * 10 ** (level / 20)
-    if silent_share:
-        speaks = torch.rand(batch, 1, device=segments.device, generator=random) >= silent_share
-        sources[:, -1] *= speaks
-    return sources
-
-
 @dataclass(frozen=True)
-class DynamicMixing:
+class DynamicMixing(OnDevice):
     """Mixtures that are new at every step.
 
     The references are the dry sources: with rooms, the network learns to dereverberate, as in WHAMR!
@@ -148,10 +103,6 @@ class DynamicMixing:
     silent_share: float = 0.0  # share of the mixtures in which the last source is silence
     filter_db: float = 0.0  # gains of the filters of each voice are uniform in +-this; 0: none
 
-    def to(self, device: torch.device) -> "DynamicMixing":
-        """The same with its tensors on `device`."""
-        return to_device(self, device)
-
     def retuned(self, **values: Any) -> "DynamicMixing":
         """Returns the same with other levels, shares or filters."""
         return replace(self, **values)
@@ -164,19 +115,8 @@ class DynamicMixing:
         return " ".join([self.corpus.clips.checksum, *noises, *rooms])
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A mixture (batch, samples) and its references (batch, speakers, samples)."""
-        sources = draw_sources(
-            self.corpus,
-            batch,
-            speakers=speakers,
-            samples=samples,
-            level_db=self.level_db,
-            random=random,
-            speaker_exponent=self.speaker_exponent,
-            turn_taking=self.turn_taking,
-            silent_share=self.silent_share,
-            filter_db=self.filter_db,
-        )
+        """Draws mixtures (batch, samples) and their references (batch, speakers, samples)."""
+        sources = self.sources(batch, speakers, samples, random)
         heard = sources
         if self.rooms:
             heard = reverberate(sources, self.rooms.draw(batch, speakers, random))
@@ -187,3 +127,23 @@ class DynamicMixing:
             loudest = active_level(sources).amax(dim=1)
             mixture = mixture + self.noises.draw(batch, samples, random) * loudest * 10 ** (-snr / 20)
         return mixture, sources
+
+    def sources(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> Tensor:
+        """Draws the dry references; each speaker's active level is uniform in +-`level_db` of the first's."""
+        corpus = self.corpus
+        weights = corpus.spoken.pow(self.speaker_exponent) if self.speaker_exponent else None
+        who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
+        segments = draw_segments(corpus, who, samples=samples, random=random)
+        if self.filter_db:
+            gain, rate = self.filter_db, corpus.sample_rate
+            segments = Filters.draw(batch, speakers, gain_db=gain, sample_rate=rate, random=random).apply(segments)
+        if self.turn_taking and samples >= FRAME:
+            segments = take_turns(segments, self.turn_taking, random)
+        segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
+        level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * self.level_db
+        level[:, :1].zero_()  # the network is blind to the mixture's own level
+        sources = segments * 10 ** (level / 20)
+        if self.silent_share:
+            speaks = torch.rand(batch, 1, device=segments.device, generator=random) >= self.silent_share
+            sources[:, -1] *= speaks
+        return sources

@@ -9,21 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.clips import Clips, Complaints, read_clips, to_device
+from tisdiss_cli.data.clips import Clips, Complaints, OnDevice, read_clips
 from tisdiss_cli.data.corpus import speech_files
 from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
 from tisdiss_cli.errors import UserError, listed
 
 
 @dataclass(frozen=True)
-class FixedMixtures:
+class FixedMixtures(OnDevice):
     """Every mixture and its references; those of one item keep their levels relative to each other."""
 
     clips: Clips  # of 1 + S signals, mixture first
-
-    def to(self, device: torch.device) -> "FixedMixtures":
-        """The same with its tensors on `device`."""
-        return to_device(self, device)
 
     def retuned(self, **values: Any) -> "FixedMixtures":
         """Returns the same: what is fixed has its levels, turns and sound."""

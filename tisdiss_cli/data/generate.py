@@ -9,11 +9,9 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import soundfile
 import torch
@@ -27,9 +25,6 @@ from tisdiss_cli.data.corpus import compatibility, find_speakers
 from tisdiss_cli.data.datasets import METADATA
 from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
 from tisdiss_cli.errors import UserError
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 PEAK = 0.9  # of the loudest file of a mixture, as in WSJ0-2mix
 _ATTEMPTS = 100
@@ -49,64 +44,53 @@ class Ingredients:
     noise_db: float  # of the loudest speaker over the noise
 
 
-@dataclass(frozen=True)
 class MixtureSet:
     """What mixtures are drawn from, and how.
 
-    Raises UserError, when made, for fewer speakers or impulse responses than a mixture needs, empty folders, or names
-    of speakers that are too long for a mixture's.
+    Args:
+        root: a folder for each speaker.
+        speakers: of a mixture.
+        level_db: relative levels are uniform in +-this.
+        exclude: pairs of patterns of speakers that are never mixed.
+        rirs: impulse responses, a folder for each room.
+        noise: a folder of noise.
+        noise_db: of the loudest speaker over the noise, uniform.
+        seed: of all that is drawn.
+
+    Raises:
+        UserError: fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers that
+            are too long for a mixture's.
     """
 
-    root: Path  # a folder for each speaker
-    speakers: int = 2
-    level_db: float = 5.0  # relative levels are uniform in +-this
-    exclude: Sequence[tuple[str, str]] = ()  # pairs of patterns of speakers that are never mixed
-    rirs: Path | None = None  # a folder for each room
-    noise: Path | None = None
-    noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise, uniform
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-self.speakers :]
-        if len(os.fsencode(_name(1, longest, [-60.0] * len(longest)))) > _LONGEST:
-            raise UserError(f"{self.root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
-        _ = self.compatible, self.rooms, self.noises
-
-    @cached_property
-    def folders(self) -> dict[str, list[Path]]:
-        """Utterances by speaker."""
-        return find_speakers(self.root, self.speakers)
-
-    @cached_property
-    def compatible(self) -> Tensor:
-        """Who may be mixed, (P, P) bool."""
-        return compatibility(list(self.folders), self.exclude, self.speakers)
-
-    @cached_property
-    def rooms(self) -> list[list[Path]]:
-        """Impulse responses by room."""
-        return find_rooms(self.rirs, self.speakers) if self.rirs else []
-
-    @cached_property
-    def noises(self) -> list[Path]:
-        """Noise recordings."""
-        return find_noises(self.noise) if self.noise else []
+    def __init__(
+        self,
+        root: Path,
+        *,
+        speakers: int = 2,
+        level_db: float = 5.0,
+        exclude: Sequence[tuple[str, str]] = (),
+        rirs: Path | None = None,
+        noise: Path | None = None,
+        noise_db: tuple[float, float] = (-6.0, 3.0),
+        seed: int = 0,
+    ) -> None:
+        self.root, self.rirs, self.noise = root, rirs, noise
+        self.speakers, self.level_db, self.noise_db, self.seed = speakers, level_db, noise_db, seed
+        self.folders = find_speakers(root, speakers)  # utterances by speaker
+        self.speech = [path for paths in self.folders.values() for path in paths]
+        self.compatible = compatibility(list(self.folders), exclude, speakers)
+        self.rooms = find_rooms(rirs, speakers) if rirs else []
+        self.noises = find_noises(noise) if noise else []
+        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-speakers:]
+        if len(os.fsencode(_name(1, longest, [-60.0] * speakers))) > _LONGEST:
+            raise UserError(f"{root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
 
     def sample_rate(self) -> int:
-        """The commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can be."""
-        rates: Counter[int] = Counter()
-        bad: list[str] = []
-        for path in self._speech():
-            try:
-                rates[input_rate(path)] += 1
-            except UserError as error:
-                bad.append(str(error))
+        """Returns the commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can."""
+        rates, bad = _open(self.speech)
         if not rates:
             raise BadFiles(bad)
         return max(sorted(rates), key=lambda rate: rates[rate])
-
-    def _speech(self) -> list[Path]:
-        return [path for paths in self.folders.values() for path in paths]
 
     def plan(self, index: int, attempt: int = 0) -> Ingredients:
         """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
@@ -146,11 +130,7 @@ class MixtureSet:
             for path, clip in zip(spoken, read_clips(self.root, spoken, sample_rate), strict=True):
                 if clip.shape[0] < FRAME:
                     complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
-        for path in sorted(set(self._speech()) - set(spoken)):
-            try:
-                input_rate(path)
-            except UserError as error:
-                complaints.sentences.append(str(error))
+        complaints.sentences += _open(sorted(set(self.speech) - set(spoken)))[1]
         for what, paths in (("impulse responses", responses), ("noise", noises)):
             with complaints.collected():
                 for _ in read_clips(what, paths, sample_rate):
@@ -175,6 +155,17 @@ class MixtureSet:
                     f"{names} at last: take out those that are too short or begin with too long a silence"
                 )
             yield plan, files
+
+
+def _open(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
+    """Returns how many files have each rate, in Hz, and why others cannot be opened."""
+    rates, bad = Counter[int](), list[str]()
+    for path in paths:
+        try:
+            rates[input_rate(path)] += 1
+        except UserError as error:
+            bad.append(str(error))
+    return rates, bad
 
 
 def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
@@ -218,7 +209,9 @@ def check_place(out: Path, sources: dict[str, Path | None]) -> None:
             )
 
 
-def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, bar: "tqdm") -> None:
+def write_set(
+    mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, advance: Callable[[], object]
+) -> None:
     """Writes `count` mixtures and `mixtures.csv`, what each is made of; `out` is whole or not there.
 
     Args:
@@ -227,7 +220,7 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
         count: of mixtures.
         sample_rate: theirs, Hz.
         format: "wav" or "flac", 16 bit.
-        bar: moves by one with every mixture.
+        advance: is called after every mixture.
 
     Raises:
         UserError: `out` cannot be written, or as `MixtureSet.draw`.
@@ -238,8 +231,6 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
     try:
         part.mkdir(parents=True)
         with (part / METADATA).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            table = csv.writer(file)
-            table.writerow(_header(mixtures.speakers))
             for number, (plan, files) in enumerate(mixtures.draw(count, sample_rate), 1):
                 name = _name(number, plan.speakers, plan.levels)
                 for folder, samples in files.items():
@@ -247,8 +238,12 @@ def write_set(mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, 
                     path = part / folder / f"{name}.{format}"
                     soundfile.write(as_sndfile(path), samples.numpy(), sample_rate, subtype="PCM_16")
                 length = next(iter(files.values())).shape[0]
-                table.writerow([name, *_row(mixtures, plan), length, sample_rate])
-                bar.update()
+                row = {"id": name, **_row(mixtures, plan), "samples": length, "sample_rate": sample_rate}
+                table = csv.DictWriter(file, list(row))
+                if number == 1:
+                    table.writeheader()
+                table.writerow(row)
+                advance()
         if out.exists():
             out.rmdir()
         part.replace(out)
@@ -263,22 +258,17 @@ def _name(number: int, speakers: Sequence[str], levels: Sequence[float]) -> str:
     return "_".join([f"{number:05}", *(f"{name}_{db:.2f}" for name, db in zip(speakers, levels, strict=True))])
 
 
-def _header(speakers: int) -> list[str]:
-    """The columns of mixtures.csv."""
-    each = [f"{column}_{s}" for s in range(1, speakers + 1) for column in ("speaker", "utterance", "level", "rir")]
-    return ["id", *each, "noise", "noise_level", "samples", "sample_rate"]
-
-
-def _row(mixtures: MixtureSet, plan: Ingredients) -> list[object]:
-    """What a mixture is made of, by column; paths are relative to the folders that were given."""
-    row: list[object] = []
-    for index, utterance in enumerate(plan.utterances):
-        response = plan.responses[index].relative_to(mixtures.rirs).as_posix() if mixtures.rirs else ""
-        path = utterance.relative_to(mixtures.root).as_posix()
-        row += [plan.speakers[index], path, f"{plan.levels[index]:.3f}", response]
-    if mixtures.noise and plan.noise:
-        return [*row, plan.noise.relative_to(mixtures.noise).as_posix(), f"{plan.noise_db:.3f}"]
-    return [*row, "", ""]
+def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
+    """Returns what a mixture is made of, by column; paths are relative to the folders that were given."""
+    row: dict[str, object] = {}
+    for number, (speaker, utterance, level) in enumerate(zip(plan.speakers, plan.utterances, plan.levels, strict=True)):
+        row[f"speaker_{number + 1}"] = speaker
+        row[f"utterance_{number + 1}"] = utterance.relative_to(mixtures.root).as_posix()
+        row[f"level_{number + 1}"] = f"{level:.3f}"
+        response = plan.responses[number].relative_to(mixtures.rirs).as_posix() if mixtures.rirs else ""
+        row[f"rir_{number + 1}"] = response
+    noise = plan.noise.relative_to(mixtures.noise).as_posix() if mixtures.noise and plan.noise else ""
+    return {**row, "noise": noise, "noise_level": f"{plan.noise_db:.3f}" if noise else ""}
 
 
 def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:
