@@ -20,7 +20,7 @@ WINGS = {
     "evaluation": {"activity", "data", "separation", "model", "audio", "devices"},
     "folder": {"activity", "data", "separation", "model", "audio", "devices"},
     "training": {"data", "separation", "model", "audio", "devices"},
-    "report": {"activity", "evaluation", "folder", "audio"},
+    "report": {"activity", "evaluation", "folder", "separation", "audio"},
     "benchmark": {"evaluation", "folder", "activity", "data", "separation", "model", "audio", "devices"},
 }
 

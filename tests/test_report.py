@@ -43,7 +43,7 @@ def test_the_last_line_of_an_input_counts_and_torn_ones_do_not(tmp_path):
     (tmp_path / "other" / "tisdiss.jsonl").rename(out / "tisdiss.2-of-3.jsonl")
     entries = {entry.name: entry for entry in read_entries(out)}
     assert set(entries) == {"a.wav", "b.wav", "c.wav"}
-    assert entries["a.wav"].status == "done" and entries["a.wav"].seconds == 3.0
+    assert not entries["a.wav"].failed and entries["a.wav"].line.audio_seconds == 3.0
 
 
 def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
@@ -61,18 +61,13 @@ def test_fields_that_a_record_may_have_are_read_and_none_is_needed(tmp_path):
     out = write_record(tmp_path / "out", [line("full.wav", 20.0, **full), bare, line("odd.wav", talkers="two")])
     entries = {entry.name: entry for entry in read_entries(out)}
     one = entries["full.wav"]
-    assert (one.mixture, one.si_snri, one.band, one.worst) == (
-        Path("/somewhere/full.wav"),
-        7.25,
-        (5.0, 9.0),
-        (2.0, 12.0),
-    )
-    assert one.segments == ("full.TextGrid", "full.rttm") and one.speech_seconds == 3.0
-    assert one.seams == (4.5, 12.0) and one.doubtful and one.talkers == 2
+    assert (one.mixture, one.si_snri, one.band) == (Path("/somewhere/full.wav"), 7.25, (5.0, 9.0)) and one.doubtful
     bare = entries["bare.wav"]
-    assert bare.si_snri is None and bare.seams == () and not bare.doubtful
+    assert bare.si_snri is None and not bare.doubtful
     assert "odd.wav" not in entries
-    report(out)
+    more = {file["name"]: file["more"] for file in report(out)["files"]}
+    known = {"seams": [4.5, 12.0], "worst": [2.0, 12.0], "talkers": 2, "overlap": 0.25, "speech": 3.0}
+    assert more == {"full.wav": known, "bare.wav": {}}
 
 
 def test_of_two_recordings_of_one_name_that_counts_whose_voices_are_there(tmp_path):
@@ -86,7 +81,7 @@ def test_of_two_recordings_of_one_name_that_counts_whose_voices_are_there(tmp_pa
         ],
     )
     entries = {str(entry.mixture): entry for entry in read_entries(out)}
-    assert set(entries) == {"/day2/a.wav", "/day3/a.wav"} and entries["/day2/a.wav"].seconds == 3.0
+    assert set(entries) == {"/day2/a.wav", "/day3/a.wav"} and entries["/day2/a.wav"].line.audio_seconds == 3.0
 
 
 def test_each_channel_of_a_mixture_has_its_line(tmp_path):
@@ -265,7 +260,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         ("does not exist", [out, "--scores", tmp_path / "nowhere.csv"]),
         ("holds no scores", [out, "--scores", tmp_path / "no.csv"]),
         ("does not exist", [out, "--in", tmp_path / "nowhere"]),
-        ("at least 0", [out, "--most", -1]),
+        ("--most", [out, "--most", -1]),
         ("folder that exists", [out, "--html", tmp_path / "nowhere" / "x.html"]),
     ):
         assert words in tisdiss("report", *options, status=2).stderr

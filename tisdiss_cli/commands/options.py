@@ -13,11 +13,11 @@ from tisdiss_cli.files import dump_json, replacing, why_unwritable
 from tisdiss_cli.libraries import installed
 from tisdiss_cli.model.config import MOST_REPEATS
 
-_NETWORK = "Network and device"  # a group of the help
+NETWORK = "Network and device"  # a group of the help
 
-WeightsOption = Annotated[str | None, typer.Option(rich_help_panel=_NETWORK, help="Bundled name or .safetensors file.")]
-DeviceOption = Annotated[str, typer.Option(rich_help_panel=_NETWORK, help="auto, cpu, cuda, cuda:0, ... or mps.")]
-PrecisionOption = Annotated[str, typer.Option(rich_help_panel=_NETWORK, help="auto, fp32, bf16 or, on CUDA, tf32.")]
+WeightsOption = Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="Bundled name or .safetensors file.")]
+DeviceOption = Annotated[str, typer.Option(rich_help_panel=NETWORK, help="auto, cpu, cuda, cuda:0, ... or mps.")]
+PrecisionOption = Annotated[str, typer.Option(rich_help_panel=NETWORK, help="auto, fp32, bf16 or, on CUDA, tf32.")]
 
 
 def finite(value: float | None) -> float | None:

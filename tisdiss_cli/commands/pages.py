@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def check_pictures() -> None:
     """UserError now, and not after the work, if a report's pictures cannot be drawn."""
-    from tisdiss_cli.report.tracks import check_matplotlib
+    from tisdiss_cli.report.spectrograms import check_matplotlib
 
     check_matplotlib()
 

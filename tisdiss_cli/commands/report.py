@@ -18,7 +18,7 @@ def report(
     html: Annotated[Path | None, typer.Option(help="The page. [default: OUT/report/index.html]")] = None,
     open: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     most: Annotated[
-        int, typer.Option(help="Files that get spectrograms: the worst, and one of six from the best; 0: none.")
+        int, typer.Option(min=0, help="Files that get spectrograms: the worst, and one of six from the best; 0: none.")
     ] = 24,
     scores: Annotated[
         Path | None, typer.Option(help="What score --csv wrote: true SI-SNRi in place of predicted.")
@@ -27,7 +27,8 @@ def report(
         Path | None, typer.Option(metavar="OUT2", help="Another folder, of other settings, to hear beside this one.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--in", metavar="IN", help="Where the mixtures are. [default: as recorded]")
+        Path | None,
+        typer.Option("--in", metavar="IN", exists=True, help="The mixtures. [default: as recorded]"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors only.")] = False,
 ) -> None:
@@ -38,10 +39,6 @@ def report(
     for option, folder in (("OUT", out), ("--against", against)):
         if folder is not None and not folder.is_dir():
             raise UserError(f"{option} {folder} is no folder: name one that `tisdiss separate` wrote")
-    if source is not None and not source.exists():
-        raise UserError(f"--in {source} does not exist: name the folder that was separated")
-    if most < 0:
-        raise UserError(f"--most {most}: it must be at least 0")
     check_output("--html", html)
     keep_quiet(quiet)
     page = run_page(out, source=source, scores=scores, against=against, html=html, most=most)

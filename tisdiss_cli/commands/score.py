@@ -2,6 +2,8 @@
 
 import logging
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,57 +21,62 @@ from tisdiss_cli.commands.options import (
     versions,
     write_json,
 )
-from tisdiss_cli.commands.score_shards import merge as merge_shards
-from tisdiss_cli.commands.score_shards import share_of
-from tisdiss_cli.commands.score_tables import results_table
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import MOST_REPEATS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tisdiss_cli.data.datasets import Dataset
     from tisdiss_cli.evaluation.evaluate import Evaluation
+    from tisdiss_cli.evaluation.results import Mean, Summary
 
 _LISTED = 20  # sentences of a kind
+_NAMES = {"si_snri": "SI-SNRi", "sdri": "SDRi", "si_snr": "SI-SNR", "sdr": "SDR", "stoi": "STOI", "pesq": "PESQ"}
+
+_what = partial(typer.Option, rich_help_panel="What to score")
+_outputs = partial(typer.Option, rich_help_panel="Outputs")
+_sharing = partial(typer.Option, rich_help_panel="Sharing the work")
 
 
 @app.command()
 def score(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="WSJ0-2mix, Libri2Mix, WHAMR! or the like.")],
     estimates: Annotated[
-        Path | None, typer.Option(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a ...); no network runs.")
+        Path | None, _what(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a ...); no network runs.")
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(help="How --estimates are named, as in '{id}_est{n}', or separate's --name. [default: found out]"),
+        _what(help="How --estimates are named, as in '{id}_est{n}', or separate's --name. [default: found out]"),
     ] = None,
-    repeats: Annotated[
-        str | None, typer.Option(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")
-    ] = None,
-    mixture: Annotated[str | None, typer.Option(help="Folder of the mixtures. [default: as the layout]")] = None,
+    repeats: Annotated[str | None, _what(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")] = None,
+    mixture: Annotated[str | None, _what(help="Folder of the mixtures. [default: as the layout]")] = None,
     references: Annotated[
-        str | None, typer.Option(help="Folders of the references, as in s1,s2. [default: as the layout]")
+        str | None, _what(help="Folders of the references, as in s1,s2. [default: as the layout]")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Scores per file; a stopped run goes on from it.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Settings, versions, means with 95 % intervals.")] = None,
+    csv: Annotated[Path | None, _outputs(help="Scores per file; a stopped run goes on from it.")] = None,
+    json: Annotated[Path | None, _outputs(help="Settings, versions, means with 95 % intervals.")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="A page: quality against time, two settings file by file, worst files.")
+        Path | None, _outputs(help="A page: quality against time, two settings file by file, worst files.")
     ] = None,
-    stoi: Annotated[bool, typer.Option("--stoi", help="Also STOI.")] = False,
-    pesq: Annotated[bool, typer.Option("--pesq", help="Also PESQ (narrow band at 8 kHz, wide at 16 kHz).")] = False,
+    stoi: Annotated[bool, _what("--stoi", help="Also STOI.")] = False,
+    pesq: Annotated[bool, _what("--pesq", help="Also PESQ (narrow band at 8 kHz, wide at 16 kHz).")] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     separator_repeats: Annotated[
-        int | None, typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
+        int | None, _what(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, max=1024, help="Processes that compute SDR. [default: by the CPU's cores]")
+        int | None,
+        _sharing(min=0, max=1024, help="Processes that compute SDR; 0: this one. [default: by the CPU's cores]"),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N|slurm", help="Only this share: 3/8, or by a SLURM array; writes scores.3-of-8.csv."),
+        _sharing(metavar="I/N|slurm", help="Only this share: 3/8, or by a SLURM array; writes scores.3-of-8.csv."),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Unite the shards' CSVs in --csv; no network runs.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; the table and errors only.")] = False,
+    merge: Annotated[bool, _sharing("--merge", help="Unite the shards' CSVs in --csv; no network runs.")] = False,
+    quiet: Annotated[bool, _outputs("--quiet", help="No progress; the table and errors only.")] = False,
 ) -> None:
     """Score separation on mixtures with references: SI-SNRi and SDRi of every repetition setting, in one pass.
 
@@ -157,3 +164,73 @@ def _list(level: int, heading: str, sentences: list[str]) -> None:
         listed = sentences[:_LISTED]
         more = f"\n  ... and {len(sentences) - _LISTED} more" if len(sentences) > _LISTED else ""
         log.log(level, "%s: %d" + "\n  %s" * len(listed) + more, heading, len(sentences), *listed)
+
+
+def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[Dataset, Path | None]":
+    """The mixtures of a shard ("3/8", "slurm") and the sheet that it writes; all of them, and `csv`, without one."""
+    from tisdiss_cli.evaluation.results import part_of
+    from tisdiss_cli.folder.shards import parse_shard
+
+    shard = parse_shard(text)
+    if shard is None:
+        return dataset, csv
+    items = [item for item in dataset.items if shard.takes(item.id)]
+    log.info(f"shard {shard}: {len(items)} of {len(dataset.items)} mixtures")
+    return replace(dataset, items=items), part_of(csv, shard.name) if csv else None
+
+
+def merge_shards(dataset: "Dataset", csv: Path | None, json: Path | None) -> None:
+    """Unites the sheets of all shards in `csv`, and prints what they give; exit status 1 where scores are missing."""
+    from tisdiss_cli.evaluation.results import merge_sheets, summarize
+    from tisdiss_cli.folder.shards import array_expression, shard_of
+
+    if csv is None:
+        raise UserError("--merge: name the sheet with --csv, as the shards were given it")
+    rows, count = merge_sheets(csv)
+    results, scored = summarize(rows), {row.id for row in rows}
+    missing = [item.id for item in dataset.items if item.id not in scored]
+    if json:
+        settings = {"data": str(dataset.root), "layout": dataset.layout, "merged": str(csv)}
+        summaries = [summary.as_dict() for summary in results]
+        write_json(json, {"settings": settings, "versions": versions(), "results": summaries, "missing": missing})
+    if results:
+        print_table(results_table(results))
+    if missing:
+        lacking = array_expression(shard_of(id, count) for id in missing)
+        log.error(f"{len(missing)} of {len(dataset.items)} mixtures have no scores yet; of {count} shards: {lacking}")
+        raise typer.Exit(1)
+
+
+def results_table(results: "list[Summary]") -> "Table":
+    """A row for each setting: means in dB with their intervals, what the setting gains over the one before, cost."""
+    from rich.table import Table
+    from rich.text import Text
+
+    metrics = [metric for metric in _NAMES if any(metric in setting.means for setting in results)]
+    several, timed = len(results) > 1, any(setting.rtf is not None for setting in results)
+    table = Table(box=None, pad_edge=False)
+    headings = ["repeats"] if results[0].repeats is not None else []
+    for metric in metrics:
+        headings.append(_NAMES[metric])
+        headings += ["gain"] if several and metric in ("si_snri", "sdri") else []
+    for heading in (*headings, *(["RTF"] if timed else []), "files"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before: Summary | None = None
+    for setting in results:
+        cells: list[str | Text] = [str(setting.repeats)] if setting.repeats is not None else []
+        for metric in metrics:
+            cells.append(_cell(setting.means.get(metric), 3 if metric == "stoi" else 2, metric in ("si_snri", "sdri")))
+            if several and metric in ("si_snri", "sdri"):
+                gain = f"{setting.means[metric].mean - before.means[metric].mean:+.2f}" if before else ""
+                cells.append(Text(gain, style="dim"))
+        cells += [f"{setting.rtf:.3f}" if setting.rtf is not None else ""] if timed else []
+        table.add_row(*cells, str(setting.files))
+        before = setting
+    return table
+
+
+def _cell(value: "Mean | None", digits: int, interval: bool) -> str:
+    if value is None:
+        return ""
+    half = f" ± {value.ci95:.{digits}f}" if interval and value.ci95 is not None else ""
+    return f"{value.mean:.{digits}f}{half}"

@@ -9,7 +9,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import bar, log
-from tisdiss_cli.commands.options import DeviceOption, check_folder, parse_names
+from tisdiss_cli.commands.options import NETWORK, DeviceOption, check_folder, parse_names, positive
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _data = partial(typer.Option, rich_help_panel="Data")
 _start = partial(typer.Option, rich_help_panel="Start")
 _step = partial(typer.Option, rich_help_panel="Step")
 _schedule = partial(typer.Option, rich_help_panel="Schedule")
-_machine = partial(typer.Option, rich_help_panel="Machine")
+_machine = partial(typer.Option, rich_help_panel=NETWORK)
 
 
 @app.command()
@@ -56,14 +56,16 @@ def train(
         bool | None, _step("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
     ] = None,
     learning_rate: Annotated[float | None, _step(help="The highest; Muon's keeps the proportion.")] = None,
-    minutes: Annotated[float | None, _schedule(min=0.01, help="Time budget, from now to the saved weights.")] = None,
+    minutes: Annotated[
+        float | None, _schedule(callback=positive, help="Time budget, from now to the saved weights.")
+    ] = None,
     steps: Annotated[int | None, _schedule(min=1, help="Budget of steps.")] = None,
     open_ended: Annotated[
         bool | None, _schedule("--open-ended/--no-open-ended", help="At a constant rate until it is told to stop.")
     ] = None,
     cooldown: Annotated[
         float | None,
-        _schedule(min=0.01, help="With --resume: minutes in which an open-ended run's rate falls to zero."),
+        _schedule(callback=positive, help="With --resume: minutes in which an open-ended run's rate falls to zero."),
     ] = None,
     device: DeviceOption = "auto",
     devices: Annotated[int, _machine(min=1, max=1024, help="How many of them, each with a whole batch.")] = 1,

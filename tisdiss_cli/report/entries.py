@@ -1,10 +1,9 @@
-"""What a folder's record has on each input, as the report wants it."""
+"""Inputs of a run as its report shows them: lines of the record, with true scores where there are some."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.results import Row, Sheet
@@ -13,32 +12,32 @@ from tisdiss_cli.folder.record import RECORD, Line, read_lines
 
 @dataclass(frozen=True)
 class Entry:
-    """One input and what became of it; what the record does not have is None or empty."""
+    """One input and what became of it."""
 
-    name: str  # as in the record, relative to IN; bytes that are no UTF-8 as surrogates
-    status: str  # "done" or "failed"
-    channel: int | None = None  # of the mixture, from 1 on, where each was separated by itself
-    mixture: Path | None = None  # where the input is, if that is known
-    outputs: tuple[str, ...] = ()  # relative to OUT
-    remarks: tuple[str, ...] = ()  # why it failed, or its warnings
-    repeats: float | None = None
-    seconds: float = 0.0  # of audio
-    elapsed: float = 0.0  # the network's, in seconds
-    settings: dict[str, Any] = field(default_factory=dict)
+    line: Line  # its latest; bytes in names that are no UTF-8 are surrogates
+    mixture: Path  # where the input is, or was
     si_snri: float | None = None  # dB: predicted, or true once `with_scores` was asked
     band: tuple[float, float] | None = None  # of the prediction
-    worst: tuple[float, float] | None = None  # seconds from and to where the prediction is lowest
-    seams: tuple[float, ...] = ()  # seconds at which the speakers may be swapped
-    segments: tuple[str, ...] = ()  # files of who speaks when, relative to OUT
-    speech_seconds: float | None = None  # of all voices together
-    overlap_seconds: float | None = None
-    talkers: int | None = None
-    doubtful: bool = False  # separated, and something is to be said against it
 
     @property
-    def rtf(self) -> float | None:
-        """Network seconds for a second of audio."""
-        return self.elapsed / self.seconds if self.seconds and self.status == "done" else None
+    def name(self) -> str:
+        """As in the record, relative to IN."""
+        return self.line.input
+
+    @property
+    def failed(self) -> bool:
+        """Whether there are no voices of it."""
+        return self.line.status == "failed"
+
+    @property
+    def remarks(self) -> list[str]:
+        """Why it failed, and its warnings."""
+        return [*([self.line.reason or "failed"] if self.failed else []), *self.line.warnings]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it was separated, and something is to be said against it."""
+        return not self.failed and bool(self.line.warnings or self.line.doubtful)
 
 
 def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
@@ -59,35 +58,15 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
-    found = {key: _entry(line, below) for key, line in lines.items()}
     # What another recording of the same name has replaced is not there to be heard.
-    return [one for key, one in found.items() if all(makers.get(output) == key for output in one.outputs)]
+    kept = [line for key, line in lines.items() if all(makers[output] == key for output in line.outputs)]
+    return [_entry(line, below / line.input if below else Path(line.path)) for line in kept]
 
 
-def _entry(line: Line, source: Path | None) -> Entry:
-    done, quality = line.status == "done", line.quality or {}
-    worst = quality.get("worst") or {}
-    return Entry(
-        name=line.input,
-        status=line.status,
-        channel=line.channel,
-        mixture=source / line.input if source else Path(line.path),
-        outputs=tuple(line.outputs),
-        remarks=tuple(line.warnings) if done else (line.reason or "failed", *line.warnings),
-        repeats=line.repeats,
-        seconds=line.audio_seconds,
-        elapsed=line.elapsed_seconds,
-        settings=line.settings,
-        si_snri=quality.get("si_snri"),
-        band=(quality["low"], quality["high"]) if {"low", "high"} <= quality.keys() else None,
-        worst=(worst["from"], worst["to"]) if {"from", "to"} <= worst.keys() else None,
-        seams=tuple(line.seams),
-        segments=tuple(line.segments),
-        speech_seconds=None if line.speech_seconds is None else sum(line.speech_seconds),
-        overlap_seconds=line.overlap_seconds,
-        talkers=line.talkers,
-        doubtful=done and bool(line.warnings or line.doubtful),
-    )
+def _entry(line: Line, mixture: Path) -> Entry:
+    quality = line.quality or {}
+    band = (quality["low"], quality["high"]) if {"low", "high"} <= quality.keys() else None
+    return Entry(line, mixture, quality.get("si_snri"), band)
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:
@@ -117,7 +96,7 @@ def with_scores(entries: Sequence[Entry], scores: dict[str, list[Row]]) -> list[
         stem = Path(entry.name).with_suffix("").as_posix()
         parts = stem.split("/")
         rows = next((rows for i in range(len(parts)) if (rows := scores.get("/".join(parts[i:])))), [])
-        fitting = [row for row in rows if row.repeats in (entry.repeats, None)]
+        fitting = [row for row in rows if row.repeats in (entry.line.repeats, None)]
         value = fitting[-1].si_snri if fitting else None
         scored.append(replace(entry, si_snri=value, band=None))
     return scored
@@ -129,6 +108,6 @@ def worst_first(entries: Sequence[Entry]) -> list[Entry]:
     def distrust(entry: Entry) -> tuple[float | str, ...]:
         unknown = -math.inf if entry.doubtful else math.inf
         value = unknown if entry.si_snri is None else entry.si_snri
-        return (entry.status != "failed", value, -len(entry.remarks), entry.name)
+        return (not entry.failed, value, -len(entry.remarks), entry.name)
 
     return sorted(entries, key=distrust)

@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from tisdiss_cli.activity.formats import read_segments
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.report.entries import Entry, read_entries, read_scores, with_scores, worst_first
 from tisdiss_cli.report.page import link, write_page
-from tisdiss_cli.report.rows import FIELDS, Other, as_row, root_of, settings_table, spoken
-from tisdiss_cli.report.tracks import check_matplotlib, draw_tracks, sweep
+from tisdiss_cli.report.rows import FIELDS, Other, as_row, root_of, settings_table
+from tisdiss_cli.report.spectrograms import check_matplotlib, draw_tracks
 
 log = logging.getLogger("tisdiss")
 
@@ -53,8 +56,8 @@ def write_report(
         if all(entry.si_snri is None for entry in entries):
             log.warning(f"warning: --scores {scores} has nothing on the files of {out} at their repeats")
     entries = worst_first(entries)
-    matches = {(entry.name, entry.channel): Other(against, entry) for entry in others} if against else {}
-    if against and not any((entry.name, entry.channel) in matches for entry in entries):
+    matches = {entry.line.id: Other(against, entry) for entry in others} if against else {}
+    if against and not any(entry.line.id in matches for entry in entries):
         raise UserError(f"--against {against} has no file of {out}: name a folder made of the same recordings")
     if most:
         check_matplotlib()
@@ -64,7 +67,7 @@ def write_report(
         raise UserError(f"{page.parent} cannot be made: {error.strerror}: name another file with --html") from None
 
     settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(one)[0] for one in entries))
-    others_of = [matches.get((one.name, one.channel)) for one in entries]
+    others_of = [matches.get(one.line.id) for one in entries]
     found = [
         as_row(one, roots.index(root_of(one)[0]), settings=settings, out=out, other=other)
         for one, other in zip(entries, others_of, strict=True)
@@ -74,15 +77,17 @@ def write_report(
     drawn: set[Path] = set()
     for index in chosen:
         entry = entries[index]
-        tracks = draw_tracks(out, entry, other=others_of[index], folder=pictures, number=index)
-        found[index][-1].update(spoken(out, entry) | tracks.facts)
-        drawn |= tracks.files
+        facts, paths = draw_tracks(out, entry, other=others_of[index], folder=pictures, number=index)
+        found[index][-1].update(spoken(out, entry) | facts)
+        drawn |= set(paths)
         advance()
-    sweep(pictures, drawn)
+    for path in set(pictures.glob("*-*.webp")) - drawn:  # of an earlier report
+        with suppress(OSError):  # gone already, or a program has it open
+            path.unlink()
     data = {
         "measure": "true" if scores else "predicted" if any(e.si_snri is not None for e in entries) else None,
         "out": link(out, page),
-        "roots": [link(root, page) if root else None for root in roots],
+        "roots": [link(root, page) for root in roots],
         "pictures": link(pictures, page),
         "settings": [dict(pairs) for pairs in settings],
         "against": {"out": link(against, page), "title": against.absolute().name} if against else None,
@@ -95,6 +100,13 @@ def write_report(
 
 def choose(entries: Sequence[Entry], most: int) -> list[int]:
     """Which of the entries, worst first, are drawn: from the front, and one of six from the end; none that failed."""
-    fit = [index for index, entry in enumerate(entries) if entry.status == "done" and entry.outputs]
+    fit = [index for index, entry in enumerate(entries) if not entry.failed and entry.line.outputs]
     best = min(most, len(fit)) // _BEST
     return fit[: most - best] + [index for index in fit[len(fit) - best :] if index not in fit[: most - best]]
+
+
+def spoken(out: Path, entry: Entry) -> dict[str, Any]:
+    """Who speaks when, only for the files that are drawn: it may be long."""
+    found = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
+    spans = [[[round(start, 2), round(end, 2)] for start, end in voice] for voice in found]
+    return {"spoken": spans} if any(spans) else {}

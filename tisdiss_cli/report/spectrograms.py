@@ -1,17 +1,69 @@
-"""Spectrograms of files of any length in flat memory, on one time axis, as small pictures."""
+"""Spectrograms of a mixture and its voices, of any length in flat memory, on one time axis, as small pictures."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from tisdiss_cli.audio.read import Source
+from tisdiss_cli.audio.read import AudioError, Source
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.report.entries import Entry
+from tisdiss_cli.report.rows import Other
+from tisdiss_cli.separation.permutation import best_permutation
+
+log = logging.getLogger("tisdiss")
 
 COLUMNS, BANDS = 1200, 128
 _HIGHEST_RATE = 16_000  # Hz; above 8 kHz there is little of a voice to see
 _LONG = 60.0  # seconds from which on frames lie further apart
 _RANGE = 70.0  # dB from a file's loudest point to black
 _FLOOR = 1e-10
+
+
+def check_matplotlib() -> None:
+    """UserError if it is not there."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "the report's pictures need the package matplotlib: pip install 'tisdiss[plot]', or --most 0 for none"
+        ) from None
+
+
+def draw_tracks(
+    out: Path, entry: Entry, *, other: Other | None, folder: Path, number: int
+) -> tuple[dict[str, Any], list[Path]]:
+    """Draws `folder`/NUMBER-TRACK.webp for each file that can be read; the others are said and left out.
+
+    Returns what the page must know of them, and the pictures. Track 0 is the mixture, then come the voices, then those
+    of the other run. A network knows no speaker's name, so the other's voices may come in another order: `order` is the
+    one that looks most alike.
+    """
+    line = entry.line
+    voices = [out / output for output in line.outputs]
+    others = [other.out / output for output in other.entry.line.outputs] if other else []
+    levels: dict[int, np.ndarray] = {}
+    rate: int | None = None  # the first voice's that can be read
+    for track, path in [*enumerate(voices, 1), (0, entry.mixture), *enumerate(others, 1 + len(voices))]:
+        try:
+            rate = rate or shown_rate(path)
+            asked = {"track": line.settings.get("track"), "channel": line.channel} if track == 0 else {}
+            levels[track] = spectrogram(path, rate, line.audio_seconds, **asked)
+        except AudioError as error:
+            log.warning(f"warning: not drawn: {error}")
+    if rate is None or not levels:
+        return {}, []
+    levels = dict(sorted(levels.items()))
+    paths = [folder / f"{number}-{track}.webp" for track in levels]
+    draw(list(levels.values()), paths)
+    facts: dict[str, Any] = {"pictures": [number, *levels], "top": rate / 2000}
+    if others and len(others) == len(voices) and set(range(1, 2 * len(voices) + 1)) <= set(levels):
+        rows, columns = ([levels[first + index] for index in range(len(voices))] for first in (1, 1 + len(voices)))
+        facts["order"], _ = best_permutation(torch.tensor([[alike(a, b) for b in columns] for a in rows]))
+    return facts, paths
 
 
 def shown_rate(path: Path) -> int:
