@@ -115,7 +115,7 @@ def evaluate(
         separator.run(torch.randn(1, rate), repeats=1)  # the first run of a device is slow, and no measurement
     progress.start(len(todo))
     with Scorers(workers, rate=rate, stoi=stoi, pesq=pesq) as scorers:
-        signals = _said_if_resampled(read_ahead(todo, rate=rate, files=files), rate, separator is not None)
+        signals = read_ahead(todo, rate=rate, files=files)
         for item, scored in _scores(signals, scorers, separator, repeats=wanted, separator_repeats=separator_repeats):
             if isinstance(scored, Exception):
                 reason = " ".join(str(scored).split()) or type(scored).__name__
@@ -192,20 +192,6 @@ def _scores(
         waiting.append((item, _Scored(repeats, seconds, spent, loaded.warnings, future)))
         yield from done(2 * scorers.workers + 2)
     yield from done(0)
-
-
-def _said_if_resampled(
-    signals: Iterator[tuple[Item, Signals | str]], rate: int, networks: bool
-) -> Iterator[tuple[Item, Signals | str]]:
-    """Passes the signals on; of the first that is not at `rate` on disk the log tells, whoever's rate that is."""
-    told = False
-    for item, loaded in signals:
-        if not told and isinstance(loaded, Signals) and loaded.rates - {rate}:
-            told = True
-            others = ", ".join(str(other) for other in sorted(loaded.rates - {rate}))
-            whose = "the network's" if networks else "the estimates'"
-            log.info(f"mixtures and references at {others} Hz are resampled to {whose} {rate} Hz")
-        yield item, loaded
 
 
 def every_setting(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import Source, input_rate
+from tisdiss_cli.data.clips import say_rates
 from tisdiss_cli.data.datasets import Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim
@@ -26,7 +27,6 @@ class Signals:
     references: Tensor  # (S, L)
     estimates: Tensor | None  # (S, L)
     warnings: list[str]
-    rates: set[int]  # of the mixture and the references on disk
 
 
 def read_ahead(
@@ -34,12 +34,14 @@ def read_ahead(
 ) -> Iterator[tuple[Item, Signals | str]]:
     """Yields each item's signals, or a sentence why not, read while the caller works on those before.
 
-    `files` are its estimates made elsewhere, by id, one for each reference; None: there are none.
+    `files` are its estimates made elsewhere, by id, one for each reference; None: there are none. At the end the log
+    says which mixtures and references were resampled.
     """
+    rates: set[int] = set()
 
     def load(item: Item) -> Signals | str:
         try:
-            return _load(item, None if files is None else files[item.id], rate)
+            return _load(item, None if files is None else files[item.id], rate, rates)
         except UserError as error:
             return str(error)
         except (OSError, MemoryError) as error:  # a disk that went away, say
@@ -54,16 +56,16 @@ def read_ahead(
                 yield ready, future.result()
         for ready, future in coming:
             yield ready, future.result()
+    say_rates("mixtures and references", rates, rate)
 
 
-def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int) -> Signals:
+def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int, rates: set[int]) -> Signals:
     if estimates is not None and len(estimates) != len(item.references):
         raise UserError(f"there are {len(estimates)} estimates for {len(item.references)} references")
     paths = {"the mixture": item.mixture}
     paths |= {f"reference {number}": path for number, path in enumerate(item.references, 1)}
     paths |= {f"estimate {number}": path for number, path in enumerate(estimates or (), 1)}
     signals: dict[str, Tensor] = {}
-    rates: set[int] = set()
     warnings: list[str] = []
     for name, path in paths.items():
         source = Source(path, rate)
@@ -75,7 +77,7 @@ def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int) -> Signals:
     mixture, *others = signals.values()
     references = torch.stack(others[: len(item.references)])
     voices = torch.stack(others[len(item.references) :]) if estimates else None
-    return Signals(mixture, references, voices, warnings + ([warning] if warning else []), rates)
+    return Signals(mixture, references, voices, warnings + ([warning] if warning else []))
 
 
 def commonest_rate(paths: Iterable[Path], default: int) -> int:

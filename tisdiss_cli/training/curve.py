@@ -1,7 +1,10 @@
 """The picture of a run: loss and validation SI-SNRi by repeats, drawn from its log."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from tisdiss_cli.files import replacing
 from tisdiss_cli.training import log
@@ -80,12 +83,6 @@ def plot_curve(out: Path) -> None:
         logging.getLogger("tisdiss").warning(f"warning: {out / CURVE} is not drawn: {error.strerror or error}")
 
 
-def _smoothed(steps: tuple[int, ...], values: tuple[float, ...]) -> tuple[list[float], list[float]]:
-    """Means of at most _GROUPS groups of neighbouring rows, at their mean step."""
-    size = -(-len(values) // _GROUPS)
-    groups = [slice(begin, begin + size) for begin in range(0, len(values), size)]
-
-    def mean(numbers: tuple[float, ...], group: slice) -> float:
-        return sum(numbers[group]) / len(numbers[group])
-
-    return [mean(steps, group) for group in groups], [mean(values, group) for group in groups]
+def _smoothed(*columns: Sequence[float]) -> list[list[float]]:
+    """Returns of each column the means of _GROUPS groups of neighbouring rows."""
+    return [[float(group.mean()) for group in np.array_split(column, _GROUPS)] for column in columns]

@@ -16,12 +16,9 @@ from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.separation.permutation import best_permutation
-from tisdiss_cli.training.data import Example
 from tisdiss_cli.training.loss import pairwise_si_snr
-from tisdiss_cli.training.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
-_MIXTURES = 16  # that the level is taken from
 
 Weights = dict[str, Tensor]
 
@@ -65,35 +62,6 @@ def export(
     network = TISDiSS(config).to(pairs[0][0].device).eval()
     network.load_state_dict(state)
     save_weights(path, config, scale_outputs(state, output_gain(network, pairs)), info=info)
-
-
-def level_pairs(examples: list[Example], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Some of the validation set, evenly spread, as pairs to take the level from, each a batch of one."""
-    chosen = examples[:: -(-len(examples) // _MIXTURES)]
-    return [(one.mixture.to(device)[None], one.references.to(device)[None]) for one in chosen]
-
-
-def describe(
-    recipe: Recipe,
-    *,
-    steps: int,
-    minutes: float,
-    mixture_hours: float,
-    device: str,
-    before: dict[str, float],
-    validation: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """What trained weights tell of themselves; `before`, of the weights that the run began with, is counted in."""
-    training: dict[str, Any] = {
-        "steps": steps,
-        "minutes": round(minutes, 2),
-        "mixture_hours": round(mixture_hours, 3),
-        "device": device,
-    }
-    for key, value in before.items():
-        training[key] = round(training.get(key, 0) + value, 3)
-    info = {"trained": True, "recipe": recipe.to_dict(), "training": training}
-    return {**info, "validation": validation} if validation else info
 
 
 @torch.no_grad()

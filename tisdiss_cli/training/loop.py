@@ -17,7 +17,7 @@ from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import CHECKPOINT, State, save_checkpoint
 from tisdiss_cli.training.curve import plot_curve
 from tisdiss_cli.training.data import tuning
-from tisdiss_cli.training.export import WEIGHTS, Best, describe, export, level_pairs
+from tisdiss_cli.training.export import WEIGHTS, Best, export
 from tisdiss_cli.training.fabric import Fabric, agree
 from tisdiss_cli.training.learner import Learner
 from tisdiss_cli.training.log import LOG, Log, Losses
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 log = logging.getLogger("tisdiss")
+
+_LEVELS = 16  # mixtures that the weights' level is taken from
 
 
 class Training:
@@ -174,25 +176,27 @@ class Training:
         state.clock.end_epoch(begin)
 
     def export(self, decay: float) -> None:
-        """Writes the mean of the best weights, the latest of which are the moving average with that decay."""
-        recipe, state, device, validation = self.recipe, self.state, self.fabric.device, None
-        examples = self.material.examples
+        """Writes the mean of the best weights, the latest of which are the moving average with that decay.
+
+        Their level is taken from some of the validation set, evenly spread, or from a batch.
+        """
+        recipe, state, device, examples = self.recipe, self.state, self.fabric.device, self.material.examples
+        training = {
+            "steps": state.step,
+            "minutes": state.clock.elapsed / 60,
+            "mixture_hours": state.mixture_seconds / 3600,
+        }
+        training = {name: round(value + self.before.get(name, 0), 3) for name, value in training.items()}
+        info: dict[str, Any] = {"trained": True, "recipe": state.schedule.plan.to_dict()}
+        info["training"] = {**training, "device": device.type}
         if self.latest:
             gains = [round(value, 3) for value in self.latest.si_snri]
-            validation = {"mixtures": len(examples), "step": state.step, "ema_decay": decay, "si_snri": gains}
-            pairs = level_pairs(examples, device)
+            info["validation"] = {"mixtures": len(examples), "step": state.step, "ema_decay": decay, "si_snri": gains}
+            chosen = examples[:: -(-len(examples) // _LEVELS)]
+            pairs = [(one.mixture.to(device)[None], one.references.to(device)[None]) for one in chosen]
         else:
             size, speakers = recipe.batch_size, recipe.config.speakers
             pairs = [self.data.draw(size, speakers, recipe.segment_samples, self.random(device))]
-        info = describe(
-            state.schedule.plan,
-            steps=state.step,
-            minutes=state.clock.elapsed / 60,
-            mixture_hours=state.mixture_seconds / 3600,
-            device=device.type,
-            before=self.before,
-            validation=validation,
-        )
         with self.fabric.autocast():
             export(self.out / WEIGHTS, config=recipe.config, state=state.best.mean(), pairs=pairs, info=info)
 

@@ -186,14 +186,9 @@ def gather(
         "examples": sum(example.mixture.shape[0] for example in examples),
         "before": start.origin.get("before", start.before),
     }
-    check_origin(start.origin, origin)
-    return Material(data, examples, origin)
-
-
-def check_origin(origin: dict[str, Any], now: dict[str, Any]) -> None:
-    """UserError if a resumed run would train or validate on other data than before."""
     for key, what in (("data", "DATA is"), ("examples", "--valid is")):
-        if origin and origin[key] != now[key]:
+        if start.state and start.origin[key] != origin[key]:
             raise UserError(
                 f"{what} not what this run began with: pass the same folders, or start a run in another OUT"
             )
+    return Material(data, examples, origin)
