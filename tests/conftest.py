@@ -158,7 +158,7 @@ def train(monkeypatch, capfd):
         monkeypatch.setattr("sys.argv", ["tisdiss", "train", *map(str, arguments), "--device", "cpu"])
         with pytest.raises(SystemExit) as exit:
             main()
-        return exit.value.code, *capfd.readouterr()
+        return exit.value.code or 0, *capfd.readouterr()
 
     return run
 

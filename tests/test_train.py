@@ -63,7 +63,7 @@ def uninterrupted(tmp_path_factory, speech, valid, nano):
         patch.setattr("sys.argv", ["tisdiss", "train", *map(str, arguments)])
         patch.setattr("tisdiss_cli.training.loop.plot_curve", lambda out: None)
         main()
-    assert exit.value.code == 0
+    assert not exit.value.code
     assert len(losses(out)) == 12 + 3 * 2
     return out
 

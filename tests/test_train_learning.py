@@ -42,7 +42,7 @@ def learned(tmp_path_factory, speech):
             "sys.argv", ["tisdiss", "train", *map(str, (speech, out, "--recipe", recipe, "--valid", mixtures))]
         )
         main()
-    assert exit.value.code == 0
+    assert not exit.value.code
     return folder
 
 
