@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def check_pictures() -> None:
-    """UserError now, and not after the work, if a report's pictures cannot be drawn."""
+    """Raises UserError now, and not after the work, if a report's pictures cannot be drawn."""
     from tisdiss_cli.report.spectrograms import check_matplotlib
 
     check_matplotlib()
 
 
 def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:
-    """The page of what a run left in OUT, under a bar of the files that are drawn; its path."""
+    """Writes the page of what a run left in OUT, under a bar of the files that are drawn; its path."""
     from tisdiss_cli.report.run import write_report
 
     with bar(unit="file", desc="drawing", leave=False) as shown:
@@ -31,7 +31,7 @@ def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:
 
 
 def score_page(path: Path, outcome: "Evaluation", table: "Printed") -> None:
-    """The page of a scored set."""
+    """Writes the page of a scored set."""
     from tisdiss_cli.evaluation.results import smallest_within
     from tisdiss_cli.report.scores import points, write_scores
 

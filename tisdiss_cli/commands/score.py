@@ -138,7 +138,7 @@ def score(
 
 
 def _tell(outcome: "Evaluation", *, csv: Path | None, json: Path | None, html: Path | None) -> None:
-    """What was scored and what was not; exit status 1 if anything was not."""
+    """Prints what was scored and what was not; exit status 1 if anything was not."""
     _list(logging.ERROR, "not scored", outcome.failed)
     _list(logging.ERROR, "incomplete in the set, left out", outcome.missing)
     _list(logging.WARNING, "scored with a remark", outcome.warnings)
@@ -167,7 +167,7 @@ def _list(level: int, heading: str, sentences: list[str]) -> None:
 
 
 def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[Dataset, Path | None]":
-    """The mixtures of a shard ("3/8", "slurm") and the sheet that it writes; all of them, and `csv`, without one."""
+    """Returns the mixtures of a shard ("3/8", "slurm") and the sheet that it writes; without one all, and `csv`."""
     from tisdiss_cli.evaluation.results import part_of
     from tisdiss_cli.folder.shards import parse_shard
 
@@ -202,7 +202,7 @@ def merge_shards(dataset: "Dataset", csv: Path | None, json: Path | None) -> Non
 
 
 def results_table(results: "list[Summary]") -> "Table":
-    """A row for each setting: means in dB with their intervals, what the setting gains over the one before, cost."""
+    """Returns a row for each setting: means in dB with their intervals, the gain over the setting before, cost."""
     from rich.table import Table
     from rich.text import Text
 

@@ -130,7 +130,7 @@ def train(
 
 
 def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The keys of the recipe that options were given for: an option has its key's name."""
+    """Returns the keys of the recipe that options were given for: an option has its key's name."""
     from tisdiss_cli.data.corpus import read_exclusions
     from tisdiss_cli.training.recipe import Recipe
 
@@ -142,7 +142,7 @@ def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def say_what_is_missing(recipe: "Recipe", validated: bool) -> None:
-    """What a run goes without where it has no validation set or no matplotlib."""
+    """Logs what a run goes without where it has no validation set or no matplotlib."""
     from tisdiss_cli.training.curve import can_plot
 
     if not validated:

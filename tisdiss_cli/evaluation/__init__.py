@@ -1,1 +1,1 @@
-"""How good a separation is."""
+"""Scores of a separation, and what is fitted to them."""

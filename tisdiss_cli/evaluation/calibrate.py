@@ -86,7 +86,7 @@ def _trace(separator: Separator, mixture: Tensor, references: Tensor, *, most: i
 
 
 def choose_threshold(traces: list[Trace]) -> Choice:
-    """The smallest whole threshold, in dB, whose mean SI-SNRi is within ALLOWED_LOSS of the best fixed setting's."""
+    """Finds the smallest whole threshold in dB whose mean SI-SNRi is within ALLOWED_LOSS of the best fixed one's."""
     most = len(traces[0].si_snri)
     fixed = [sum(one.si_snri[index] for one in traces) / len(traces) for index in range(most)]
     for threshold in range(101):
@@ -104,7 +104,7 @@ def choose_threshold(traces: list[Trace]) -> Choice:
 def fit_quality(
     separator: Separator, dataset: Dataset, *, repeats: int, advance: Callable[[], None] = lambda: None
 ) -> QualityModel | None:
-    """The model for these weights, by each mixture of the set as it is and changed; None of fewer than LEAST.
+    """Fits the model for these weights to each mixture of the set as it is and changed; None of fewer than LEAST.
 
     A file that cannot be read, or has a silent reference, is left out; `advance` is told of each.
     """
@@ -130,7 +130,7 @@ def fit_quality(
 
 
 def _changed(references: Tensor, earlier: Tensor | None, number: int) -> Iterator[Tensor]:
-    """The references (S, L) once more: cut, at other levels, or the first with another mixture's others."""
+    """Yields the references (S, L) once more: cut, at other levels, or the first with another mixture's others."""
     random = torch.Generator().manual_seed(number)
     share, place, swap = torch.rand(3, generator=random).tolist()
     gains = 10 ** ((torch.rand(len(references), 1, generator=random) * 2 - 1) * 4 / 20)
@@ -151,7 +151,7 @@ def _example(separator: Separator, references: Tensor, repeats: int) -> tuple[Te
 
 
 def fit(inputs: np.ndarray, truths: np.ndarray, groups: np.ndarray) -> QualityModel:
-    """The model of inputs (N, 7) and true SI-SNRi (N,) in dB; examples of one group (N,) are held out together."""
+    """Fits the model of inputs (N, 7) and true SI-SNRi (N,) in dB; examples of one group (N,) are held out together."""
     held_out = np.zeros(len(truths))
     folds = np.unique(groups, return_inverse=True)[1] % _FOLDS
     for fold in range(_FOLDS):
@@ -182,7 +182,7 @@ def _ridge(inputs: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, of two samples (N,) whose ties, if any, are taken in order; 0 where one is constant."""
+    """Returns Spearman's, of two samples (N,) whose ties, if any, are taken in order; 0 where one is constant."""
     one, other = (np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0

@@ -44,13 +44,13 @@ class _Match:
     files: dict[str, tuple[Path, ...]]  # by id, in the order of their numbers; () for none
 
     def fit(self, speakers: int) -> tuple[int, int]:
-        """How many items have one estimate for each speaker, and how many have any."""
+        """Counts the items that have one estimate for each speaker, and those that have any."""
         counts = [len(paths) for paths in self.files.values()]
         return sum(count == speakers for count in counts), sum(count > 0 for count in counts)
 
 
 def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:
-    """Each item's estimates, in the order of their numbers, whatever their extensions; () for none.
+    """Finds each item's estimates, in the order of their numbers, whatever their extensions; () for none.
 
     All follow one pattern, which is said: `pattern`, or that of PATTERNS which fits the most items. Numbers begin at
     1, or at 0 where there is one. The id may have the mixtures' folder in front, as when the whole set was separated.
@@ -91,7 +91,7 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
 
 
 def checked(pattern: str) -> str:
-    """The pattern without its extension; UserError if it is none."""
+    """Returns the pattern without its extension; UserError if it is none."""
     try:
         path = Path(_name(pattern, "a", number=1))
         usable = len({_name(pattern, id, number=n) for id in "ab" for n in (1, 2)}) == 4
@@ -107,7 +107,7 @@ def checked(pattern: str) -> str:
 
 
 def _name(pattern: str, id: str, *, number: int, extension: str = "wav", repeats: str = "") -> str:
-    """The path of an estimate below its folder, without its extension, by the pattern's fields or those of `--name`."""
+    """Returns an estimate's path below its folder, without its extension, by the pattern's fields or `--name`'s."""
     folder, _, stem = id.rpartition("/")
     separates = {"folder": folder, "stem": stem, "voice": number, "input": f"{id}.{extension}", "ext": extension}
     name = pattern.format(id=id, n=number, repeats=repeats, channel=1, **separates)
@@ -121,7 +121,7 @@ def _literal(text: str) -> str:
 
 
 def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator[_Match]:
-    """With and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
+    """Tries with and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
     folder = f"{Path(dataset.mixture).name}/"
     for repeats in ("auto", *map(str, range(1, _MOST_REPEATS + 1))) if "{repeats}" in pattern else ("",):
         yield _match(files, dataset, pattern=pattern, repeats=repeats)

@@ -171,7 +171,7 @@ def _scores(
     waiting: deque[tuple[Item, _Scored]] = deque()
 
     def done(most: int) -> Iterator[tuple[Item, _Scored | Exception]]:
-        """Those whose scores are there, in order; waits until at most that many are left."""
+        """Yields those whose scores are there, in order; waits until at most that many are left."""
         while waiting and (waiting[0][1].future.done() or len(waiting) > most):
             item, scored = waiting.popleft()
             error = scored.future.exception()
@@ -197,8 +197,9 @@ def _scores(
 def every_setting(
     separator: Separator, mixture: Tensor, *, repeats: Sequence[int], separator_repeats: int | None = None
 ) -> list[tuple[Tensor, float]]:
-    """For each of the ascending `repeats`: the voices (S, L) of a whole mixture (L,), on the CPU, and the
-    network's seconds until then, its own decoding included, the other settings' left out.
+    """Returns a mixture's (L,) voices (S, L), on the CPU, and the network's seconds, for each of ascending `repeats`.
+
+    Those are until then, its own decoding included, the other settings' left out.
     """
     device = separator.device
     found: list[tuple[Tensor, float]] = []
@@ -214,9 +215,7 @@ def every_setting(
 
 
 def default_workers(dataset: Dataset) -> int:
-    """As many scoring processes as this machine and the set make use of; none for a few files, as each takes
-    seconds to start.
-    """
+    """Returns how many scoring processes pay; none for a few files, as each takes seconds to start."""
     return min(max(1, cores() - 1), 16, len(dataset.items) // 8)
 
 
@@ -260,7 +259,7 @@ def _plan(
 def _outputs(
     separator: Separator | None, signals: Signals, *, repeats: Sequence[int | None], separator_repeats: int | None
 ) -> tuple[list[Tensor], list[float | None]]:
-    """The estimates (S, L) of every setting and the network's seconds; those of a file made elsewhere have none."""
+    """Returns every setting's estimates (S, L) and the network's seconds; those of a file made elsewhere have none."""
     if separator is None:
         assert signals.estimates is not None  # those made elsewhere, read with the mixture
         return [signals.estimates], [None]

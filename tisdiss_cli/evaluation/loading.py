@@ -81,7 +81,7 @@ def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int, rates: set[
 
 
 def commonest_rate(paths: Iterable[Path], default: int) -> int:
-    """The rate of most of the files, Hz; of equals the lowest, `default` where none can be read."""
+    """Returns the rate of most of the files, Hz; of equals the lowest, `default` where none can be read."""
     rates: Counter[int] = Counter()
     for path in paths:
         with suppress(UserError):  # reading it whole gives the reason

@@ -1,4 +1,4 @@
-"""How good a separation is: SI-SNR, SDR, their improvements over the mixture, the best permutation.
+"""Measures of a separation: SI-SNR, SDR, their improvements over the mixture, the best permutation.
 
 SI-SNR is Le Roux et al. 2019 ("SDR: half-baked or well done?") with zero-mean signals; SDR is BSS Eval
 v3's (Vincent et al. 2006), which forgives any filter of 512 taps. An improvement (SI-SNRi, SDRi) is the
@@ -50,7 +50,7 @@ class Score:
 
 
 def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """(..., L), (..., L) -> (...) dB within ±LIMIT, double: BSS Eval v3; a constant estimate gives -LIMIT.
+    """Returns BSS Eval v3's SDR, (..., L), (..., L) -> (...) dB within ±LIMIT; a constant estimate gives -LIMIT.
 
     The reference must not be constant.
     """
@@ -62,7 +62,7 @@ def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """(L,), (L,) of unit norm -> () dB."""
+    """Returns SDR, (L,), (L,) of unit norm -> () dB."""
     value = torch.tensor(torch.nan)
     with suppress(torch.linalg.LinAlgError):  # the reference has fewer than 512 independent shifts
         value = signal_distortion_ratio(estimate, reference, filter_length=TAPS)

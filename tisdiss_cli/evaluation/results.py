@@ -39,7 +39,7 @@ class Row:
 
 
 def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
-    """16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
+    """Returns 16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
     known = [settings, *(fingerprint(path) for path in files)]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -160,13 +160,13 @@ class Summary:
     rtf: float | None  # network seconds for a second of audio; None where no network ran
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
+        """Returns it for JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
         means = {metric: asdict(mean) for metric, mean in self.means.items()}
         return {"repeats": self.repeats, **means, "files": self.files, "rtf": self.rtf}
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:
-    """One summary for each setting, by repeats."""
+    """Returns a summary for each setting, by repeats."""
     results = []
     for repeats in sorted({row.repeats for row in rows}, key=lambda value: value or 0):
         group = [row for row in rows if row.repeats == repeats]
@@ -180,13 +180,13 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean and the half width of its 95 % confidence interval; None for fewer than two values."""
+    """Returns the mean and the half width of its 95 % confidence interval; None for fewer than two values."""
     n, mean = len(values), statistics.fmean(values)
     return mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None
 
 
 def student_t(freedom: int, probability: float = 0.95) -> float:
-    """The t that |T| stays below with that probability, for that many degrees of freedom.
+    """Returns the t that |T| stays below with that probability, for that many degrees of freedom.
 
     Bisects the closed form of Abramowitz and Stegun 26.7.3 and 26.7.4 over the angle atan(t / √freedom).
     """
@@ -208,6 +208,6 @@ def student_t(freedom: int, probability: float = 0.95) -> float:
 
 
 def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
-    """The smallest setting whose quality, in dB, is within `margin` of the best."""
+    """Returns the smallest setting whose quality, in dB, is within `margin` of the best."""
     best = max(quality.values())
     return min(repeats for repeats, value in quality.items() if value >= best - margin)

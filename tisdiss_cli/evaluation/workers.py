@@ -40,7 +40,7 @@ class Scorers:
             ) from None
 
     def submit(self, mixture: Tensor, references: Tensor, estimates: list[Tensor]) -> "Future[list[Score]]":
-        """The scores to come, as `metrics.score` gives them, of a mixture (L,), its references (S, L) and every
+        """Returns the scores to come, as `metrics.score` gives them, of a mixture (L,), its references (S, L) and every
         setting's estimates (S, L); the future raises UserError where there are none, and what else went wrong.
         """
         # Arrays cross to a worker without shared memory.

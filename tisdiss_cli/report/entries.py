@@ -26,7 +26,7 @@ class Entry:
 
     @property
     def failed(self) -> bool:
-        """Whether there are no voices of it."""
+        """True when there are no voices of it."""
         return self.line.status == "failed"
 
     @property
@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def doubtful(self) -> bool:
-        """Whether it was separated, and something is to be said against it."""
+        """True when it was separated, and something is to be said against it."""
         return not self.failed and bool(self.line.warnings or self.line.doubtful)
 
 
@@ -70,7 +70,7 @@ def _entry(line: Line, mixture: Path) -> Entry:
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:
-    """The rows of a file that `tisdiss score --csv` wrote, by id; UserError if it is none."""
+    """Reads the rows of a file that `tisdiss score --csv` wrote, by id; UserError if it is none."""
     if not path.is_file():
         raise UserError(f"--scores {path} does not exist: name a file that `tisdiss score --csv` wrote")
     try:
@@ -86,7 +86,7 @@ def read_scores(path: Path) -> dict[str, list[Row]]:
 
 
 def with_scores(entries: Sequence[Entry], scores: dict[str, list[Row]]) -> list[Entry]:
-    """The entries with true SI-SNRi in place of predicted.
+    """Returns the entries with true SI-SNRi in place of predicted.
 
     An id is a path without its extension; where the record's names have more folders before it, the end decides. Of
     several settings the entry's own is taken, or the scores of finished estimates.
@@ -103,7 +103,7 @@ def with_scores(entries: Sequence[Entry], scores: dict[str, list[Row]]) -> list[
 
 
 def worst_first(entries: Sequence[Entry]) -> list[Entry]:
-    """Failed ones, then by SI-SNRi from the lowest; without that the doubtful ones first."""
+    """Sorts failed ones first, then by SI-SNRi from the lowest; without that the doubtful ones."""
 
     def distrust(entry: Entry) -> tuple[float | str, ...]:
         unknown = -math.inf if entry.doubtful else math.inf

@@ -69,7 +69,7 @@ def open_page(path: Path) -> bool:
 
 
 def shown(text: str) -> str:
-    """Text with control characters, and bytes that are no UTF-8, as escapes to read: \\n, \\xff."""
+    """Returns text with control characters, and bytes that are no UTF-8, as escapes to read: \\n, \\xff."""
     return "".join(map(_character, text))
 
 
@@ -80,7 +80,7 @@ def _character(letter: str) -> str:
 
 
 def link(target: Path, page: Path) -> str:
-    """The percent-encoded address of a folder as seen from a page, with "/" at its end; from the root if need be."""
+    """Returns the percent-encoded address of a folder from a page, with "/" at its end; from the root if need be."""
     target, folder = Path(os.path.abspath(target)), os.path.abspath(page.parent)
     try:
         relative = Path(os.path.relpath(target, folder)).as_posix()
@@ -98,7 +98,7 @@ def _hash(text: str) -> str:
 
 
 def _json(data: dict[str, Any]) -> str:
-    """Compact, without what could end a script element; bytes that are no UTF-8 as escapes."""
+    """Returns compact JSON without what could end a script element; bytes that are no UTF-8 as escapes."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text = re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

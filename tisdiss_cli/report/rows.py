@@ -25,7 +25,7 @@ class Other:
 
 
 def settings_table(entries: Sequence[Entry]) -> list[Pairs]:
-    """Every combination of settings that there is, once, each as names and values to show."""
+    """Lists every combination of settings that there is, once, each as names and values to show."""
     return list(dict.fromkeys(_pairs(entry) for entry in entries))
 
 
@@ -38,7 +38,7 @@ def _pairs(entry: Entry) -> Pairs:
 
 
 def as_row(entry: Entry, root: int, *, settings: list[Pairs], out: Path, other: Other | None) -> list[Any]:
-    """The values of FIELDS; `here` has a bit for the mixture and then one for each output that is on the disk."""
+    """Returns the values of FIELDS; `here` has a bit for the mixture and each output that is on the disk."""
     line, (low, high) = entry.line, entry.band or (None, None)
     name, worst = root_of(entry)[1], (line.quality or {}).get("worst", {})
     more = {
@@ -96,12 +96,12 @@ def _shared(name: str, outputs: Sequence[str]) -> list[int | str]:
 
 
 def _units(text: str) -> int:
-    """Its length as JavaScript counts."""
+    """Counts as JavaScript does."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def root_of(entry: Entry) -> tuple[Path, str]:
-    """The folder that the mixture is below, and its name there: the record's unless a link led to it."""
+    """Returns the folder that the mixture is below, and its name there: the record's unless a link led to it."""
     parts = Path(entry.name).parts
     if entry.mixture.parts[-len(parts) :] == parts:
         return Path(*entry.mixture.parts[: -len(parts)]), entry.name

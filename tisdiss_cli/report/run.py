@@ -99,14 +99,14 @@ def write_report(
 
 
 def choose(entries: Sequence[Entry], most: int) -> list[int]:
-    """Which of the entries, worst first, are drawn: from the front, and one of six from the end; none that failed."""
+    """Chooses the entries, worst first, to draw: from the front, and one of six from the end; none that failed."""
     fit = [index for index, entry in enumerate(entries) if not entry.failed and entry.line.outputs]
     best = min(most, len(fit)) // _BEST
     return fit[: most - best] + [index for index in fit[len(fit) - best :] if index not in fit[: most - best]]
 
 
 def spoken(out: Path, entry: Entry) -> dict[str, Any]:
-    """Who speaks when, only for the files that are drawn: it may be long."""
+    """Returns who speaks when, only for the files that are drawn: it may be long."""
     found = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
     spans = [[[round(start, 2), round(end, 2)] for start, end in voice] for voice in found]
     return {"spoken": spans} if any(spans) else {}

@@ -31,7 +31,7 @@ class Point:
 
 
 def points(summaries: Sequence[Summary]) -> list[Point]:
-    """Those of the settings that were timed."""
+    """Returns those of the settings that were timed."""
     found = []
     for one in summaries:
         if one.repeats is not None and one.rtf is not None:

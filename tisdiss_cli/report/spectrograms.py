@@ -24,7 +24,7 @@ _FLOOR = 1e-10
 
 
 def check_matplotlib() -> None:
-    """UserError if it is not there."""
+    """Raises UserError if it is not there."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -67,7 +67,7 @@ def draw_tracks(
 
 
 def shown_rate(path: Path) -> int:
-    """The rate, in Hz, at which a voice and what stands beside it are looked at; AudioError as `Source`."""
+    """Returns the rate, in Hz, at which a voice and what stands beside it are looked at; AudioError as `Source`."""
     source = Source(path, _HIGHEST_RATE)
     source.close()
     return min(source.input_rate, _HIGHEST_RATE)
@@ -76,7 +76,7 @@ def shown_rate(path: Path) -> int:
 def spectrogram(
     path: Path, rate: int, seconds: float, *, track: int | None = None, channel: int | None = None
 ) -> np.ndarray:
-    """Levels in dB (BANDS, columns), lowest band first, of a file heard at `rate`, Hz, on an axis of `seconds`.
+    """Returns levels in dB (BANDS, columns), lowest band first, of a file heard at `rate`, Hz, on an axis of `seconds`.
 
     A column is the maximum over its stretch of time, a band over its frequencies, so that nothing short or narrow is
     lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed, of a damaged one what
@@ -116,7 +116,7 @@ def _padded(source: Source, silence: int) -> Iterator[np.ndarray]:
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:
-    """The correlation of two spectrograms of one size, of what is louder than their middle."""
+    """Returns the correlation of two spectrograms of one size, of what is louder than their middle."""
     a, b = (np.maximum(levels - np.median(levels), 0.0) for levels in (one, other))
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / norm if norm else 0.0

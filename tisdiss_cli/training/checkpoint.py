@@ -73,7 +73,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that `save_checkpoint` wrote, on the CPU; UserError when there is none or it is damaged."""
+    """Returns what `save_checkpoint` wrote, on the CPU; UserError when there is none or it is damaged."""
     if not path.is_file():
         raise UserError(f"there is no {path} to resume from: leave --resume out to start this run")
     try:

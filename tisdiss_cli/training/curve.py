@@ -15,7 +15,7 @@ _WORST = 5.0  # dB below the mixture; the first steps' values beyond it would fl
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is there (the extra `plot`)."""
+    """Tells if matplotlib is there (the extra `plot`)."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -84,5 +84,5 @@ def plot_curve(out: Path) -> None:
 
 
 def _smoothed(*columns: Sequence[float]) -> list[list[float]]:
-    """Returns of each column the means of _GROUPS groups of neighbouring rows."""
+    """Returns each column's means of _GROUPS groups of neighbouring rows."""
     return [[float(group.mean()) for group in np.array_split(column, _GROUPS)] for column in columns]

@@ -1,4 +1,4 @@
-"""What a run trains on, fixed mixtures or clean speech to mix, told apart by the folder; what it is validated on."""
+"""Training data, fixed mixtures or clean speech to mix, told apart by the folder; validation data."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Example:
 
 
 def load_examples(root: Path, sample_rate: int, *, speakers: int, count: int = 0) -> list[Example]:
-    """The mixtures of `root` in memory, or `count` of them evenly spread; UserError names what does not fit."""
+    """Reads the mixtures of `root`, or `count` of them evenly spread; UserError names what does not fit."""
     dataset = complete_dataset(root, speakers)
     items = dataset.items
     if 0 < count < len(items):

@@ -42,7 +42,7 @@ class Best:
         return True
 
     def mean(self) -> Weights:
-        """The plain mean of every tensor."""
+        """Returns the plain mean of every tensor."""
         return {name: torch.stack([state[name] for state in self.states]).mean(dim=0) for name in self.states[0]}
 
 
@@ -66,7 +66,7 @@ def export(
 
 @torch.no_grad()
 def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The one factor, negative if need be, that brings the network's voices nearest to the references.
+    """Returns the one factor, negative if need be, that brings the network's voices nearest to the references.
 
     Args:
         network: runs at its trained repeats.
@@ -87,5 +87,5 @@ def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> flo
 
 
 def scale_outputs(state: dict[str, Tensor], gain: float) -> dict[str, Tensor]:
-    """The state dict of the same network with every output multiplied by `gain`: the Decoder is linear."""
+    """Returns the weights of the same network with every output multiplied by `gain`: the Decoder is linear."""
     return {name: value * gain if name.startswith("decoder.deconv.") else value for name, value in state.items()}

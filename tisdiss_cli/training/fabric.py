@@ -15,13 +15,13 @@ except ImportError:
 
 
 def check_devices(device: torch.device, devices: int) -> None:
-    """UserError if there are fewer CUDA devices; a CPU takes any number of processes."""
+    """Raises UserError if there are fewer CUDA devices; a CPU takes any number of processes."""
     if device.type == "cuda" and not devices <= torch.cuda.device_count():
         raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
 
 
 def launch(device: torch.device, *, devices: int, precision: str, config: Config) -> Fabric:
-    """One process for each of `devices`, this one among them; each goes on from here with its own rank.
+    """Starts a process for each of `devices`, this one among them; each goes on from here with its own rank.
 
     Args:
         device: the kind, and which one if there is one.
@@ -46,7 +46,7 @@ def launch(device: torch.device, *, devices: int, precision: str, config: Config
 
 
 def agree(fabric: Fabric, *values: float) -> list[float]:
-    """The largest of every value over all ranks."""
+    """Returns the largest of every value over all ranks."""
     if fabric.world_size == 1:
         return list(values)
     mine = torch.tensor(values, dtype=torch.float64, device=fabric.device)

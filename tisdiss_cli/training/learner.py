@@ -15,7 +15,7 @@ from tisdiss_cli.training.recipe import Recipe
 
 
 def decay_after(step: int, highest: float) -> float:
-    """How much of a moving average stays in the step after `step` others: `highest` in the end, less at first.
+    """Returns a moving average's share that stays in the step after `step` others: `highest` at last, less at first.
 
     So the average soon forgets the initial weights, with which it begins. At 0 it is the weights themselves.
     """
@@ -79,7 +79,7 @@ class Learner:
         return torch.stack(losses).sum(), norm
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """Returns what a checkpoint holds of it."""
         return {
             "network": self.network.state_dict(),
             "averages": [average.state_dict() for average in self.averages],

@@ -45,7 +45,7 @@ class Losses:
 
 
 def columns(repeats: int) -> list[str]:
-    """The header for validations at up to `repeats` repeats; si_snri_0 is the Splitter's output."""
+    """Returns the header for validations at up to `repeats` repeats; si_snri_0 is the Splitter's output."""
     return [
         *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "change"],
         *["ema_decay", "valid_loss"],
@@ -84,7 +84,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows by column name; none if there is no file. A last row that was cut short is left out."""
+    """Reads the rows by column name; none if there is no file. A last row that was cut short is left out."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -108,7 +108,7 @@ class Training:
 
     @property
     def recipe(self) -> Recipe:
-        """Of the coming step."""
+        """That of the coming step."""
         return self.state.schedule.recipe
 
     @property
@@ -117,7 +117,7 @@ class Training:
         return int(self.before.get("steps", 0)) + self.state.step
 
     def random(self, device: torch.device, *rank: int) -> torch.Generator:
-        """The coming step's random numbers: one rank's, or those that all ranks have in common."""
+        """Returns the coming step's random numbers: one rank's, or those that all ranks have in common."""
         return generator(device, self.recipe.seed, self.steps, *rank)
 
     def train_step(self, factor: float) -> None:
@@ -149,7 +149,7 @@ class Training:
         return recipe.step_size * recipe.segment_samples * self.fabric.world_size / recipe.config.sample_rate
 
     def validations(self) -> list[Validation]:
-        """Of every moving average; none without examples."""
+        """Validates every moving average; returns nothing without examples."""
         return validate_all(self.fabric, self.state.learner.averages, self.material.examples, self.recipe)
 
     def end_epoch(self) -> None:
@@ -223,7 +223,7 @@ class Training:
             return self.loop(bar, signals)
 
     def loop(self, bar: "tqdm", signals: list[signal.Signals]) -> signal.Signals | None:
-        """Steps, rows, epochs and checkpoints, until the schedule ends or a signal came."""
+        """Takes steps, with their rows, epochs and checkpoints, until the schedule ends or a signal came."""
         state, schedule, clock = self.state, self.state.schedule, self.state.clock
         while True:
             self.change()
@@ -270,7 +270,7 @@ class Training:
 
 @contextmanager
 def signals_noted() -> Iterator[list[signal.Signals]]:
-    """While entered, SIGINT and SIGTERM are only taken down in the list; afterwards the former handlers are back."""
+    """Takes SIGINT and SIGTERM down in a list while it is entered; afterwards the former handlers are back."""
     seen: list[signal.Signals] = []
     before = {
         number: signal.signal(number, lambda number, _: seen.append(signal.Signals(number)))

@@ -21,7 +21,7 @@ def pairwise_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
 
 
 def best_mean(scores: Tensor) -> Tensor:
-    """The highest mean score over all assignments of estimates to references: (..., S, S) -> (...)."""
+    """Returns the highest mean score over all assignments of estimates to references: (..., S, S) -> (...)."""
     rows = range(scores.shape[-1])
     # One by one: a list of indices is a tensor that has to come to the device first, and waits for it.
     pairs = [[scores[..., row, column] for column in rows] for row in rows]
@@ -33,12 +33,12 @@ def best_mean(scores: Tensor) -> Tensor:
 
 
 def best_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
-    """SI-SNR, the mean over the sources under the best permutation: twice (..., S, L) -> (...) in dB."""
+    """Returns SI-SNR, the mean over the sources under the best permutation: twice (..., S, L) -> (...) in dB."""
     return best_mean(pairwise_si_snr(estimates, references))
 
 
 def best_sa_sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """Scale-invariant SA-SDR under the best permutation: twice (..., S, L) -> (...) in dB, clamped at +-70 dB.
+    """Returns scale-invariant SA-SDR under the best permutation: twice (..., S, L) -> (...) in dB, clamped at +-70 dB.
 
     Energies of target and error are summed over the sources before their ratio is taken (von Neumann et al. 2022), so
     a silent reference asks for a silent estimate; one factor scales all sources. That is the SI-SDR of the sources
@@ -54,7 +54,7 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si-snr": best_si_snr
 
 
 def weighted_mean(terms: Iterable[tuple[str, Tensor]], splitter_weight: float) -> Tensor:
-    """Returns the mean of the terms, of which those of other stages than the Reconstructor have that weight."""
+    """Returns the mean of the terms, in which stages before the Reconstructor have that weight."""
     weighted = [(1.0 if stage == RECONSTRUCTOR else splitter_weight, term) for stage, term in terms]
     total = sum(weight for weight, _ in weighted)
     return torch.stack([weight / total * term for weight, term in weighted]).sum(dim=0)
@@ -72,7 +72,7 @@ class MultiLoss(nn.Module):
         self.measure, self.splitter_weight = MEASURES[measure], splitter_weight
 
     def forward(self, mixture: Tensor, references: Tensor, repeats: int) -> Tensor:
-        """Mixture (B, L), references (B, S, L) -> the loss (), negative dB.
+        """Returns the loss (), negative dB, on mixtures (B, L) and references (B, S, L).
 
         It is the mean over the batch and the estimates, the Splitter's and every Reconstructor layer's, of which every
         item of every estimate chooses its own permutation.

@@ -1,4 +1,4 @@
-"""Which optimiser moves which parameter: AdamW all of them (the paper), or Muon the matrices within the stages."""
+"""Optimisers: AdamW of all parameters (the paper), or Muon of the matrices within the stages."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step along the orthogonalised gradients, with Nesterov's momentum."""
+        """Takes one step along the orthogonalised gradients, with Nesterov's momentum."""
         loss = closure() if closure else None
         for group in self.param_groups:
             for kernel in group["params"]:
@@ -44,7 +44,7 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought near 1, by Newton-Schulz; float32 on a CPU, else bfloat16."""
+    """Returns the matrix with its singular values brought near 1, by Newton-Schulz; float32 on a CPU, else bfloat16."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = (matrix if wide else matrix.T).to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
     x = x / x.norm().clamp(min=1e-7)  # all singular values at most 1
@@ -56,12 +56,12 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def within_stages(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter maps features to features: neither a vector, nor Encoder, Decoder or a per-channel factor."""
+    """Tells if a parameter maps features to features: no vector, Encoder, Decoder or per-channel factor."""
     return parameter.dim() > 1 and name.split(".")[0] in ("separator", "splitter", "reconstructor")
 
 
 def build_optimizers(network: TISDiSS, recipe: Recipe) -> list[Optimizer]:
-    """Optimisers of all parameters, AdamW's first; `set_rates` gives them their rates."""
+    """Builds the optimisers of all parameters, AdamW's first; `set_rates` gives them their rates."""
     named = list(network.named_parameters())
     muon = [p for name, p in named if recipe.muon_learning_rate and within_stages(name, p)]
     adamw = [p for name, p in named if not (recipe.muon_learning_rate and within_stages(name, p))]

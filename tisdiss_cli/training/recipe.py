@@ -102,7 +102,7 @@ class Recipe:
         self._check_changes()
 
     def _check_together(self) -> None:
-        """What a range does not say."""
+        """Checks what a range does not say."""
         if not self.ema_decay or not all(type(v) in (int, float) and 0 <= v < 1 for v in self.ema_decay):
             raise UserError(
                 f"recipe: ema_decay must be at least 0 and below 1, or a list of such, not {self.ema_decay}"
@@ -147,7 +147,7 @@ class Recipe:
                 raise UserError("recipe: the number of moving averages, ema_decay, cannot change during a run")
 
     def at(self, step: int) -> "Recipe":
-        """The recipe of the step after `step` steps: with all changes until then, and none to come."""
+        """Returns the recipe of the step after `step` steps: with all changes until then, and none to come."""
         values: dict[str, Any] = {}
         for change in self.changes:
             if change["step"] <= step:
@@ -195,12 +195,12 @@ class Recipe:
         return low_high
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key, as TOML has it."""
+        """Returns every key, as TOML has it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """UserError names the first unknown key."""
+        """Builds a recipe; UserError names the first unknown key."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise UserError(
@@ -210,12 +210,12 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """Lists the recipes that come with the package."""
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
-    """The keys of a recipe that comes with the package, or of a TOML file.
+    """Reads the keys of a recipe that comes with the package, or of a TOML file.
 
     Raises:
         UserError: no such recipe, no TOML, an unknown key or an impossible value; it names the file.

@@ -29,12 +29,12 @@ class Plateau:
 
 
 def warm_up(step: int, steps: int) -> float:
-    """Linear from above 0 at step 0 to 1 at `steps` (the paper: 2000)."""
+    """Rises linearly from above 0 at step 0 to 1 at `steps` (the paper: 2000)."""
     return min(1.0, (step + 1) / max(steps, 1))
 
 
 def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.0) -> float:
-    """Linear warm-up over the first share of the budget, then 1, then linear decay to exactly 0 in the last share.
+    """Rises linearly over the first share of the budget, stays 1, falls linearly to exactly 0 in the last share.
 
     Args:
         progress: spent share of the budget, 0 to 1.
@@ -106,7 +106,7 @@ class Schedule:
         return ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if new[name] != old[name])
 
     def progress(self, step: int, seconds: float, reserve: float) -> float:
-        """The share, 0 to 1, that is spent of the budget; of an open-ended run, of its cooldown.
+        """Returns the share, 0 to 1, that is spent of the budget; of an open-ended run, of its cooldown.
 
         Args:
             step: how many steps are done.
@@ -123,7 +123,7 @@ class Schedule:
         return min(1.0, step / (recipe.steps or recipe.epochs * recipe.epoch_steps))
 
     def factor(self, step: int, progress: float) -> float:
-        """The share of the recipe's learning rates for the coming step, when `step` steps are done."""
+        """Returns the share of the recipe's learning rates for the coming step, when `step` steps are done."""
         recipe = self.recipe
         if self.budgeted:
             return budget_factor(progress, recipe.warm_up_share, recipe.decay_share)
@@ -131,7 +131,7 @@ class Schedule:
         return warm * (1 - progress) if recipe.open_ended else warm * self.plateau.factor
 
     def ends_epoch(self, step: int, progress: float, epochs: int) -> bool:
-        """Whether the next epoch is over: after `epoch_steps` steps, or when the next part of the budget is spent."""
+        """Tells if the next epoch is over: after `epoch_steps` steps, or when the next part of the budget is spent."""
         recipe = self.recipe
         if recipe.steps:
             return step >= recipe.steps * (epochs + 1) / recipe.budget_epochs
@@ -141,5 +141,5 @@ class Schedule:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the paper's early stop applies: no improvement for `stop_after` epochs."""
+        """True when the paper's early stop applies: no improvement for `stop_after` epochs."""
         return not self.budgeted and not self.recipe.open_ended and self.plateau.bad >= self.recipe.stop_after

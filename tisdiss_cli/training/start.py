@@ -1,4 +1,4 @@
-"""How a run starts: from a recipe, from weights to fine-tune, or from its own checkpoint."""
+"""The start of a run: from a recipe, from weights to fine-tune, or from its own checkpoint."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Start:
         return self.state["origin"] if self.state else {}
 
     def network(self) -> TISDiSS:
-        """The network to train: fresh, or with --init's tensors under the recipe's repeats.
+        """Builds the network to train: fresh, or with --init's tensors under the recipe's repeats.
 
         Of those the Decoder is brought to the length of a fresh one. Exported weights have it at the sources' level,
         a ten-thousandth of that or less; the loss knows no level, but the optimiser's first steps, as long as fresh
@@ -50,7 +50,7 @@ class Start:
 
 
 def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
-    """A run from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
+    """Starts from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
 
     Without a recipe, `init` decides the network; its trained repeats, which no tensor depends on, give way to the
     options' or the recipe's.
@@ -86,7 +86,7 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
 
 
 def start_again(out: Path, options: dict[str, Any]) -> Start:
-    """A run from its checkpoint, perhaps with a larger budget, or from here on otherwise if it is open-ended.
+    """Goes on from a checkpoint, perhaps with a larger budget, or from here on otherwise if it is open-ended.
 
     Raises:
         UserError: an option would make it another run.
@@ -112,7 +112,7 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
 
 
 def in_proportion(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """The options, where they name one rate, with Muon's in the proportion that the recipe has."""
+    """Returns the options, where they name one rate with Muon's in the proportion that the recipe has."""
     if "learning_rate" not in options or "muon_learning_rate" in options or not recipe.muon_learning_rate:
         return options
     return {
@@ -122,7 +122,7 @@ def in_proportion(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 
 def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[str, Any]:
-    """The options of an open-ended run's resumption, those that may change as a change of its recipe from `step` on."""
+    """Returns the options with which an open-ended run is resumed, those that may change as a change from `step` on."""
     recipe = Recipe.from_dict(stored)
     now = recipe.at(step)
     options = in_proportion(options, now)
