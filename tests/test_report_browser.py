@@ -66,7 +66,7 @@ def run(tmp_path_factory) -> Path:
     ]
     rows = [f"SPEAKER call 1 {start} 1.0 <NA> <NA> {voice} <NA> <NA>\n" for start, voice in spoken]
     (root / "out" / "call.rttm").write_text("".join(rows))
-    lines[0]["warnings"] = SEAMS
+    lines[0] |= {"warnings": SEAMS, "seams": [2.5, 4.0]}
     lines += [line(f"many/{k:03d}.wav", 1.0 + (k * 37) % 101, quality={"si_snri": 5 + k / 10}) for k in range(200)]
     lines.append(failed("broken.wav", "broken.wav is truncated"))
     others = [add_file(root / "in", root / "two", "sub/call 0.wav", swapped=True, repeats=1)]
