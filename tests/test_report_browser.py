@@ -11,8 +11,8 @@ import pytest
 
 from tests.cli import tisdiss
 from tests.runs import HOSTILE, add_file, failed, line, write_record
-from tisdiss_cli.evaluation.results import Row
-from tisdiss_cli.report.scores import Point, Table, write_scores
+from tisdiss_cli.evaluation.results import Curve, Point, Row
+from tisdiss_cli.report.scores import Table, write_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEAMS = ["the speakers may be swapped from 2.5 s, 4.0 s on: the overlap there is too quiet or too alike to tell"]
@@ -248,7 +248,7 @@ def test_two_settings_are_compared_file_by_file(visit, tmp_path):
         sentence="",
         facts={"files": 3},
         tables=[Table(["<u>"], [["<s>"]])],
-        curves={"": series},
+        curves=[Curve("", series)],
         files={"": rows},
     )
     page = visit(page_path)

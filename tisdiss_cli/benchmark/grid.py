@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from tisdiss_cli.benchmark.measure import Measurement, matmul_ceiling, measure
-from tisdiss_cli.benchmark.plots import Curve
-from tisdiss_cli.evaluation.results import Summary, smallest_within
+from tisdiss_cli.evaluation.results import Curve, Point, Summary
 from tisdiss_cli.separation.separator import Separator
 
 
@@ -45,13 +44,11 @@ class Findings:
         """Returns, for each precision that was scored and timed, quality against time on its first shape of input."""
         found = []
         for precision, summaries in self.scores.items():
-            quality = {one.repeats: one.means["si_snri"].mean for one in summaries if one.repeats is not None}
+            quality = {one.repeats: one.means["si_snri"].mean for one in summaries}
             cell = next((one.cell for one in self.measurements if one.precision == precision), None)
-            rtf = {one.repeats: one.rtf for one in self.measurements if one.cell == cell and one.rtf is not None}
-            if rtf:
-                reached = {repeats: quality[repeats] for repeats in rtf}
-                marked = smallest_within(reached)
-                found.append(Curve(precision, list(rtf), list(rtf.values()), list(reached.values()), marked))
+            timed = [one for one in self.measurements if one.cell == cell]
+            if points := [Point(one.repeats, one.rtf, quality[one.repeats]) for one in timed if one.rtf is not None]:
+                found.append(Curve(precision if len(self.scores) > 1 else "", points))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,7 +58,7 @@ class Findings:
             "results": [asdict(measurement) for measurement in self.measurements],
             "fits": [asdict(line) for line in self.fits()],
             "scores": {precision: [one.as_dict() for one in found] for precision, found in self.scores.items()},
-            "curves": [asdict(curve) for curve in self.curves()],
+            "curves": [{**asdict(curve), "marked": curve.marked} for curve in self.curves()],
         }
 
 

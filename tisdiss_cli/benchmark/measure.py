@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from tisdiss_cli.benchmark.memory import peak_memory
@@ -108,14 +107,13 @@ def seeded_mixture(separator: Separator, batch_size: int, audio_seconds: float) 
 
 
 def time_runs(run: Callable[[], object], device: torch.device, min_seconds: float = _MIN_SECONDS) -> list[float]:
-    """Seconds of single runs: warmed up, synchronised, repeated for `min_seconds` and at least three times."""
-    began = now(device)
+    """Returns seconds of single runs: warmed up, synchronised, repeated for `min_seconds` and at least three times."""
     run()
-    once = now(device) - began
-    timer = Timer("run()", timer=lambda: now(device), globals={"run": run}, num_threads=torch.get_num_threads())
-    times: list[float] = []
-    while len(times) < 3:
-        times += timer.blocked_autorange(min_run_time=max(min_seconds, 2.5 * once)).times
+    began, times = now(device), list[float]()
+    while len(times) < 3 or now(device) - began < min_seconds:
+        before = now(device)
+        run()
+        times.append(now(device) - before)
     return times
 
 

@@ -1,7 +1,6 @@
 """The quality-against-time curve, as a picture and in the terminal; the cost of each setting, as a picture."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tisdiss_cli.benchmark.measure import Measurement
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One series of settings: what each takes and gives."""
-
-    name: str
-    repeats: list[int]
-    rtf: list[float]  # seconds for a second of audio
-    si_snri: list[float]  # dB
-    marked: int  # of `repeats`: the smallest that is as good as the best
+    from tisdiss_cli.evaluation.results import Curve
 
 
 def check_plot(path: Path) -> None:
@@ -35,26 +24,21 @@ def check_plot(path: Path) -> None:
         raise UserError("--plot needs the package matplotlib: pip install 'tisdiss[plot]'") from None
 
 
-def draw(curves: list[Curve], path: Path, title: str) -> None:
+def draw(curves: "list[Curve]", path: Path, title: str) -> None:
     """Writes the curves to a .png or .svg file."""
     figure = _figure(7)
     axes = figure.add_subplot()
     for curve in curves:
-        (line,) = axes.plot(curve.rtf, curve.si_snri, "o-", markersize=5, label=curve.name)
-        for repeats, x, y in zip(curve.repeats, curve.rtf, curve.si_snri, strict=True):
-            above = (0, 11 if repeats == curve.marked else 7)
-            axes.annotate(str(repeats), (x, y), above, textcoords="offset points", ha="center", fontsize=8)
-        index = curve.repeats.index(curve.marked)
-        axes.plot(
-            [curve.rtf[index]],
-            [curve.si_snri[index]],
-            "o",
-            markersize=14,
-            markerfacecolor="none",
-            markeredgewidth=1.5,
-            color=line.get_color(),
-            label=f"{curve.name}: --repeats {curve.marked}, the smallest within 0.1 dB of the best",
-        )
+        x, y = [point.rtf for point in curve.points], [point.si_snri for point in curve.points]
+        (line,) = axes.plot(x, y, "o-", markersize=5, label=curve.name)
+        for point in curve.points:
+            marked = point.repeats == curve.marked
+            at, above = (point.rtf, point.si_snri), (0, 11 if marked else 7)
+            axes.annotate(str(point.repeats), at, above, textcoords="offset points", ha="center", fontsize=8)
+            if marked:
+                label = f"{curve.name} --repeats {point.repeats}, the smallest within 0.1 dB of the best".strip()
+                ring = axes.plot(*at, "o", markersize=14, markeredgewidth=1.5, color=line.get_color(), label=label)
+                ring[0].set_markerfacecolor("none")
     axes.set_xlabel("real-time factor (network seconds for a second of audio)")
     axes.set_ylabel("SI-SNRi (dB)")
     axes.set_title(title, fontsize=10)
@@ -105,16 +89,18 @@ def _save(figure: "Figure", path: Path) -> None:
         figure.savefig(part, dpi=150, format=path.suffix[1:])
 
 
-def draw_text(curve: Curve, width: int = 64, height: int = 14) -> str:
+def draw_text(curve: "Curve", width: int = 64, height: int = 14) -> str:
     """The curve in characters: each setting as its number, the marked one in brackets."""
-    low, high = min(curve.si_snri), max(curve.si_snri)
-    span, right = (high - low) or 1.0, max(curve.rtf) or 1.0
+    points = curve.points
+    low, high = min(point.si_snri for point in points), max(point.si_snri for point in points)
+    span, right = (high - low) or 1.0, max(point.rtf for point in points) or 1.0
     grid = [[" "] * (width + 6) for _ in range(height)]
     # Deepest first, so that where labels meet the smaller settings stay readable.
-    for repeats, x, y in reversed(list(zip(curve.repeats, curve.rtf, curve.si_snri, strict=True))):
-        row = round((high - y) / span * (height - 1))
-        label = f"[{repeats}]" if repeats == curve.marked else str(repeats)
-        column = max(0, round(x / right * width) - (repeats == curve.marked))
+    for point in reversed(points):
+        marked = point.repeats == curve.marked
+        row = round((high - point.si_snri) / span * (height - 1))
+        label = f"[{point.repeats}]" if marked else str(point.repeats)
+        column = max(0, round(point.rtf / right * width) - marked)
         grid[row][column : column + len(label)] = label
     lines = []
     for row, cells in enumerate(grid):

@@ -161,5 +161,6 @@ def _print(found: "Findings", title: str) -> None:
     for line in found.fits():
         print(fit_in_words(line))
     for curve in found.curves():
-        print(f"\n{curve.name}: {curve.marked} is the smallest setting within 0.1 dB of the best")
+        name = f"{curve.name}: " if curve.name else ""
+        print(f"\n{name}{curve.marked} is the smallest setting within 0.1 dB of the best")
         print(draw_text(curve))

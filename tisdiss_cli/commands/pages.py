@@ -32,21 +32,26 @@ def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:
 
 def score_page(path: Path, outcome: "Evaluation", table: "Printed") -> None:
     """Writes the page of a scored set."""
-    from tisdiss_cli.evaluation.results import smallest_within
-    from tisdiss_cli.report.scores import points, write_scores
+    from tisdiss_cli.evaluation.results import Curve, Point
+    from tisdiss_cli.report.scores import write_scores
 
     results, settings = outcome.results, outcome.settings
-    quality = {one.repeats: one.means["si_snri"].mean for one in results if one.repeats is not None}
-    marked = [one.repeats for one in results].index(smallest_within(quality)) if quality else None
-    notes = ["bold: the smallest setting within 0.1 dB of the best"] if len(quality) > 1 else []
+    timed = [
+        Point(one.repeats, one.rtf, one.means["si_snri"].mean)
+        for one in results
+        if one.repeats is not None and one.rtf is not None
+    ]
+    curves = [Curve("", timed)] if timed else []
+    marked = [index for index, one in enumerate(results) if curves and one.repeats == curves[0].marked]
+    notes = ["bold: the smallest setting within 0.1 dB of the best"] if len(timed) > 1 else []
     names = ("weights", "layout", "precision", "device", "estimates")
     write_scores(
         path,
         title=Path(str(settings["data"])).absolute().name,
         sentence="SI-SNRi of each file under each setting, worst first.",
         facts={"files": results[0].files, **{name: settings[name] for name in names if settings.get(name)}},
-        tables=[_as_printed(table, [marked] if marked is not None else [], notes)],
-        curves={"": points(results)},
+        tables=[_as_printed(table, marked, notes)],
+        curves=curves,
         files={"": outcome.rows},
     )
     log.info(f"wrote {path}")
@@ -56,20 +61,16 @@ def bench_page(
     path: Path, found: "Findings", scored: "Mapping[str, Evaluation]", title: str, facts: Mapping[str, object]
 ) -> None:
     """Writes the page of what every setting costs, and with a set what it gives."""
-    from tisdiss_cli.report.scores import Point, write_scores
+    from tisdiss_cli.report.scores import write_scores
 
-    names = {one: one if len(scored) > 1 else "" for one in scored}
     write_scores(
         path,
         title=title,
         sentence="Time, memory and arithmetic of every setting" + (", and what it gives." if scored else "."),
         facts=facts,
         tables=[_as_printed(bench_table(found), [], list(map(fit_in_words, found.fits())))],
-        curves={
-            names[curve.name]: [Point(*values) for values in zip(curve.repeats, curve.rtf, curve.si_snri, strict=True)]
-            for curve in found.curves()
-        },
-        files={names[name]: outcome.rows for name, outcome in scored.items()},
+        curves=found.curves(),
+        files={name if len(scored) > 1 else "": outcome.rows for name, outcome in scored.items()},
     )
     log.info(f"wrote {path}")
 

@@ -211,3 +211,25 @@ def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
     """Returns the smallest setting whose quality, in dB, is within `margin` of the best."""
     best = max(quality.values())
     return min(repeats for repeats, value in quality.items() if value >= best - margin)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting, what it takes and what it gives."""
+
+    repeats: int
+    rtf: float  # network seconds for a second of audio
+    si_snri: float  # dB
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Quality against time, a series of settings."""
+
+    name: str  # a precision, or nothing where there is one
+    points: list[Point]  # at least one
+
+    @property
+    def marked(self) -> int:
+        """The smallest setting that is about as good as the best."""
+        return smallest_within({point.repeats: point.si_snri for point in self.points})

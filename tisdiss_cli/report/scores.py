@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tisdiss_cli.evaluation.results import Row, Summary, smallest_within
+from tisdiss_cli.evaluation.results import Curve, Row
 from tisdiss_cli.report.page import write_page
 
 _SCRIPTS = ("shared.js", "table.js", "charts.js", "scores.js")
@@ -21,24 +21,6 @@ class Table:
     notes: list[str] = field(default_factory=list)  # sentences below it
 
 
-@dataclass(frozen=True)
-class Point:
-    """A setting on the curve of quality against time."""
-
-    repeats: int
-    rtf: float  # network seconds for a second of audio
-    si_snri: float  # dB
-
-
-def points(summaries: Sequence[Summary]) -> list[Point]:
-    """Returns those of the settings that were timed."""
-    found = []
-    for one in summaries:
-        if one.repeats is not None and one.rtf is not None:
-            found.append(Point(one.repeats, one.rtf, one.means["si_snri"].mean))
-    return found
-
-
 def write_scores(
     path: Path,
     *,
@@ -46,7 +28,7 @@ def write_scores(
     sentence: str,
     facts: Mapping[str, object],
     tables: Sequence[Table],
-    curves: Mapping[str, Sequence[Point]],
+    curves: Sequence[Curve],
     files: Mapping[str, Sequence[Row]],
 ) -> None:
     """Writes the page.
@@ -56,8 +38,8 @@ def write_scores(
         title, sentence: its head.
         facts: names and values below that.
         tables: as they are printed.
-        curves: points by the name of their series, as a precision; "" where there is one.
-        files: rows of scores by the same names.
+        curves: quality against time.
+        files: rows of scores by the names of the curves.
 
     Raises:
         UserError: the file cannot be written.
@@ -75,15 +57,15 @@ def write_scores(
         "facts": [[name, str(value)] for name, value in facts.items()],
         "settings": settings,
         "pair": {"first": 0, "second": max(0, len(settings) - 1)},
-        "curves": [_curve(name, series) for name, series in curves.items() if series],
+        "curves": [_curve(curve) for curve in curves],
         "rows": [[id, [values[one].get(id) for one in settings], remarks[id]] for id in remarks],
     }
     write_page(path, "scores.html", scripts=_SCRIPTS, data=data, title=title, tables=tables)
 
 
-def _curve(name: str, series: Sequence[Point]) -> dict[str, Any]:
+def _curve(curve: Curve) -> dict[str, Any]:
     return {
-        "name": name,
-        "marked": str(smallest_within({point.repeats: point.si_snri for point in series})),
-        "points": [{"label": str(point.repeats), "x": point.rtf, "y": point.si_snri} for point in series],
+        "name": curve.name,
+        "marked": str(curve.marked),
+        "points": [{"label": str(point.repeats), "x": point.rtf, "y": point.si_snri} for point in curve.points],
     }
