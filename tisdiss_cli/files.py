@@ -21,7 +21,7 @@ _UNSPEAKABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
 
 
 def fingerprint(path: Path) -> list[int]:
-    """Size in bytes and time of change in nanoseconds; [] if the file is not there."""
+    """Returns size in bytes and time of change in nanoseconds; [] if the file is not there."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -30,7 +30,7 @@ def fingerprint(path: Path) -> list[int]:
 
 
 def dump_json(content: Any, indent: int | None = None) -> str:
-    """JSON that every disk, terminal and reader takes, and that gives the same names back.
+    """Returns JSON that every disk, terminal and reader takes, and that gives the same names back.
 
     Text stands in it as it is; only where a name is no UTF-8, or holds what some readers end a line at, all of it is
     written in ASCII, with escapes. ValueError if a number is not finite.
@@ -82,7 +82,7 @@ def appending(path: Path) -> TextIO:
 
 
 def why_unwritable(path: Path) -> str | None:
-    """What stands in the way of `replacing(path)`, as the end of a sentence; None if nothing is seen."""
+    """Returns what stands in the way of `replacing(path)`, as the end of a sentence; None if nothing is seen."""
     if _stream(path) is not None:
         return None
     try:
@@ -100,7 +100,7 @@ def why_unwritable(path: Path) -> str | None:
 
 
 def _stream(path: Path) -> int | None:
-    """The number of this process's open file that the path stands for, as /dev/stdout is 1; None for others."""
+    """Returns the number of this process's open file that the path stands for, as /dev/stdout is 1; None for others."""
     name = os.path.abspath(path)
     for _ in range(40):
         if found := re.fullmatch(rf"(?:/dev/fd|/proc/(?:self|thread-self|{os.getpid()})/fd)/(\d+)", name):
@@ -114,7 +114,7 @@ def _stream(path: Path) -> int | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is there and neither a regular file nor a folder."""
+    """Tells whether it is there and neither a regular file nor a folder."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):

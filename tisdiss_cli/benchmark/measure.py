@@ -101,7 +101,7 @@ def measure(
 
 
 def seeded_mixture(separator: Separator, batch_size: int, audio_seconds: float) -> Tensor:
-    """Noise (batch_size, samples) on the separator's device, the same each time."""
+    """Returns noise (batch_size, samples) on the separator's device, the same each time."""
     samples = max(round(audio_seconds * separator.sample_rate), 1)
     return torch.randn(batch_size, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
 
@@ -118,7 +118,7 @@ def time_runs(run: Callable[[], object], device: torch.device, min_seconds: floa
 
 
 def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> dict[int, int]:
-    """Multiply-accumulates of one mixture for each setting, its decoding included, counted in one pass.
+    """Counts multiply-accumulates of one mixture for each setting, its decoding included, in one pass.
 
     As torch's flop counter has them: matrix products, convolutions and attention, no Fourier transforms.
     """
@@ -138,13 +138,13 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Operations of a fused attention kernel, from the shapes that it is called with."""
+    """Returns operations of a fused attention kernel, from the shapes that it is called with."""
     return sdpa_flop_count(query, key, value)
 
 
 def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | None:
-    """Operations per second of the fastest large matrix product at the separator's precision on its device; None
-    where there is memory for none.
+    """Measures operations per second of the fastest large matrix product at the separator's precision on its device;
+    None where there is memory for none.
     """
     dtype = torch.bfloat16 if separator.precision == "bf16" else torch.float32
     sizes = (1024, 2048) if separator.device.type == "cpu" else (4096, 8192)
@@ -159,7 +159,7 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Returns what the numbers were measured on."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

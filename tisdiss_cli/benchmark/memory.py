@@ -12,7 +12,7 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Li
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had.
+    """Returns bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had.
 
     On a CPU, what the C library keeps of memory already freed is given back first.
     """

@@ -55,7 +55,7 @@ def draw_cost(measurements: "Sequence[Measurement]", path: Path, title: str) -> 
 
 
 def cost_figure(measurements: "Sequence[Measurement]", title: str) -> "Figure":
-    """The picture of `draw_cost`."""
+    """Returns the picture of `draw_cost`."""
     timed = [one for one in measurements if one.rtf is not None]
     batches = sorted({one.batch_size for one in timed})
     figure = _figure(3 + 3 * max(1, len(batches)))
@@ -90,7 +90,7 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 def draw_text(curve: "Curve", width: int = 64, height: int = 14) -> str:
-    """The curve in characters: each setting as its number, the marked one in brackets."""
+    """Returns the curve in characters: each setting as its number, the marked one in brackets."""
     points = curve.points
     low, high = min(point.si_snri for point in points), max(point.si_snri for point in points)
     span, right = (high - low) or 1.0, max(point.rtf for point in points) or 1.0

@@ -113,7 +113,7 @@ def bench(  # the options make it long
 
 
 def _load(weights: str | None, device: str, precision: str, *, compile: bool) -> "list[Separator]":
-    """The network in every precision; UserError where two names mean one."""
+    """Loads the network in every precision; UserError where two names mean one."""
     from tisdiss_cli.separation.separator import Separator
 
     separators = [Separator.load(weights, device, name) for name in parse_names(precision) or []]
@@ -136,7 +136,7 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
 
 
 def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Evaluation":
-    """SI-SNRi of every setting; a file that cannot be scored is said and left out."""
+    """Scores every setting; a file that cannot be scored is said and left out."""
     from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
 
     with bar(unit="file", desc=f"scoring {separator.precision}", leave=False) as shown:

@@ -61,14 +61,14 @@ def bench_table(found: "Findings") -> "Table":
 
 
 def duration(seconds: float | None) -> str:
-    """ "1.07 s" or "70.1 ms"; nothing where nothing was measured."""
+    """Returns "1.07 s" or "70.1 ms"; nothing where nothing was measured."""
     if seconds is None:
         return ""
     return f"{seconds:.2f} s" if abs(seconds) >= 1 else f"{seconds * 1e3:.1f} ms"
 
 
 def si(value: float) -> str:
-    """With a metric prefix and a space, "1.5 G"; the unit follows."""
+    """Returns a number with a metric prefix and a space, "1.5 G"; the unit follows."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}"

@@ -70,7 +70,7 @@ def _precision() -> dict[str, str]:
 
 
 def _cuda() -> dict[str, Any]:
-    """Whether torch can use CUDA, for which version it was built, its cards, and those that the driver sees."""
+    """Returns whether torch can use CUDA, for which version it was built, its cards, and those that the driver sees."""
     import torch
 
     cards = []
@@ -86,7 +86,7 @@ def _cuda() -> dict[str, Any]:
 
 
 def _driver_cards() -> list[str] | None:
-    """A line for each card that NVIDIA's driver sees, whatever torch can use; None where it cannot be asked."""
+    """Returns a line for each card that NVIDIA's driver sees, whatever torch can use; None where it cannot be asked."""
     if not (program := shutil.which("nvidia-smi")):
         return None
     try:
@@ -98,7 +98,7 @@ def _driver_cards() -> list[str] | None:
 
 
 def _weights() -> list[dict[str, Any]]:
-    """The bundled weight files, the default first; one that cannot be read has an error instead of facts."""
+    """Returns the bundled weight files, the default first; one that cannot be read has an error instead of facts."""
     from tisdiss_cli.model.weights import bundled, read_info
 
     found: list[dict[str, Any]] = []

@@ -53,7 +53,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
 
 
 def _words(value: Any) -> str:
-    """A fact in words: long lists are counted, and a recipe's network is the configuration above."""
+    """Returns a fact in words: long lists are counted, and a recipe's network is the configuration above."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(part)}" for key, part in value.items() if key != "network" and part != "")
     if isinstance(value, list):

@@ -16,7 +16,7 @@ from tisdiss_cli.libraries import load_torchaudio
 
 
 def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
-    """The impulse responses of each room, a room being a folder that holds sound files.
+    """Returns the impulse responses of each room, a room being a folder that holds sound files.
 
     Raises:
         UserError: no files, files of several channels, or rooms with fewer than `speakers` of them.
@@ -40,7 +40,7 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
 
 
 def find_noises(root: Path) -> list[Path]:
-    """The sound files below `root`; UserError if there are none."""
+    """Returns the sound files below `root`; UserError if there are none."""
     return _files(root, "noise")
 
 
@@ -54,7 +54,7 @@ def _files(root: Path, what: str) -> list[Path]:
 
 
 def direct_first(response: Tensor) -> Tensor:
-    """An impulse response (R,) from its strongest sample on, the direct path, which becomes 1.
+    """Returns an impulse response (R,) from its strongest sample on, the direct path, which becomes 1.
 
     So a reverberant signal is aligned with the dry one, and the dry one is its direct path.
     """
@@ -63,7 +63,7 @@ def direct_first(response: Tensor) -> Tensor:
 
 
 def reverberate(dry: Tensor, responses: Tensor) -> Tensor:
-    """Through the room, as long as before: (..., L), (..., R) -> (..., L)."""
+    """Returns signals as heard in the room, as long as before: (..., L), (..., R) -> (..., L)."""
     return load_torchaudio().functional.fftconvolve(dry, responses)[..., : dry.shape[-1]]
 
 
@@ -76,7 +76,7 @@ class Rooms(OnDevice):
 
     @staticmethod
     def load(root: Path, sample_rate: int, speakers: int) -> "Rooms":
-        """All impulse responses below `root`, on the CPU; errors as `find_rooms` and `read_clips`."""
+        """Reads all impulse responses below `root`, on the CPU; errors as `find_rooms` and `read_clips`."""
         rooms = find_rooms(root, speakers)
         responses = [direct_first(r) for r in read_clips(root, [path for room in rooms for path in room], sample_rate)]
         room = torch.tensor([number for number, paths in enumerate(rooms) for _ in paths])
@@ -84,7 +84,7 @@ class Rooms(OnDevice):
         return Rooms(torch.nn.utils.rnn.pad_sequence(responses, batch_first=True), member)
 
     def draw(self, batch: int, speakers: int, random: torch.Generator) -> Tensor:
-        """(batch, speakers, R): for each mixture a room and different responses of it."""
+        """Draws (batch, speakers, R): for each mixture a room and different responses of it."""
         room = torch.randint(len(self.member), (batch,), device=self.member.device, generator=random)
         return self.responses[pick_by_weight(self.member[room], speakers, random)]
 
@@ -97,12 +97,12 @@ class Noises(OnDevice):
 
     @staticmethod
     def load(root: Path, sample_rate: int) -> "Noises":
-        """All recordings below `root`, on the CPU; errors as `find_noises` and `read_clips`."""
+        """Reads all recordings below `root`, on the CPU; errors as `find_noises` and `read_clips`."""
         found = read_clips(root, find_noises(root), sample_rate)
         return Noises(Clips.pack((noise / noise.abs().max())[None] for noise in found))
 
     def draw(self, batch: int, samples: int, random: torch.Generator) -> Tensor:
-        """(batch, samples) float32 of unit root mean square; a recording that is too short goes round."""
+        """Draws (batch, samples) float32 of unit root mean square; a recording that is too short goes round."""
         starts, device = self.clips.starts, self.clips.starts.device
         which = torch.randint(len(starts), (batch, 1), device=device, generator=random)
         length = self.clips.lengths[which]

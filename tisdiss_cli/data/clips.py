@@ -89,13 +89,13 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
 
 
 def say_rates(what: object, rates: set[int], sample_rate: int) -> None:
-    """One sentence of the log if files of other rates are resampled."""
+    """Says once in the log that files of other rates are resampled."""
     if other := sorted(rates - {sample_rate}):
         log.info(f"{what}: files at {listed(other)} Hz are resampled to {sample_rate} Hz")
 
 
 def active_frames(clip: Tensor) -> Tensor:
-    """Frames of a padded clip within ACTIVE_DB of its loudest, and not silent: (..., L) -> (..., L / FRAME)."""
+    """Finds frames of a padded clip within ACTIVE_DB of its loudest, and not silent: (..., L) -> (..., L / FRAME)."""
     energy = clip.unflatten(-1, (-1, FRAME)).square().sum(dim=-1)
     return (energy > energy.amax(dim=-1, keepdim=True) * 10 ** (-ACTIVE_DB / 10)) & (energy > 0)
 
@@ -138,7 +138,7 @@ class Clips(OnDevice):
 
     @property
     def checksum(self) -> str:
-        """What a run trains on, in a few digits, so that it is not resumed on other data."""
+        """A few digits of what a run trains on, so that it is not resumed on other data."""
         return f"{self.samples.numel()}:{int(self.samples.sum(dtype=torch.int64))}"
 
     def draw(self, clip: Tensor, samples: int, random: torch.Generator) -> Tensor:
@@ -166,7 +166,7 @@ class Clips(OnDevice):
 
 
 def pick_by_weight(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """(..., N) not negative, at least `count` of them above 0 -> (..., count) indices, none twice.
+    """Draws by weights (..., N), at least `count` of them above 0 and none below: (..., count) indices, none twice.
 
     As torch.multinomial without replacement, whose draws these are; but that reads from the device whether the weights
     are in order, and so waits for it.

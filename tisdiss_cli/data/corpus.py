@@ -38,7 +38,7 @@ class Corpus(OnDevice):
 
 
 def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
-    """The sound files of `root`/<speaker>/**, by speaker; the log says which sets of mixtures among them are left out.
+    """Lists the sound files of `root`/<speaker>/** by speaker; the log says which sets of mixtures are left out.
 
     Raises:
         UserError: `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
@@ -61,7 +61,7 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
 
 
 def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The sound files of `root`/<speaker>/** by speaker, without those of sets of mixtures, and these sets."""
+    """Lists the sound files of `root`/<speaker>/** by speaker, without those of sets of mixtures, and these sets."""
     known: dict[Path, Path | None] = {root: None}
 
     def outermost_set(folder: Path) -> Path | None:
@@ -123,7 +123,7 @@ def load_corpus(
 
 
 def compatibility(names: list[str], exclude: Sequence[tuple[str, str]], speakers: int) -> Tensor:
-    """Who may be mixed with whom, (P, P) bool, symmetric.
+    """Returns who may be mixed with whom, (P, P) bool, symmetric.
 
     Raises:
         UserError: a pattern matches nobody, or a speaker has too few partners left.
@@ -148,7 +148,7 @@ def compatibility(names: list[str], exclude: Sequence[tuple[str, str]], speakers
 
 
 def read_exclusions(path: Path) -> list[tuple[str, str]]:
-    """Pairs of speaker patterns from a text file: two a line, blanks between, `#` starts a comment."""
+    """Reads pairs of speaker patterns from a text file: two a line, blanks between, `#` starts a comment."""
     try:
         # Names may be of any bytes, as on the disk.
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()

@@ -115,7 +115,7 @@ def find_dataset(
 
 
 def _example(folder: Path) -> str:
-    """The name of one of its sound files, below it."""
+    """Returns the name of one of its sound files, below it."""
     path = next(iter(find(folder)), None)
     return str(path.relative_to(folder)) if path else "none"
 
@@ -127,7 +127,7 @@ def _pair(layout: Layout) -> str:
 def _splits(
     folder: Path, mixture: str | None, *, references: Sequence[str] | None, depth: int
 ) -> list[tuple[Path, str, str, tuple[str, ...]]]:
-    """Every split at or below `folder`, which is not searched any further once it is one."""
+    """Finds every split at or below `folder`, which is not searched any further once it is one."""
     found = _split(folder, mixture, references)
     if found:
         return [(folder, *found)]
@@ -143,7 +143,7 @@ def _splits(
 def _split(
     folder: Path, mixture: str | None, references: Sequence[str] | None
 ) -> tuple[str, str, tuple[str, ...]] | None:
-    """Layout, mixture folder and reference folders of `folder`, or None if it is no split."""
+    """Returns layout, mixture folder and reference folders of `folder`, or None if it is no split."""
     for layout in (*LAYOUTS, Layout(_CUSTOM, (), "s{}")):
         names = layout.mixtures if mixture is None else (mixture,)
         chosen = next((name for name in names if os.path.isdir(folder / name)), None)
@@ -157,7 +157,7 @@ def _split(
 
 
 def _speakers(folder: Path, pattern: str) -> tuple[str, ...]:
-    """`s1`, `s2`, ... as far as there are such folders."""
+    """Returns `s1`, `s2`, ... as far as there are such folders."""
     names: list[str] = []
     while os.path.isdir(folder / pattern.format(len(names) + 1)):
         names.append(pattern.format(len(names) + 1))
@@ -190,7 +190,7 @@ def _items(split: Path, mixture: str, references: Sequence[str]) -> tuple[list[I
 
 
 def _without_number(files: dict[str, Path], number: int, *, mixtures: Set[str], missing: list[str]) -> dict[str, Path]:
-    """One speaker's references by the keys of their mixtures, where most names end in the speaker's number.
+    """Returns a speaker's references by the keys of their mixtures, where most names end in the speaker's number.
 
     All follow one rule, the one that fits the most mixtures and of equals the first: with `x` and `x_1` among the
     mixtures, `s1/x_1` may be either's.
@@ -211,7 +211,7 @@ METADATA = "mixtures.csv"  # of `tisdiss mix`
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder is a set of mixtures: mixtures beside their references, or what `tisdiss mix` has written."""
+    """Tells whether a folder is a set of mixtures: mixtures beside references, or what `tisdiss mix` has written."""
     try:
         if _split(folder, None, None):
             return True

@@ -17,7 +17,7 @@ _FADE = 80  # samples in which a voice that takes turns begins, and ends
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
-    """Random numbers that follow from `key` alone (seed, step, rank): the step is the position in the data.
+    """Returns random numbers that follow from `key` alone (seed, step, rank): the step is the position in the data.
 
     Nothing else has to be stored to resume a run exactly.
     """
@@ -41,7 +41,7 @@ def draw_speakers(
 
 
 def draw_segments(corpus: Corpus, speakers: Tensor, *, samples: int, random: torch.Generator) -> Tensor:
-    """A random segment of a random utterance of each speaker: indices (...) -> (..., samples), float32."""
+    """Draws a random segment of a random utterance of each speaker: indices (...) -> (..., samples), float32."""
     count = corpus.counts[speakers]
     uniform = torch.rand(*speakers.shape, device=speakers.device, generator=random)
     # A product with a float below 1 may still round up to the count itself.
@@ -50,7 +50,7 @@ def draw_segments(corpus: Corpus, speakers: Tensor, *, samples: int, random: tor
 
 
 def active_level(x: Tensor) -> Tensor:
-    """Root mean square over the active frames, (..., L) -> (..., 1); 0 for silence or less than a frame."""
+    """Returns the root mean square over the active frames, (..., L) -> (..., 1); 0 for silence or less than a frame."""
     x = x[..., : x.shape[-1] // FRAME * FRAME]
     if not x.shape[-1]:
         return x.new_zeros(*x.shape[:-1], 1)
@@ -60,7 +60,7 @@ def active_level(x: Tensor) -> Tensor:
 
 
 def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """In a `share` of the mixtures, on average, each voice begins and ends somewhere, as in conversation.
+    """Lets each voice begin and end somewhere, as in conversation, in a `share` of the mixtures on average.
 
     (batch, speakers, samples) -> the same. What is left of a voice is at least SHORTEST_TURN of the segment, at a place
     where, of CANDIDATES, most of it is speech (up to half), faded in and out; a voice with none there is left whole.
@@ -109,7 +109,7 @@ class DynamicMixing(OnDevice):
 
     @property
     def checksum(self) -> str:
-        """Of the speech, the rooms and the noise."""
+        """A few digits of the speech, the rooms and the noise."""
         noises = [self.noises.clips.checksum] if self.noises else []
         rooms = [f"{tuple(self.rooms.responses.shape)}"] if self.rooms else []
         return " ".join([self.corpus.clips.checksum, *noises, *rooms])

@@ -30,7 +30,7 @@ class Filters:
 
     @staticmethod
     def draw(*shape: int, gain_db: float, sample_rate: int, random: torch.Generator) -> "Filters":
-        """Any kind, gains uniform in +-`gain_db`, corners log-uniform from LOWEST to HIGHEST; on `random`'s device."""
+        """Draws kinds, gains uniform in +-`gain_db`, corners log-uniform from LOWEST up; on `random`'s device."""
         size = (*shape, BANDS)
         kinds = torch.randint(3, size, device=random.device, generator=random)
         gain, place = torch.rand(2, *size, device=random.device, generator=random)
@@ -38,7 +38,7 @@ class Filters:
         return Filters(kinds, (2 * gain - 1) * gain_db, LOWEST * (place * octaves).exp(), sample_rate)
 
     def response(self, frequencies: Tensor) -> Tensor:
-        """The cascades' complex response at frequencies (F,) in Hz, 0 to half the sample rate: (..., F)."""
+        """Returns the cascades' complex response at frequencies (F,) in Hz, 0 to half the sample rate: (..., F)."""
         a = 10 ** (self.gains_db / 40)
         one, slope = torch.ones_like(a), a.sqrt() / QUALITY
         # Of s^2, s and 1 in numerator and denominator, s being in units of the corner: (6, ..., BANDS).
@@ -56,7 +56,7 @@ class Filters:
         return (polynomial(*chosen[:3]) / polynomial(*chosen[3:])).prod(dim=-2)
 
     def apply(self, signals: Tensor) -> Tensor:
-        """The signals through their cascades, from rest, as long as before: (..., L) -> (..., L)."""
+        """Filters the signals by their cascades, from rest, as long as before: (..., L) -> (..., L)."""
         samples = signals.shape[-1]
         size = -(-(samples + round(_TAIL * self.sample_rate)) // _BLOCK) * _BLOCK  # what rings on does not come round
         frequencies = torch.linspace(0, self.sample_rate / 2, size // 2 + 1, device=signals.device)

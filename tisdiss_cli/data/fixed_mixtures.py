@@ -27,11 +27,11 @@ class FixedMixtures(OnDevice):
 
     @property
     def checksum(self) -> str:
-        """Of all samples."""
+        """A few digits of all samples."""
         return self.clips.checksum
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random segments of random items: mixture (batch, samples), references (batch, speakers, samples)."""
+        """Draws random segments of random items: mixture (batch, samples), references (batch, speakers, samples)."""
         starts = self.clips.starts
         item = torch.randint(len(starts), (batch,), device=starts.device, generator=random)
         segments = self.clips.draw(item, samples, random)  # (1 + S, batch, samples)
@@ -39,7 +39,7 @@ class FixedMixtures(OnDevice):
 
 
 def looks_fixed(root: Path) -> bool:
-    """Whether `root` is meant as a set of mixtures: a known layout at it, whole or in part, or below it.
+    """Tells whether `root` is meant as a set of mixtures: a known layout at it, whole or in part, or below it.
 
     Sets below it that lie beside the clean speech of two speakers or more are no reason: then the speech is meant.
     """
@@ -57,7 +57,7 @@ def looks_fixed(root: Path) -> bool:
 def complete_dataset(
     root: Path, speakers: int, *, mixture: str | None = None, references: Sequence[str] | None = None
 ) -> Dataset:
-    """`find_dataset`; UserError also where files lack counterparts or the number of speakers is another."""
+    """Finds a dataset; UserError also where files lack counterparts or the number of speakers is another."""
     dataset = find_dataset(root, mixture, references)
     if dataset.missing:
         raise UserError(f"{dataset.root} is incomplete: {listed(dataset.missing, '; ')}")

@@ -169,7 +169,7 @@ def _open(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
 
 
 def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
-    """Every file of a mixture by folder, int16 (L,), as long as its shortest utterance.
+    """Returns every file of a mixture by folder, int16 (L,), as long as its shortest utterance.
 
     Mixtures are exactly the sums of the other files. None when an utterance is silent in that length.
     """
@@ -272,7 +272,7 @@ def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
 
 
 def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:
-    """The files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms; sums of what is given."""
+    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms; sums of what is given."""
     folders: dict[str, Tensor] = {}
     for room, sources in parts.items():
         end = f"_{room}" if room else ""

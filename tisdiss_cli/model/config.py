@@ -83,12 +83,12 @@ class Config:
         return self.n_fft // 2 + 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, ready for JSON."""
+        """Returns every field by name, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The configuration that `to_dict` wrote; UserError names an unknown key."""
+        """Returns the configuration that `to_dict` wrote; UserError names an unknown key."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise UserError(f"configuration: unknown key {unknown[0]!r}")
@@ -96,7 +96,7 @@ class Config:
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
-    """A field of two whole numbers above 0, which JSON and TOML hold as a list."""
+    """Returns a field of two whole numbers above 0, which JSON and TOML hold as a list."""
     if not isinstance(value, tuple | list) or [type(v) is int and 0 < v <= _MOST for v in value] != [True, True]:
         raise UserError(f"configuration: {name} must be two whole numbers above 0, (frames, bins), not {value!r}")
     return value[0], value[1]

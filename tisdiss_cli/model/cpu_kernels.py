@@ -17,7 +17,7 @@ MOST_WEIGHTS = 1_000_000  # of a slice of these sequences, so that they stay in 
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
-    """`F.conv2d` of stride 1: (N, C, T, F) -> (N, C', T', F'), best in memory with the channels last."""
+    """Convolves at stride 1 as `F.conv2d`: (N, C, T, F) -> (N, C', T', F'), best in memory with the channels last."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or not weight.requires_grad:
         return F.conv2d(x, weight, bias, padding=padding)
     if not torch.is_autocast_enabled("cpu"):
@@ -59,7 +59,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
-    """Of every tap of the kernel, the product of all the output's gradients with the inputs that the tap met.
+    """Returns, for every tap of the kernel, the product of the output's gradients with the inputs that it met.
 
     Args:
         x: the input, (N, C, T, F).
@@ -82,7 +82,7 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], paddin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of any number of sequences, 3 x (N, heads, n, dim) -> (N, heads, n, dim)."""
+    """Computes softmax attention of any number of sequences, 3 x (N, heads, n, dim) -> (N, heads, n, dim)."""
     if in_products(q):
         return attend_in_products(q, k, v)
     if q.device.type == "cpu" and torch.is_grad_enabled():
@@ -94,13 +94,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def in_products(q: Tensor) -> bool:
-    """Whether `attend_in_products` is the faster way; a compiler would make a graph for each number of slices."""
+    """Tells whether `attend_in_products` is the faster way; a compiler would make a graph for each number of slices."""
     short = q.shape[-2] <= LONGEST_IN_PRODUCTS
     return short and q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
 
 
 def attend_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`attend` as two matrix products and a softmax, in slices along the larger of the first two axes."""
+    """Computes `attend` as two matrix products and a softmax, in slices along the larger of the first two axes."""
     axis = 0 if q.shape[0] >= q.shape[1] else 1
     width = max(1, MOST_WEIGHTS // (q.shape[1 - axis] * q.shape[2] * k.shape[2]))
 

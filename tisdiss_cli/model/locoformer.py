@@ -23,13 +23,13 @@ MOST_ELEMENTS_ON_CPU = 8_000_000
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What a linear map of x runs in: autocast's choice, else x's own."""
+    """Returns what a linear map of x runs in: autocast's choice, else x's own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def sliced(function: Callable[[Tensor], Tensor], x: Tensor, axis: int, elements: int) -> Tensor:
-    """`function` of x, in slices along an `axis` that is batch to it where a tensor in it would be too large.
+    """Applies `function` to x, in slices along an `axis` that is batch to it where a tensor would be too large.
 
     `elements`: of the largest tensor that it makes of the whole of x.
     """
@@ -53,7 +53,7 @@ class RMSGroupNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D), not yet scaled, by float32 statistics, in the dtype of the linear map to come."""
+        """Normalises (..., D), not yet scaled, by float32 statistics, in the dtype of the linear map to come."""
         grouped = x.float().unflatten(-1, (self.groups, -1))  # (..., G, D / G)
         rms = torch.linalg.vector_norm(grouped, dim=-1, keepdim=True) * grouped.shape[-1] ** -0.5
         return (grouped * (rms + self.eps).reciprocal()).flatten(-2).to(compute_dtype(x))
@@ -74,7 +74,7 @@ class FeedForward(nn.Module):
         self.deconv = nn.ConvTranspose1d(h, d, k)
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
-        """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
+        """Maps (N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
         pad = self.conv.kernel_size[0] - 1
         kernel_axis, padding = (2, (0, pad)) if axis == FREQUENCY else (3, (pad, 0))
         conv_weight = (self.conv.weight * norm.gamma[:, None]).unsqueeze(kernel_axis)
@@ -84,12 +84,12 @@ class FeedForward(nn.Module):
         return convolve(y, deconv_weight, self.deconv.bias).permute(0, 2, 3, 1)
 
     def gated(self, y: Tensor) -> Tensor:
-        """SwiGLU, (..., 2H) -> (..., H)."""
+        """Applies SwiGLU, (..., 2H) -> (..., H)."""
         value, gate = y.chunk(2, dim=-1)
         return value * F.silu(gate)
 
     def dense_maps(self, length: int, norm: RMSGroupNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same function, but for the norm's division, on a sequence of fixed `length` S: two matrices, two biases.
+        """Returns the same, but for the norm's division, for sequences of `length` S: two matrices, two biases.
 
         With P = S + kernel - 1 positions between the convolutions: (P*2H, S*D), (P*2H,), (S*D, P*H),
         (S*D,). On two speakers most of the kernel meets padding; here no product touches it.
@@ -113,7 +113,7 @@ class FeedForward(nn.Module):
 
 
 def rotary_angles(length: int, head_dim: int, device: torch.device) -> Tensor:
-    """The rotary embedding's angles, position times frequency, (length, head_dim / 2), base 10000."""
+    """Returns the rotary embedding's angles, position times frequency, (length, head_dim / 2), base 10000."""
     frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     return torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
 
@@ -131,7 +131,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def rotate_in_parts(x: Tensor, angles: Tensor) -> Tensor:
-    """`rotate` without complex numbers."""
+    """Does as `rotate` without complex numbers."""
     cos, sin = angles.cos(), angles.sin()
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
@@ -147,7 +147,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.attention_channels, config.channels, bias=False)
 
     def turned(self, x: Tensor, norm: RMSGroupNorm, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, turned by their place along `axis`, and values: (..., D) -> 3 x (..., heads, dim)."""
+        """Returns queries and keys, turned by place along `axis`, and values: (..., D) -> 3 x (..., heads, dim)."""
         qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=-3)
         angles = rotary_angles(x.shape[axis], v.shape[-1], x.device)
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         return q, k, v.squeeze(-3)
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
-        """(N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
+        """Maps (N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
         q, k, v = self.turned(x, norm, 2 if axis == FREQUENCY else 1)
         # (N * T, F, heads, dim) or (N, T, F * heads, dim), a view of the same memory: all but the sequence is batch.
         q, k, v = (part.to(v.dtype).flatten(*((0, 1) if axis == FREQUENCY else (2, 3))) for part in (q, k, v))
@@ -164,7 +164,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(*x.shape[:-1], -1).contiguous())
 
     def across(self, x: Tensor, norm: RMSGroupNorm) -> Tensor:
-        """(B, S, T, F, D) -> (B, S, T, F, D) along S, a very short sequence, in closed form."""
+        """Maps (B, S, T, F, D) -> (B, S, T, F, D) along S, a very short sequence, in closed form."""
         q, k, v = self.turned(x, norm, 1)  # (B, S, T, F, heads, dim)
         scale = q.shape[-1] ** -0.5
         if x.shape[1] == 2:  # the softmax of two scores is the sigmoid of their difference
@@ -192,14 +192,14 @@ class SpectralPath(nn.Module):
         self.ffn_post_norm, self.ffn_post = norm(), FeedForward(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, F, D) -> (N, T, F, D)."""
+        """Maps (N, T, F, D) -> (N, T, F, D)."""
         own, other = (2, 1) if self.axis == FREQUENCY else (1, 2)
         conv = self.ffn_pre.conv
         hidden = conv.out_channels * (x.shape[own] + conv.kernel_size[0] - 1)
         return sliced(self.of_slice, x, other, x.shape[0] * x.shape[other] * hidden)
 
     def of_slice(self, x: Tensor) -> Tensor:
-        """The same of a part of the sequences, which is what `Separator.compile` compiles."""
+        """Maps a part of the sequences, which is what `Separator.compile` compiles."""
         x = x + self.ffn_pre(x, self.ffn_pre_norm, self.axis)
         x = x + self.attention(x, self.attention_norm, self.axis)
         return x + self.ffn_post(x, self.ffn_post_norm, self.axis)
@@ -216,13 +216,13 @@ class SpeakerPath(nn.Module):
         self.ffn_post = FeedForward(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, T, F, D) -> (B, S, T, F, D)."""
+        """Maps (B, S, T, F, D) -> (B, S, T, F, D)."""
         conv = self.ffn_post.conv
         hidden = conv.out_channels * (x.shape[1] + conv.kernel_size[0] - 1)
         return sliced(self.of_slice, x, 2, x.shape[0] * x.shape[2] * x.shape[3] * hidden)
 
     def of_slice(self, x: Tensor) -> Tensor:
-        """The same of a part of the frames, which is what `Separator.compile` compiles."""
+        """Maps a part of the frames, which is what `Separator.compile` compiles."""
         x = x + self.attention.across(x, self.attention_norm)
         conv = self.ffn_post.conv
         first, first_bias, second, second_bias = self.ffn_post.dense_maps(x.shape[1], self.ffn_post_norm)

@@ -50,7 +50,7 @@ class TISDiSS(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform matrices and kernels (the paper's recipe), zero biases, unit norms."""
+        """Draws Xavier-uniform matrices and kernels (the paper's recipe), zero biases, unit norms."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -117,7 +117,7 @@ class TISDiSS(nn.Module):
             yield estimate(RECONSTRUCTOR, -(-index // layers), x, index % layers == 0)
 
     def heard(self, mixture: Tensor) -> Tensor:
-        """A mixture (..., L), any L from 1, without its mean, and with zeros up to a whole number of hops.
+        """Returns a mixture (..., L), any L from 1, without its mean, and with zeros up to a whole number of hops.
 
         A microphone's offset is no sound: it would count in the level by which `estimates` scales, and come out of
         the voices as well. It goes before the zeros are there, so that no step is left at the end.
@@ -133,14 +133,14 @@ class TISDiSS(nn.Module):
     def padded_estimates(
         self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
     ) -> Iterator[Estimate]:
-        """`estimates` of what is `heard` of (B, L), any L from 1, cut back to L; what all that is not training runs."""
+        """Yields `estimates` of what is `heard` of (B, L), L from 1, cut back to L: for all that is not training."""
         for estimate in self.estimates(self.heard(mixture), repeats, separator_repeats):
             yield replace(estimate, waveforms=partial(_first, mixture.shape[-1], estimate.waveforms))
 
     def separate(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """(B, L) -> (B, S, L), any L from 1: the last of `padded_estimates`, the only one that is decoded."""
+        """Separates (B, L) -> (B, S, L), L from 1: the last of `padded_estimates`, the only one that is decoded."""
         return _last(self.padded_estimates(mixture, repeats, separator_repeats))
 
     def forward(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """The published function, (B, L) -> (B, S, L): the last of `estimates`, the only one that is decoded."""
+        """Computes the published function, (B, L) -> (B, S, L): the last of `estimates`, the only one decoded."""
         return _last(self.estimates(mixture, repeats, separator_repeats))

@@ -60,7 +60,7 @@ _FIXED = {"norm_type": "rmsgroupnorm", "conv1d_shift": 1, "encoder_decoder": Fal
 
 
 def published_name(name: str) -> str:
-    """Our parameter name in the authors' words, without their prefix."""
+    """Returns our parameter name in the authors' words, without their prefix."""
     for pattern, replacement in _NAMES:
         name, found = re.subn(pattern, replacement, name)
         if found:
@@ -73,7 +73,7 @@ def published_name(name: str) -> str:
 def config_from_options(
     separator_conf: dict[str, Any], encoder_conf: dict[str, Any] | None = None, sample_rate: int = 8000
 ) -> Config:
-    """A Config from the authors' option names; UserError names an option that ours cannot express."""
+    """Returns a Config from the authors' option names; UserError names an option that ours cannot express."""
     for key, wanted in _FIXED.items():
         if separator_conf.get(key, wanted) != wanted:
             raise UserError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {wanted!r} is supported")
@@ -97,7 +97,7 @@ def config_from_options(
 
 
 def read_config(path: Path) -> Config:
-    """The Config that an authors' `config.yaml` describes; UserError, in one sentence, when it does not."""
+    """Returns the Config that an authors' `config.yaml` describes; UserError, in one sentence, when it does not."""
     import yaml
 
     try:

@@ -13,7 +13,7 @@ from tisdiss_cli.model.locoformer import FRAME, FREQUENCY, SpeakerPath, Spectral
 
 
 def conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A convolution over (T, F), channels last: (N, T, F, C) -> (N, T', F', C'); T' = T, F' = F at stride 1."""
+    """Convolves over (T, F), channels last: (N, T, F, C) -> (N, T', F', C'); T' = T, F' = F at stride 1."""
     x = x.permute(0, 3, 1, 2)
     if conv.stride == (1, 1):
         y = convolve(x, conv.weight, conv.bias, _padding(conv))
@@ -23,7 +23,7 @@ def conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def deconv2d(x: Tensor, deconv: nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
-    """The transpose of a `conv2d` that read a grid of `size` (T, F): (N, T', F', C) -> (N, T, F, C')."""
+    """Transposes a `conv2d` that read a grid of `size` (T, F): (N, T', F', C) -> (N, T, F, C')."""
     if deconv.stride == (1, 1) and all(kernel == 2 * pad + 1 for kernel, pad in _geometry(deconv)):
         # Then a convolution with the kernel turned round, which channels last is the faster of the two.
         weight = deconv.weight.flip(-1, -2).transpose(0, 1)
@@ -39,17 +39,17 @@ def deconv2d(x: Tensor, deconv: nn.ConvTranspose2d, size: tuple[int, int]) -> Te
 
 
 def _geometry(deconv: nn.ConvTranspose2d) -> list[tuple[int, int]]:
-    """(kernel, padding) over T and over F."""
+    """Returns (kernel, padding) over T and over F."""
     return list(zip(deconv.kernel_size, _padding(deconv), strict=True))
 
 
 def _padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
-    """Over T and over F; what other convolutions also have in words is numbers here."""
+    """Returns the padding over T and over F, which other convolutions also have in words."""
     return cast(tuple[int, int], conv.padding)
 
 
 def spectral_kernel(config: Config) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Kernel, stride and padding that Encoder's and Decoder's convolutions share."""
+    """Returns kernel, stride and padding that Encoder's and Decoder's convolutions share."""
     kernel = config.encoder_kernel
     return kernel, config.encoder_stride, (kernel[0] // 2, kernel[1] // 2)
 
@@ -71,14 +71,14 @@ class Encoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
     def spectrum(self, waveform: Tensor) -> Tensor:
-        """(B, L) -> complex (B, T, F) with T = L // hop + 1; L must exceed n_fft / 2. Always float32."""
+        """Transforms (B, L) -> complex (B, T, F) with T = L // hop + 1; L must exceed n_fft / 2. Always float32."""
         with torch.autocast(waveform.device.type, enabled=False):
             return torch.stft(
                 waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True
             ).transpose(1, 2)
 
     def forward(self, spectrum: Tensor) -> Tensor:
-        """Complex (B, T, F) -> (B, T', F', D)."""
+        """Encodes complex (B, T, F) -> (B, T', F', D)."""
         x = conv2d(torch.view_as_real(spectrum), self.conv)
         with torch.autocast(x.device.type, enabled=False):
             return self.norm(x.float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
@@ -93,7 +93,7 @@ class Reinjection(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
-        """`features` (B, T, F, D), broadcast over the speakers of `x` (..., T, F, D); x's shape comes out."""
+        """Adds `features` (B, T, F, D), broadcast over the speakers, to `x` (..., T, F, D); x's shape comes out."""
         # A depthwise 1 x 1 convolution is one factor and one offset a channel.
         return self.activation((features + x) * self.conv.weight.flatten() + cast(Tensor, self.conv.bias))
 
@@ -108,7 +108,7 @@ class SeparatorLayer(nn.Module):
         self.frame = SpectralPath(config, FRAME)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, F, D) -> (N, T, F, D)."""
+        """Maps (N, T, F, D) -> (N, T, F, D)."""
         for axis in self.order:
             x = getattr(self, axis)(x)
         return x
@@ -123,7 +123,7 @@ class SeparatorStage(nn.Module):
         self.layers = nn.ModuleList(SeparatorLayer(config) for _ in range(config.separator_layers))
 
     def forward(self, features: Tensor, repeats: int, reinjection: Reinjection | None) -> Iterator[Tensor]:
-        """(B, T, F, D) -> the output (B, T, F, D) of every layer of every repeat, in order."""
+        """Yields, for (B, T, F, D), the output (B, T, F, D) of every layer of every repeat, in order."""
         x = features
         for index in range(repeats * len(self.layers)):
             if self.reinjected and reinjection is not None and index > 0:
@@ -143,7 +143,7 @@ class Splitter(nn.Module):
         self.deconv = nn.ConvTranspose2d(hidden, config.channels * config.speakers, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F, D) -> (B, S, T, F, D), float32 at any precision: to it the paths add their outputs."""
+        """Splits (B, T, F, D) -> (B, S, T, F, D), float32 at any precision: to it the paths add their outputs."""
         value, gate = conv2d(x, self.conv).chunk(2, dim=-1)
         y = deconv2d(value * F.silu(gate), self.deconv, (x.shape[1], x.shape[2]))
         return y.unflatten(-1, (self.speakers, -1)).permute(0, 3, 1, 2, 4).contiguous().float()
@@ -158,7 +158,7 @@ class ReconstructorLayer(nn.Module):
         self.speaker = SpeakerPath(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, T, F, D) -> (B, S, T, F, D)."""
+        """Maps (B, S, T, F, D) -> (B, S, T, F, D)."""
         return self.speaker(self.spectral(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
 
@@ -171,7 +171,7 @@ class Reconstructor(nn.Module):
         self.layers = nn.ModuleList(ReconstructorLayer(config) for _ in range(config.reconstructor_layers))
 
     def forward(self, features: Tensor, x: Tensor, repeats: int, reinjection: Reinjection | None) -> Iterator[Tensor]:
-        """`features` (B, T, F, D), `x` (B, S, T, F, D) -> the output of every layer of every repeat, in order."""
+        """Yields, for `features` (B, T, F, D) and `x` (B, S, T, F, D), the output of every layer of every repeat."""
         for index in range(repeats * len(self.layers)):
             if self.reinjected and reinjection is not None:
                 x = reinjection(features[:, None], x)
@@ -180,7 +180,7 @@ class Reconstructor(nn.Module):
 
 
 def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, length: int) -> Tensor:
-    """Complex (N, T, F) -> (N, length), float32: overlapping frames under the window, divided by what it adds up to.
+    """Inverts complex (N, T, F) -> (N, length), float32: overlap-add under the window, divided by what it adds up to.
 
     As torch.istft, of centred frames, which reads from the device whether that sum is above 0 and so waits for it; of
     a Hann window that hops by half its length or less it always is.
@@ -213,7 +213,7 @@ class Decoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
     def forward(self, x: Tensor, mixture: Tensor, length: int) -> Tensor:
-        """(B, S, T', F', D), the mixture's spectrum, complex (B, T, F) -> (B, S, length), float32."""
+        """Decodes (B, S, T', F', D) with the mixture's spectrum, complex (B, T, F) -> (B, S, length), float32."""
         y = deconv2d(x.flatten(0, 1), self.deconv, (mixture.shape[1], mixture.shape[2]))
         with torch.autocast(y.device.type, enabled=False):
             spectrum = torch.view_as_complex(y.float().contiguous())  # (B * S, T, F)

@@ -53,12 +53,12 @@ class WeightFile:
 
     @property
     def default_repeats(self) -> int:
-        """Of the Reconstructor where none are asked for: as the calibration recommends, else as trained."""
+        """The Reconstructor's, where none are asked for: as the calibration recommends, else as trained."""
         return cast(int, self.info.get(REPEATS, self.config.reconstructor_repeats))
 
     @property
     def auto_threshold_db(self) -> float | None:
-        """At which `--repeats auto` stops, by calibration; None if these weights were never calibrated."""
+        """SI-SNR between estimates at which `--repeats auto` stops; None if these weights were never calibrated."""
         return self.info.get(THRESHOLD)
 
     @property
@@ -68,25 +68,25 @@ class WeightFile:
 
     @property
     def chunk_seconds(self) -> float:
-        """How much of a long recording the network hears at a time, as the calibration recommends."""
+        """The length that the network hears of a long recording at a time, as the calibration recommends."""
         return cast(float, self.info.get(CHUNK, CHUNK_SECONDS))
 
 
 def bundled_directory() -> Path:
-    """Where the bundled weights lie: inside the installed package, or the checkout's `weights/`."""
+    """Returns where the bundled weights lie: inside the installed package, or the checkout's `weights/`."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"
 
 
 def bundled() -> list[Path]:
-    """The bundled weight files; the first is the default: trained ones before untrained, then by name."""
+    """Returns the bundled weight files; the first is the default: trained ones before untrained, then by name."""
     paths = sorted(bundled_directory().glob("*.safetensors"))
     return sorted(paths, key=lambda path: ("untrained" in path.stem, path.name))
 
 
 def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The file behind a bundled name or a path; None: the bundled default.
+    """Returns the file behind a bundled name or a path; None: the bundled default.
 
     Raises:
         UserError: there is no such file; the sentence lists the bundled names.
