@@ -1,5 +1,6 @@
 """`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from tisdiss_cli.commands import app
 from tisdiss_cli.commands.bench_tables import bench_table, fit_in_words, in_words, si
 from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn_if_untrained
 from tisdiss_cli.commands.options import (
+    NETWORK,
     DeviceOption,
     WeightsOption,
     check_output,
@@ -28,28 +30,34 @@ if TYPE_CHECKING:
     from tisdiss_cli.separation.separator import Separator
 
 
+_grid = partial(typer.Option, rich_help_panel="What is measured")
+_set = partial(typer.Option, rich_help_panel="Quality")
+_network = partial(typer.Option, rich_help_panel=NETWORK)
+_outputs = partial(typer.Option, rich_help_panel="Outputs")
+
+
 @app.command()
 def bench(  # the options make it long
-    repeats: Annotated[str | None, typer.Option(help="4, 1-8 or 1,2,4. [default: 1 to as trained]")] = None,
-    seconds: Annotated[str, typer.Option(help="Lengths of a mixture, as in 1,4,10.")] = "4",
-    batch_size: Annotated[str, typer.Option(help="Mixtures at a time, as in 1,4,16.")] = "1",
-    data: Annotated[Path | None, typer.Option(help="A set as for score: adds SI-SNRi and its curve.")] = None,
-    mixture: Annotated[str | None, typer.Option(help="With --data: folder of the mixtures.")] = None,
-    references: Annotated[str | None, typer.Option(help="With --data: folders of the references.")] = None,
+    repeats: Annotated[str | None, _grid(help="4, 1-8 or 1,2,4. [default: 1 to as trained]")] = None,
+    seconds: Annotated[str, _grid(help="Lengths of a mixture, as in 1,4,10.")] = "4",
+    batch_size: Annotated[str, _grid(help="Mixtures at a time, as in 1,4,16.")] = "1",
+    data: Annotated[Path | None, _set(help="A set as for score: adds SI-SNRi and its curve.")] = None,
+    mixture: Annotated[str | None, _set(help="With --data: folder of the mixtures.")] = None,
+    references: Annotated[str | None, _set(help="With --data: folders of the references.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw time against repeats, with --data quality against time: .png or .svg.")
+        Path | None, _outputs(help="Draw time against repeats, with --data quality against time: .png or .svg.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="All numbers, machine, versions, weights.")] = None,
-    html: Annotated[Path | None, typer.Option(help="A page of the tables, with --data of each file too.")] = None,
+    json: Annotated[Path | None, _outputs(help="All numbers, machine, versions, weights.")] = None,
+    html: Annotated[Path | None, _outputs(help="A page of the tables, with --data of each file too.")] = None,
+    quiet: Annotated[bool, _outputs("--quiet", help="No progress; tables and errors only.")] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.")
+        str, _network(help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.")
     ] = "auto",
     compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the network first; none of its time is counted.")
+        bool, _network("--compile", help="torch.compile the network first; none of its time is counted.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; tables and errors only.")] = False,
 ) -> None:
     """Measure time, memory and arithmetic of every repetition setting on this machine.
 
