@@ -83,8 +83,8 @@ def test_the_decision_is_the_whole_files(tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", x, np.concatenate((x[:100], -x[100:])))
     half = write(tmp_path / "b.wav", x, np.concatenate((x[:16000], -x[16000:])))
     found = []
-    for block in (1 << 16, 777):
-        monkeypatch.setattr("tisdiss_cli.audio.sndfile._BLOCK", block)
+    for block in (1 << 15, 777):
+        monkeypatch.setattr("tisdiss_cli.audio.decode._BLOCK", block)
         found.append((told(path), told(half)))
     assert np.array_equal(found[0][0][0], found[1][0][0]) and np.array_equal(found[0][1][0], found[1][1][0])
     assert found[0][0][1] == found[1][0][1] != [] and found[0][1][1] == found[1][1][1] == []

@@ -151,7 +151,7 @@ def test_what_cannot_be_decoded_has_its_sentence(tmp_path):
     for name, words in {
         "silent.mp4": "has no sound: only video",
         "locked.m4a": "is encrypted",
-        "no_index.m4a": "is truncated",
+        "no_index.m4a": "damaged or truncated",
         "unknown.mka": "has sound of a codec that FFmpeg does not know",
         "text.m4a": "is no sound file",
         "list.mp4": "is no sound file",

@@ -9,7 +9,9 @@ import pytest
 from av.audio.plane import AudioPlane
 
 from tests.containers import encode, melody
-from tisdiss_cli.audio.decode import Decoder, _samples
+from tisdiss_cli.audio.decode import Decoder, _in_range, _samples
+from tisdiss_cli.audio.header import find_parts
+from tisdiss_cli.audio.read import Source
 
 RATE = 48_000
 CHANNELS = (1, 2, 3, 6, 7, 8, 9, 16, 24, 64)
@@ -17,7 +19,7 @@ needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg
 
 
 def decoded(path, track: int = 1) -> tuple[np.ndarray, Decoder]:
-    decoder = Decoder(path.open("rb"), track=track)
+    decoder = Decoder(path, *find_parts(path), track=track)
     sound = np.concatenate([block for _, block in decoder.blocks()])
     decoder.close()
     return sound, decoder
@@ -189,7 +191,7 @@ def test_frames_of_every_type_of_sample(kind, planar):
         frame = av.AudioFrame(f"{kind}p" if planar else kind, f"{channels} channels", 64)
         for index, row in enumerate(values):
             AudioPlane(frame, index).update(row)
-        samples = _samples(frame)
+        samples = _in_range(_samples(frame))
         expected = expected.T if planar else expected.reshape(64, channels)
         assert samples.dtype == np.float32 and samples.flags.c_contiguous
         assert np.abs(samples - expected).max() <= 2.0**-25
@@ -199,3 +201,57 @@ def test_metadata_that_is_no_utf_8_does_not_matter(tmp_path):
     path = encode(tmp_path / "a.mka", [melody(RATE)], RATE, "flac", metadata={"title": "TITLE-TO-SPOIL"})
     path.write_bytes(path.read_bytes().replace(b"TITLE-TO-SPOIL", b"\xff\xfe\xe4 TITLE \xff\xff\xff\xff"))
     assert len(decoded(path)[0]) == 2 * RATE
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "format", "subtype"),
+    [
+        ("a.m4a", "alac", "s32p", "PCM_24"),
+        ("a.m4a", "alac", "s16p", "PCM_16"),
+        ("a.mov", "pcm_s24le", None, "PCM_24"),
+        ("a.mka", "pcm_s24le", None, "PCM_24"),
+        ("a.mka", "flac", "s32", "PCM_24"),
+        ("a.flac", "flac", "s32", "PCM_24"),
+        ("a.tta", "tta", "s32", "PCM_24"),
+        ("a.wav", "pcm_s24le", None, "PCM_24"),
+        ("a.wav", "pcm_s32le", None, "PCM_32"),
+        ("a.mka", "pcm_f32le", None, "FLOAT"),
+        ("a.wav", "pcm_f64le", None, "DOUBLE"),
+        ("a.wav", "pcm_u8", None, "PCM_U8"),
+        ("a.wav", "pcm_mulaw", None, "PCM_16"),
+        ("a.m4a", "aac", None, "AAC"),
+    ],
+)
+def test_bits_of_the_samples(tmp_path, name, codec, format, subtype):
+    path = encode(tmp_path / name, [melody(RATE, 0.5)], RATE, codec, sample_format=format)
+    assert decoded(path)[1].subtype == subtype
+
+
+def test_silence_of_32_bit_is_32_bit(tmp_path):
+    path = encode(tmp_path / "a.wav", [np.zeros(RATE, np.float32)], RATE, "pcm_s32le")
+    assert decoded(path)[1].subtype == "PCM_32"
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "aac"),
+        ("a.mov", "pcm_s16le"),
+        ("a.mkv", "flac"),
+        ("a.webm", "libopus"),
+        ("a.ts", "mp2"),
+        ("a.flv", "aac"),
+    ],
+)
+@pytest.mark.parametrize("later", [0, 4])
+def test_sound_that_begins_after_its_video_says_so(tmp_path, name, codec, later):
+    encode(tmp_path / "a.wav", [melody(RATE)], RATE, "pcm_s16le")
+    video = ["-f", "lavfi", "-i", "testsrc=duration=6:size=64x64:rate=10"]
+    options = ["-map", "0", "-map", "1", "-c:a", codec] + ["-c:v", "libvpx"] * name.endswith("webm")
+    ffmpeg(*video, "-itsoffset", str(later), "-i", tmp_path / "a.wav", *options, tmp_path / name)
+    source = Source(tmp_path / name, RATE)
+    length = sum(block.shape[0] for block in source.blocks())
+    assert source.start == pytest.approx(later, abs=0.05)
+    assert [f"begins {source.start:.2f} s after" in warning for warning in source.warnings] == [True] * bool(later)
+    assert length == pytest.approx(2 * RATE, abs=3000)

@@ -1,9 +1,10 @@
-"""Sound that libsndfile does not read, by PyAV (FFmpeg): phones' and meetings' containers and codecs, MP3, video."""
+"""Any sound file as blocks of samples, by PyAV (FFmpeg)."""
 
 from collections.abc import Iterator
-from io import RawIOBase
+from contextlib import ExitStack
 from itertools import chain
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import av
@@ -11,36 +12,31 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.plane import AudioPlane
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.packet import Packet
 
-from tisdiss_cli.audio.part import SLACK
+from tisdiss_cli.audio.header import SLACK, Part, Window
 
 # Only what holds sound itself: FFmpeg also takes playlists and scripts, which would open other files and addresses.
 _FORMATS = (
     "aac,ac3,eac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,flac,flv,latm,loas,matroska,webm,mov,mp4,mp3,mlp,"
-    "mpc,mpc8,mpeg,mpegts,mxf,oma,ogg,qcp,rm,shn,tak,truehd,tta,w64,wav,wv,xwma"
+    "mpc,mpc8,mpeg,mpegts,mxf,nistsphere,oma,ogg,qcp,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 # Each of their packets is found by itself, in whatever stands between them.
 _LOOSE = frozenset("aac ac3 eac3 amr amrnb amrwb dts dtshd latm loas mp3 mlp mpeg mpegts truehd".split())  # noqa: SIM905
-# Their header has the length of the sound to the sample, or nearly.
-_EXACT = frozenset("ape aiff au caf flac mov tak tta w64 wav wv".split())  # noqa: SIM905
+# Their header has the length of the track: to the sample, or nearly.
+_EXACT = frozenset("ape aiff au caf flac nistsphere tak tta voc w64 wav wv".split())  # noqa: SIM905
+_NEAR = ("mov", "mp3")
 # Their demuxer ends without a word where they are damaged, but their header has the length of the longest track.
 _WHOLE = ("mov", "matroska", "ogg")
+# FFmpeg fits their length to the file's size: what shows that one is cut is that it ends within a packet.
+_FITTED = ("caf", "voc", "w64")
 
 _BLOCK = 1 << 15  # frames given at a time, at least
-_TYPES = {
-    "u8": "u1",
-    "s16": "i2",
-    "s32": "i4",
-    "s64": "i8",
-    "flt": "f4",
-    "dbl": "f8",
-}  # FFmpeg's samples in NumPy's words
-# Metadata need not be UTF-8: PyAV 19 keeps such bytes by itself, and has no option for it any more.
-_METADATA: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # FFmpeg's, in NumPy's words
 _SUBTYPES = {"u8": "PCM_U8", "s16": "PCM_16", "s32": "PCM_32", "s64": "DOUBLE", "flt": "FLOAT", "dbl": "DOUBLE"}
 _LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta", "ape", "tak", "shorten", "mlp", "truehd")
+# Metadata need not be UTF-8: PyAV 19 keeps such bytes by itself, and has no option for it any more.
+_METADATA: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 class DecodeError(Exception):
@@ -48,165 +44,205 @@ class DecodeError(Exception):
 
 
 class Decoder:
-    """An audio track as blocks of samples, named after soundfile.SoundFile where it means the same.
+    """An audio track as blocks of samples.
 
     Attributes:
         samplerate: Hz, of the first samples.
         channels: of the first samples.
-        frames: as a header has it that is to be believed; None: unknown.
-        seconds: as any header has it, or FFmpeg's guess; 0: unknown.
-        format: FFmpeg's name of the container.
+        seconds: the length as a header has it, or as FFmpeg guesses; 0: unknown.
+        start: when the track begins after the container does, in seconds; 0 within SLACK.
         subtype: libsndfile's name of the samples' type ("PCM_16"), or FFmpeg's of the codec in capitals ("AAC").
         decoded: seconds so far.
-        packets: so far.
         gaps: (place, length), in seconds, where packets are missing by the time that the next one has.
-        reached: the latest time so far, in seconds, of any packet of the container, of video as well.
-        whole: the container's length in seconds by its header, to which `reached` comes near; 0: unknown.
         lost: the place, in seconds, of each packet that could not be decoded and was left out.
 
     Args:
-        file: opened for reading, seekable.
+        path: the file.
+        part: what of it.
         track: which of the audio tracks, from 1 on.
-        lenient: leave out damaged packets instead of failing there.
+        partial: leave out what is damaged instead of failing there.
 
     Raises:
         DecodeError: here or while decoding.
+        OSError: likewise, where the file cannot be read.
     """
 
-    def __init__(self, file: RawIOBase, *, track: int = 1, lenient: bool = False) -> None:
-        self.file = file
+    def __init__(self, path: Path, part: Part, *, track: int = 1, partial: bool = False) -> None:
         av.logging.set_level(None)  # its lines would come in between ours
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
-        try:
-            self.container: InputContainer = av.open(file, "r", options=options, **_METADATA)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise DecodeError(f"is no sound file that FFmpeg can read: {_reason(error)}") from None
-        try:
-            self._choose(track)
-            self.lost: list[float] = []
-            self.decoded, self.packets, self.reached = 0.0, 0, 0.0
-            self.gaps: list[tuple[float, float]] = []
-            self._expected: float | None = None  # when the next packet of ours should begin, seconds
-            names = self.container.format.name.split(",")
-            self.format = names[0]
-            self.lenient = lenient or bool(_LOOSE & set(names))
-            self._frames = self._decode()
+        if part.format:  # by default FFmpeg searches a WAV for other codecs, which takes longer than to read it
+            options["probesize"] = "32"
+        self.decoded, self.gaps, self.lost = 0.0, list[tuple[float, float]](), list[float]()
+        self._reached, self._expected = (
+            0.0,
+            -inf,
+        )  # the latest time of any packet; when the track's next one should begin
+        self._origin, self._corrupt = (
+            -1,
+            False,
+        )  # the first packet's place, in bytes; whether the last one is incomplete
+        with ExitStack() as opened:
+            self.file = Window(path, part)
+            opened.callback(self.file.close)
+            try:
+                self.container = av.open(
+                    self.file, "r", format=part.format or None, options=options, buffer_size=1 << 16, **_METADATA
+                )
+            except (av.FFmpegError, ValueError) as error:
+                reason = _reason(error)
+                raise DecodeError(f"is no sound file that FFmpeg can read, or damaged or truncated: {reason}") from None
+            opened.callback(self.container.close)
+            self.stream = self._choose(track)
+            names = set(self.container.format.name.split(","))
+            self.format = self.container.format.name.partition(",")[0]
+            self._frames = self._decode(lenient=partial or bool(names & _LOOSE))
             self._first = next(self._frames, None)
             self._describe()
-        except BaseException:
-            self.close()
-            raise
+            self.close = opened.pop_all().close
 
-    def _choose(self, track: int) -> None:
+    def _choose(self, track: int) -> AudioStream:
         streams = self.container.streams
-        tracks: list[AudioStream] = list(streams.audio)
+        tracks = list(streams.audio)
         if not tracks:
             kinds = sorted({stream.type for stream in streams if stream.type})
             raise DecodeError("has no sound" + f": only {' and '.join(kinds)}" * bool(kinds))
         if not 1 <= track <= len(tracks):
             raise DecodeError(f"has {len(tracks)} audio track{'s' * (len(tracks) > 1)}, no track {track}: see --track")
-        self.stream = tracks[track - 1]
-        context = self.stream.codec_context
+        context = tracks[track - 1].codec_context
         if context is None:
             raise DecodeError("has sound of a codec that FFmpeg does not know")
         if context.codec_tag in ("enca", "drms", "aavd"):
             raise DecodeError("is encrypted: it takes a key to decode")
+        return tracks[track - 1]
 
     def _describe(self) -> None:
-        stream, first = self.stream, self._first
+        stream, first, whole = self.stream, self._first, (self.container.duration or 0) / 1e6
         self.samplerate = first.sample_rate if first else stream.codec_context.sample_rate
         self.channels = first.layout.nb_channels if first else stream.codec_context.channels
-        length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        self.seconds = length or (self.container.duration or 0) / 1e6
-        self.whole = (self.container.duration or 0) / 1e6 if self.format in _WHOLE else 0.0
-        exact = self.format in _EXACT and length > 0
-        self.frames = round(length * self.samplerate) if exact else None
-        name = stream.codec_context.name.removesuffix("float")
-        kind = first.format.name.removesuffix("p") if first else ""
-        self.subtype = _SUBTYPES.get(kind, "") if name.startswith(_LOSSLESS) else name.upper()
+        self.subtype = _subtype(stream.codec_context.name, first)
+        self._length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        self._whole = whole if self.format in _WHOLE else 0.0
+        self.seconds = self._length or whole
+        later = (first.time or 0.0) - (self.container.start_time or 0) / 1e6 if first else 0.0
+        self.start = later if later > SLACK else 0.0
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (rate, samples (n, channels) float32); both may change on the way."""
-        kind, parts, length = (0, 0), list[np.ndarray](), 0
+        rate, parts, length = self.samplerate, list[np.ndarray](), 0
         for frame in chain([self._first] if self._first else [], self._frames):
-            samples = _samples(frame)
-            if parts and ((frame.sample_rate, samples.shape[1]) != kind or length >= _BLOCK):
-                yield kind[0], np.concatenate(parts)
+            array, rate_here = _samples(frame), frame.sample_rate
+            alike = parts and (rate, parts[0].dtype, parts[0].shape[1]) == (rate_here, array.dtype, array.shape[1])
+            if parts and (length >= _BLOCK or not alike):
+                yield rate, _in_range(np.concatenate(parts))
                 parts, length = [], 0
-            kind = frame.sample_rate, samples.shape[1]
-            parts.append(samples)
-            length += len(samples)
+            rate = rate_here
+            parts.append(array)
+            length += len(array)
         if parts:
-            yield kind[0], np.concatenate(parts)
+            yield rate, _in_range(np.concatenate(parts))
 
-    def close(self) -> None:
-        """Ends it, and closes the file."""
-        self.container.close()
-        self.file.close()
+    def shortfall(self) -> float | None:
+        """Returns the seconds that were promised and did not come; negative for more than promised, 0 within slack.
 
-    def _decode(self) -> Iterator[AudioFrame]:
-        for packet in chain(self._demux(), [None]):  # None: all that the decoder has kept back
+        None: the end is missing, nobody knows how much.
+        """
+        short = self._length - self.decoded - sum(length for _, length in self.gaps)
+        if self.format in _EXACT:
+            short = short if self._length and abs(short) > SLACK else 0.0
+        elif short < SLACK + 0.01 * self._length or self.format not in _NEAR or self._guessed():
+            short = 0.0
+        if self._reached < 0.99 * self._whole - SLACK:
+            short = max(short, self._whole - self._reached)
+        return None if self._corrupt and self.format in _FITTED else short
+
+    def _guessed(self) -> bool:
+        """Whether the length is FFmpeg's guess, by an MP3's size and the bit rate of its first frames."""
+        rate = (self.format == "mp3" and self.stream.codec_context.bit_rate) or inf
+        return abs(8 * (self.file.size - self._origin) / rate - self._length) < 0.01 * self._length
+
+    def _decode(self, *, lenient: bool) -> Iterator[AudioFrame]:
+        decode = self.stream.codec_context.decode
+        for packet in chain(self._demux(lenient=lenient), [None]):  # None: all that the decoder has kept back
             try:
-                frames = self.stream.codec_context.decode(packet)
+                frames = decode(packet)
             except (av.FFmpegError, ValueError) as error:
                 if "Decoder not found" in str(error) or isinstance(error, av.error.DecoderNotFoundError):
                     raise DecodeError("has sound of a codec that FFmpeg does not decode") from None
-                if not self.lenient:
+                if not lenient:
                     raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s") from None
                 self.lost.append(self.decoded)
                 continue
-            self.packets += packet is not None
             for frame in frames:
-                if frame.samples:
-                    self.decoded += frame.samples / frame.sample_rate
+                if samples := frame.samples:
+                    self.decoded += samples / frame.sample_rate
                     yield frame
 
-    def _demux(self) -> Iterator[Packet]:
+    def _demux(self, *, lenient: bool) -> Iterator[Packet]:
         """Yields the track's packets, and follows the times of all."""
-        packets = self.container.demux()
+        packets, ours = self.container.demux(), self.stream.index
+        units = [float(stream.time_base or 0) for stream in self.container.streams]  # seconds
         while True:
             try:
                 packet = next(packets, None)
-            except (av.FFmpegError, OSError) as error:
-                if not self.lenient:
+            except av.FFmpegError as error:
+                if not lenient:
                     raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s: {_reason(error)}") from None
                 self.lost.append(self.decoded)
                 return
             if packet is None:
                 return
-            ours = packet.stream.index == self.stream.index
-            if packet.pts is not None and packet.time_base:
-                self._follow(
-                    float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base), ours
-                )
+            index, time = packet.stream.index, packet.pts
+            if time is not None:
+                self._follow(time * units[index], (time + (packet.duration or 0)) * units[index], index == ours)
             # An empty packet would end the decoder: PyAV adds one for each stream, and containers may hold some.
-            if ours and packet.size:
+            if index == ours and packet.size:
+                self._corrupt = packet.is_corrupt
+                if self._origin < 0:
+                    self._origin = packet.pos or 0
                 yield packet
 
-    def _follow(self, begin: float, length: float, ours: bool) -> None:
+    def _follow(self, begin: float, end: float, ours: bool) -> None:
         """Takes note of a packet's time, and of the gap before it if it is our track's."""
-        self.reached = max(self.reached, begin + length)
+        self._reached = max(self._reached, end)
         if not ours:
             return
-        if self._expected is not None and begin - self._expected > SLACK:
+        if begin - self._expected > SLACK and self._expected > -inf:
             self.gaps.append((self.decoded, begin - self._expected))
         # Where the time goes back, as in what was joined, it begins anew.
-        before = -inf if self._expected is None or begin < self._expected - 1 else self._expected
-        self._expected = max(before, begin + length)
+        self._expected = end if begin < self._expected - 1 else max(self._expected, end)
 
 
 def _samples(frame: AudioFrame) -> np.ndarray:
-    """Returns (n, channels) float32, full scale +-1, of any of FFmpeg's sample types."""
-    kind, channels = frame.format.name.removesuffix("p"), frame.layout.nb_channels
-    dtype, planar = np.dtype(_TYPES[kind]), frame.format.is_planar
-    count = frame.samples if planar else frame.samples * channels
-    # One by one, as PyAV's `planes` and `to_ndarray` look for more behind the last of 8 and of many more.
-    planes = [memoryview(AudioPlane(frame, index)) for index in range(channels if planar else 1)]
-    arrays = [np.frombuffer(plane, dtype, count) for plane in planes]
-    array = np.stack(arrays, axis=1) if planar else arrays[0].reshape(-1, channels)
-    if dtype.kind != "f":
-        array = (array - 128.0 * (kind == "u8")) * 2.0 ** (1 - 8 * dtype.itemsize)
-    return array.astype(np.float32)
+    """Returns (n, channels) of any of FFmpeg's types of samples.
+
+    Not by PyAV's `planes` or `to_ndarray`: behind the last of 8, or of many more, they look for another one.
+    """
+    format, channels = frame.format, frame.layout.nb_channels
+    dtype = _TYPES[format.name.removesuffix("p")]
+    if not format.is_planar:
+        return np.frombuffer(memoryview(AudioPlane(frame, 0)), dtype, frame.samples * channels).reshape(-1, channels)
+    planes = [memoryview(AudioPlane(frame, index)) for index in range(channels)]
+    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes], axis=1)
+
+
+def _in_range(samples: np.ndarray) -> np.ndarray:
+    """Returns float32, full scale +-1."""
+    floats = samples.astype(np.float32)
+    if samples.dtype.kind != "f":
+        floats -= 128.0 * (samples.dtype.kind == "u")
+        floats *= 2.0 ** (1 - 8 * samples.itemsize)
+    return floats
+
+
+def _subtype(codec: str, frame: AudioFrame | None) -> str:
+    codec = codec.removesuffix("float")
+    if not codec.startswith(_LOSSLESS):
+        return codec.upper()
+    kind = frame.format.name.removesuffix("p") if frame else ""
+    # FFmpeg has no samples of 24 bits: they are the upper ones of 32.
+    if frame and kind == "s32" and "32" not in codec and not (_samples(frame) & 255).any():
+        return "PCM_24"
+    return _SUBTYPES.get(kind, "")
 
 
 def _reason(error: Exception) -> str:

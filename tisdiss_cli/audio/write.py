@@ -38,13 +38,11 @@ def check_rate(format: str, sample_rate: int) -> None:
 
 
 def least_subtype(source_subtype: str) -> str:
-    """What holds all that a file of libsndfile's subtype holds: "16", "24" or "float"; "16" for lossy and unknown ones.
+    """Returns what holds all that a file of libsndfile's subtype holds: "16", "24" or "float".
 
-    32-bit integers ask for float: voices are computed in it, so that nothing is lost.
+    "16" for lossy and unknown ones; 32-bit integers ask for float, as voices are computed in it.
     """
-    if source_subtype in ("FLOAT", "DOUBLE", "PCM_32", "ALAC_32"):
-        return "float"
-    return "24" if source_subtype in ("PCM_24", "ALAC_20", "ALAC_24", "DWVW_24") else "16"
+    return "float" if source_subtype in ("FLOAT", "DOUBLE", "PCM_32") else "24" if source_subtype == "PCM_24" else "16"
 
 
 class Writer:
