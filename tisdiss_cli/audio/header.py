@@ -14,8 +14,9 @@ SLACK = 0.1  # seconds that a header may promise in excess before its file count
 
 _WAVE = re.compile(rb"(RIFF|RF64|BW64)....WAVE", re.DOTALL)
 _ENDLESS = b"\xff" * 4  # a size with which FFmpeg reads on to the end
+_ENDLESS_NOTE = "its header has no length"
 # Sizes by which recorders that stream mean "unknown".
-_UNKNOWN = (range(0x7FFF0000, 0x80000101), range(0xFFFF0000, 0x1_0000_0000), range(1 << 62, 1 << 64))
+_UNKNOWN = (range(1), range(0x7FFF0000, 0x80000101), range(0xFFFF0000, 0x1_0000_0000), range(1 << 62, 1 << 64))
 # Chunks and tags that may stand behind the samples; a size that leads anywhere else is wrong.
 _CHUNKS = re.compile(rb"LIST|fact|cue |bext|iXML|axml|id3 |ID3 |JUNK|junk|PAD |FLLR|smpl|inst|plst|PEAK|levl|umid|acid")
 _TAGS = (b"TAG", b"APETAGEX", b"ID3\3", b"ID3\4")
@@ -99,7 +100,7 @@ def find_parts(path: Path) -> list[Part]:
             _extend_aiff(file, part)
         elif re.match(rb"RIFF....AVI ", head, re.DOTALL):
             length = int.from_bytes(head[4:8], "little")
-            part.missing = max(0, 8 + length - size) if length not in _UNKNOWN[1] else 0
+            part.missing = max(0, 8 + length - size) if length != 0xFFFFFFFF else 0
         elif head.startswith(_ASF):
             facts = _read(file, 0, 1 << 16).partition(_ASF_FACTS)[2]
             if len(facts) > 72 and not facts[72] & 1:  # no broadcast, whose lengths mean nothing
@@ -139,7 +140,7 @@ def _wav(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
     if excess <= 0:
         part.end, after, part.note = _end_of_samples(file, begin, length, frame, size)
         return part, after
-    part.note = "its header has no length"
+    part.note = _ENDLESS_NOTE
     if not any(length in sizes for sizes in _UNKNOWN):
         part.missing, part.note = excess, f"its header announces {_count(excess)} more than there are"
     return part, size
@@ -155,8 +156,8 @@ def _end_of_samples(file: BinaryIO, begin: int, length: int, frame: int, size: i
         if after is not None:
             right = off == 0 or (off == pad and length % frame == 0)
             return (begin + length, after, "") if right else (end, after, f"its header is wrong by {_count(abs(off))}")
-    if length == 0:
-        return size, size, "its header has no length"
+    if any(length in sizes for sizes in _UNKNOWN):
+        return size, size, _ENDLESS_NOTE
     there = size - begin
     if there - length < frame and length % frame == 0:
         return begin + length, size, ""
