@@ -133,7 +133,7 @@ def test_the_first_audio_track_of_a_video_or_the_one_asked_for(tmp_path, mini_we
         tisdiss("separate", path, tmp_path / f"{track}", "--weights", mini_weights, "--track", track)
     voices = [soundfile.read(tmp_path / f"{track}/film_s1.wav")[0] for track in (1, 2)]
     assert np.abs(voices[0] - voices[1]).max() > 1e-3
-    assert "--track 0" in tisdiss("separate", path, tmp_path / "0", "--track", 0, status=2).stderr
+    assert "--track" in tisdiss("separate", path, tmp_path / "0", "--track", 0, status=2).stderr
     # Another track is another input.
     assert "1 separated" in tisdiss("separate", path, tmp_path / "1", "--weights", mini_weights, "--track", 2).stdout
 
