@@ -258,7 +258,7 @@ def test_a_step_does_not_wait(recipe, tmp_path, changes):
 @pytest.mark.cuda
 @needs_card
 def test_training_stops_at_a_term_and_goes_on(tmp_path):
-    """Known to work on a CPU, where tests/test_train.py has more of it in less time."""
+    """Known to work on a CPU, where tests/end_to_end/test_train.py has more of it in less time."""
     device = "cuda"
     speech, out = write_speech(tmp_path / "speech"), tmp_path / "out"
     recipe = write_recipe(tmp_path / "recipe.toml", segment_seconds=0.03, batch_size=1, log_steps=1, steps=100_000)

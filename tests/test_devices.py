@@ -220,3 +220,13 @@ print(count() - before)
     )
     assert given > 5 * 12_000_000 * 4 / 2**21  # were every page a huge one
     assert kept < given / 10
+
+
+@pytest.mark.parametrize(
+    ("units", "chosen"), [({}, "fp32"), ({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16")]
+)
+def test_a_cpu_trains_in_bf16_where_it_has_units_for_it(monkeypatch, units, chosen):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False, **units})
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu)[0] == chosen
+    assert choose_precision("fp32", cpu)[0] == "fp32"

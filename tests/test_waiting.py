@@ -120,26 +120,3 @@ def test_the_best_mean_is_that_of_the_best_order():
     for item, found in zip(scores.tolist(), best_mean(scores).tolist(), strict=True):
         means = [sum(item[row][column] for row, column in enumerate(order)) / 3 for order in orders]
         assert found == pytest.approx(max(means), abs=1e-6)
-
-
-def test_averages_follow_the_weights(recipe):
-    """Each with its own decay, at first a smaller one: 1 / 10 of it stays, then 2 / 11."""
-    fabric = Fabric(accelerator="cpu", devices=1)
-    fabric.launch()
-    recipe = Recipe.from_dict({**recipe.to_dict(), "ema_decay": [0.0, 0.15, 0.9]})
-    learner = Learner(fabric, TISDiSS(recipe.config), recipe)
-    before = next(learner.network.parameters()).detach().clone()
-    with torch.no_grad():
-        next(learner.network.parameters()).add_(1)
-    learner.follow(0, recipe.ema_decay)
-    state = learner.state()
-    again = Learner(fabric, TISDiSS(recipe.config), recipe)
-    again.restore(state)
-    for one in (learner, again):
-        with torch.no_grad():
-            next(one.network.parameters()).add_(1)
-        one.follow(1, recipe.ema_decay)
-        for average, kept in zip(one.averages, (0.0, 0.15, 2 / 11), strict=True):
-            first = 0.9 if kept else 1.0
-            expected = before + kept * first + (1 - kept) * 2
-            torch.testing.assert_close(next(average.parameters()), expected)
