@@ -100,6 +100,12 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     headers = [(folder / "log.csv").read_text().splitlines()[0] for folder in (tmp_path / "o", learned / "out")]
     assert headers[0] == headers[1] + ",si_snri_3"
 
+    wide = {**TINY, "channels": 16, "ffn_hidden": 16, "attention_channels": 16}
+    fine = write_recipe(tmp_path / "fine.toml", network={**wide, "hop_length": 8, "reconstructor_repeats": 1})
+    status, _, error = train(speech, tmp_path / "f", "--init", weights, "--recipe", fine, "--steps", 1, *SHORT)
+    assert status == 0, error
+    config = Separator.load(tmp_path / "f" / "weights.safetensors", device="cpu", precision="fp32").config
+    assert (config.hop_length, config.reconstructor_repeats) == (8, 1)
     other = write_recipe(tmp_path / "other.toml", network=TINY)
     status, _, error = train(speech, tmp_path / "p", "--init", weights, "--recipe", other)
     assert status == 2 and "has channels 16, and --recipe" in error

@@ -52,8 +52,8 @@ class Start:
 def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
     """Starts from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
 
-    Without a recipe, `init` decides the network; its trained repeats, which no tensor depends on, give way to the
-    options' or the recipe's.
+    Without a recipe, `init` decides the network; its trained repeats and its hop, on which no tensor depends, give way
+    to those of the options or the recipe.
 
     Raises:
         UserError: OUT holds a run, the recipe or the weights are bad, or the two do not fit.
@@ -73,7 +73,7 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
     if recipe:
         wanted = Recipe.from_dict(values).config.to_dict()
         for key, value in wanted.items():
-            if key.endswith("_repeats"):
+            if key.endswith("_repeats") or key == "hop_length":
                 trained[key] = value
             elif trained[key] != value:
                 raise UserError(
