@@ -31,7 +31,7 @@ class Commands(typer.Typer):
     """Commands under one name."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(cls=_Group, no_args_is_help=True, **options)
+        super().__init__(cls=_Group, no_args_is_help=True, rich_markup_mode="rich", **options)
 
     def command(self, *arguments: Any, **options: Any) -> Any:
         """Registers the function that it decorates."""
