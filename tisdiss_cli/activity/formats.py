@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,10 @@ def write_textgrid(name: str, segments: Segments, seconds: float) -> str:
         "item []:",
     ]
     for number, voice in enumerate(segments, 1):
-        intervals = _filled(voice, end_of_all, _voice(number - 1))
+        ends = pairwise(
+            [0.0, *(end for segment in voice for end in segment), end_of_all]
+        )  # silence, voice, silence, ...
+        intervals = [(begin, end, _voice(number - 1) * (k % 2)) for k, (begin, end) in enumerate(ends) if begin < end]
         lines += [
             f"    item [{number}]:",
             '        class = "IntervalTier"',
@@ -169,15 +173,3 @@ def _by_time(segments: Segments) -> list[Turn]:
 
 def _voice(index: int) -> str:
     return f"s{index + 1}"
-
-
-def _filled(voice: Sequence[tuple[float, float]], seconds: float, text: str) -> list[tuple[float, float, str]]:
-    intervals, now = [], 0.0
-    for begin, end in voice:
-        if begin > now:
-            intervals.append((now, begin, ""))
-        intervals.append((begin, end, text))
-        now = end
-    if now < seconds:
-        intervals.append((now, seconds, ""))
-    return intervals
