@@ -50,7 +50,7 @@ def test_status_and_report_and_the_run_agree(tmp_path, first, status):
     (tmp_path / others.pop()).write_text(_row("a.wav", 5 if status == "done" else 20, "failed", reason="so"))
     (tmp_path / "a_s1.wav").touch()
     (entry,) = read_entries(tmp_path)
-    assert entry.status == status
+    assert entry.line.status == status
     total = read_status(tmp_path).total
     assert (total.done, total.failed) == ((1, 0) if status == "done" else (0, 1))
     assert Record(tmp_path).done(["a_s1.wav"], {}, []) == (status == "done")
