@@ -10,7 +10,7 @@ import torch
 import torchaudio
 
 from tests.folders import bad_files
-from tisdiss_cli.audio.find import find, left_out
+from tisdiss_cli.audio.find import find, list_folder
 from tisdiss_cli.audio.read import AudioError, Source, read
 from tisdiss_cli.audio.resample import Resampler
 
@@ -150,7 +150,7 @@ def test_what_is_sound_and_yet_left_out_is_counted(tmp_path):
     for name in ("a.m4p", "sub/b.M4P", "c.mid", "d.txt", "e.wav", ".f.mid", "noext"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert left_out(tmp_path) == {".m4p": 2, ".mid": 1}
+    assert list_folder(tmp_path).left_out == {".m4p": 2, ".mid": 1}
 
 
 def test_a_source_knows_its_length_before_it_is_read(tmp_path):

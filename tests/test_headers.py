@@ -170,6 +170,27 @@ def test_other_formats_come_out_as_ffmpeg_has_them(tmp_path, name, heard_of, wor
         assert np.array_equal(sound[: len(SAMPLES) - 1], SAMPLES[:-1] / np.float32(32768))
 
 
+@pytest.mark.parametrize(
+    "codec", ["pcm_mulaw", "pcm_alaw", "adpcm_ima_wav", "adpcm_ms", "mp2", "libmp3lame", "ac3", "flac", "wmav2"]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_coded_sound_in_a_whole_wav_has_no_warning(tmp_path, codec, channels):
+    rate = 44_100
+    sound = np.stack([melody(rate)] * channels, axis=1)
+    path = encode(tmp_path / "a.wav", [sound], rate, codec, sample_format="s16" if codec == "flac" else None)
+    source = Source(path, rate)
+    length = sum(block.shape[0] for block in source.blocks())
+    assert source.warnings == []
+    assert len(sound) - 2048 <= length < len(sound) + 4096
+
+
+def test_a_codec_whose_tag_is_no_text_has_a_sentence(tmp_path):
+    """AAC has the number 255 in a WAV, where FFmpeg writes it and cannot read it."""
+    path = encode(tmp_path / "a.wav", [melody(RATE)], RATE, "aac")
+    with pytest.raises(AudioError, match="damaged"):
+        read(path, RATE)
+
+
 @pytest.mark.parametrize("name", ["RF64", "WAV"])
 @pytest.mark.parametrize("tail", [b"", LIST])
 def test_wav_files_joined_end_to_end_are_all_there(tmp_path, name, tail):

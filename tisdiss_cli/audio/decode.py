@@ -1,7 +1,7 @@
 """Any sound file as blocks of samples, by PyAV (FFmpeg)."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from math import inf
 from pathlib import Path
@@ -23,9 +23,8 @@ _FORMATS = (
 )
 # Each of their packets is found by itself, in whatever stands between them.
 _LOOSE = frozenset("aac ac3 eac3 amr amrnb amrwb dts dtshd latm loas mp3 mlp mpeg mpegts truehd".split())  # noqa: SIM905
-# Their header has the length of the track: to the sample, or nearly.
+# Their header has the length of lossless sound.
 _EXACT = frozenset("ape aiff au caf flac nistsphere tak tta voc w64 wav wv".split())  # noqa: SIM905
-_NEAR = ("mov", "mp3")
 # Their demuxer ends without a word where they are damaged, but their header has the length of the longest track.
 _WHOLE = ("mov", "matroska", "ogg")
 # FFmpeg fits their length to the file's size: what shows that one is cut is that it ends within a packet.
@@ -70,8 +69,10 @@ class Decoder:
     def __init__(self, path: Path, part: Part, *, track: int = 1, partial: bool = False) -> None:
         av.logging.set_level(None)  # its lines would come in between ours
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
-        if part.format:  # by default FFmpeg searches a WAV for other codecs, which takes longer than to read it
-            options["probesize"] = "32"
+        if (
+            part.format
+        ):  # by default FFmpeg searches a WAV for other codecs, longer than it reads, and gives small packets
+            options |= {"probesize": "32", "max_size": "8192"}
         self.decoded, self.gaps, self.lost = 0.0, list[tuple[float, float]](), list[float]()
         self._reached, self._expected = (
             0.0,
@@ -111,15 +112,18 @@ class Decoder:
         context = tracks[track - 1].codec_context
         if context is None:
             raise DecodeError("has sound of a codec that FFmpeg does not know")
-        if context.codec_tag in ("enca", "drms", "aavd"):
-            raise DecodeError("is encrypted: it takes a key to decode")
+        with suppress(UnicodeDecodeError):  # a tag may be a number
+            if context.codec_tag in ("enca", "drms", "aavd"):
+                raise DecodeError("is encrypted: it takes a key to decode")
         return tracks[track - 1]
 
     def _describe(self) -> None:
         stream, first, whole = self.stream, self._first, (self.container.duration or 0) / 1e6
         self.samplerate = first.sample_rate if first else stream.codec_context.sample_rate
         self.channels = first.layout.nb_channels if first else stream.codec_context.channels
-        self.subtype = _subtype(stream.codec_context.name, first)
+        codec = stream.codec_context.name.removesuffix("float")
+        self._lossless = codec.startswith(_LOSSLESS)
+        self.subtype = _subtype(codec, first) if self._lossless else codec.upper()
         self._length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
         self._whole = whole if self.format in _WHOLE else 0.0
         self.seconds = self._length or whole
@@ -147,18 +151,17 @@ class Decoder:
         None: the end is missing, nobody knows how much.
         """
         short = self._length - self.decoded - sum(length for _, length in self.gaps)
-        if self.format in _EXACT:
-            short = short if self._length and abs(short) > SLACK else 0.0
-        elif short < SLACK + 0.01 * self._length or self.format not in _NEAR or self._guessed():
+        told = self._length and (self._told() if self.format == "mp3" else self._lossless and self.format in _EXACT)
+        if not told or abs(short) <= SLACK:
             short = 0.0
         if self._reached < 0.99 * self._whole - SLACK:
             short = max(short, self._whole - self._reached)
         return None if self._corrupt and self.format in _FITTED else short
 
-    def _guessed(self) -> bool:
-        """Whether the length is FFmpeg's guess, by an MP3's size and the bit rate of its first frames."""
-        rate = (self.format == "mp3" and self.stream.codec_context.bit_rate) or inf
-        return abs(8 * (self.file.size - self._origin) / rate - self._length) < 0.01 * self._length
+    def _told(self) -> bool:
+        """Whether an MP3's header has its length: else FFmpeg guesses, by the size and the first frames' bit rate."""
+        guess = 8 * (self.file.size - self._origin) / (self.stream.codec_context.bit_rate or inf)
+        return abs(guess - self._length) > 0.01 * self._length
 
     def _decode(self, *, lenient: bool) -> Iterator[AudioFrame]:
         decode = self.stream.codec_context.decode
@@ -235,9 +238,6 @@ def _in_range(samples: np.ndarray) -> np.ndarray:
 
 
 def _subtype(codec: str, frame: AudioFrame | None) -> str:
-    codec = codec.removesuffix("float")
-    if not codec.startswith(_LOSSLESS):
-        return codec.upper()
     kind = frame.format.name.removesuffix("p") if frame else ""
     # FFmpeg has no samples of 24 bits: they are the upper ones of 32.
     if frame and kind == "s32" and "32" not in codec and not (_samples(frame) & 255).any():

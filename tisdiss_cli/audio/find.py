@@ -12,14 +12,14 @@ def _extensions(names: str) -> frozenset[str]:
     return frozenset(f".{name}" for name in names.split())
 
 
-# What libsndfile reads, and what FFmpeg reads: sound, then video with sound.
+# What FFmpeg reads: sound, then video with sound.
 EXTENSIONS = _extensions(
     "wav wave flac ogg oga opus mp3 aiff aif aifc au snd caf w64 rf64 voc nist sph "
     "m4a m4b m4r aac adts amr awb wma mka ac3 eac3 dts mp2 mpga ape wv tta tak mpc spx ra oma qcp thd mlp dsf "
     "mp4 m4v mov qt webm mkv 3gp 3g2 avi wmv asf flv f4v mpg mpeg ts mts m2ts vob ogv rm rmvb mxf"
 )
 
-# Sound by its name, which neither of them reads, or only with a key or with facts that the file does not have.
+# Sound by its name, which it does not read, or only with a key or with facts that the file does not have.
 UNREADABLE = _extensions(
     "m4p aa aax aaxc mid midi kar rmi mod xm it s3m wpl shn la ofr ofs raw pcm sln gsm g722 g729 ul al vox "
     "dss ds2 dvf msv silk sil slk bwg cda als aup aup3 band logic ptx flp"
@@ -31,7 +31,7 @@ class Listing:
     """What is below a folder; names are relative to it, with slashes."""
 
     names: list[str] = field(default_factory=list)  # of sound files, in the order of their paths
-    left_out: Counter[str] = field(default_factory=Counter)  # as `left_out` has it
+    left_out: Counter[str] = field(default_factory=Counter)  # sound by its extension that nothing reads: {".m4p": 3}
     links: list[str] = field(default_factory=list)  # folders that were entered by a link
 
 
@@ -42,11 +42,6 @@ def find(root: Path) -> list[Path]:
     file (pipes, sockets, devices) nothing is listed; a broken link is, for whoever opens it to say so.
     """
     return [root / name for name in list_folder(root).names]
-
-
-def left_out(root: Path) -> Counter[str]:
-    """How many files under a folder are sound by their extension and yet nothing that `find` lists: {".m4p": 3}."""
-    return list_folder(root).left_out
 
 
 def list_folder(root: Path) -> Listing:

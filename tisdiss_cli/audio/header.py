@@ -19,6 +19,7 @@ _ENDLESS_NOTE = "its header has no length"
 _UNKNOWN = (range(1), range(0x7FFF0000, 0x80000101), range(0xFFFF0000, 0x1_0000_0000), range(1 << 62, 1 << 64))
 # Chunks and tags that may stand behind the samples; a size that leads anywhere else is wrong.
 _CHUNKS = re.compile(rb"LIST|fact|cue |bext|iXML|axml|id3 |ID3 |JUNK|junk|PAD |FLLR|smpl|inst|plst|PEAK|levl|umid|acid")
+_PLAIN = (1, 3, 0xFFFE)  # codecs of PCM
 _TAGS = (b"TAG", b"APETAGEX", b"ID3\3", b"ID3\4")
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FACTS = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -125,9 +126,10 @@ def _wav(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
         if chunk.startswith(b"ds64") and len(chunk) == 36:
             wide = unpack_from("<Q", chunk, 16)[0]
         elif chunk.startswith(b"fmt ") and len(chunk) >= 24:
-            rate, byte_rate, frame = unpack_from("<IIH", chunk, 12)
+            codec, _, rate, byte_rate, frame = unpack_from("<HHIIH", chunk, 8)
             # The first is right for PCM, and far too much for what is coded in blocks.
-            byte_rate, frame = min(filter(None, (byte_rate, rate * frame)), default=0) or 1, max(1, frame)
+            byte_rate = min(filter(None, (byte_rate, rate * frame)), default=1)
+            frame = frame or 1 if codec in _PLAIN else 1
         at += 8 + length + length % 2
     else:
         return Part(start, size), size  # FFmpeg says what is wrong with it
