@@ -68,6 +68,19 @@ def test_what_a_decoder_keeps_back_is_taken_whatever_its_track_is_beside(tmp_pat
         assert np.array_equal(decoded(path)[0], alone), streams
 
 
+def test_a_track_that_appears_on_the_way_does_not_end_it(tmp_path):
+    """As by a wrong bit in a packet of MPEG-TS; PyAV 18 wants to end that track too, and does not have it."""
+    path = encode(tmp_path / "a.ts", [melody(RATE)], RATE, "mp2")
+    whole, _ = decoded(path)
+    content = bytearray(path.read_bytes())
+    begins = [at for at in range(0, len(content), 188) if content[at + 1] == 0x41]
+    content[begins[len(begins) // 2] + 1] = 0x42
+    path.write_bytes(content)
+    heard, _ = decoded(path)
+    assert len(whole) / 2 < len(heard) < len(whole)
+    assert np.array_equal(heard[: len(whole) // 3], whole[: len(whole) // 3])
+
+
 @needs_ffmpeg
 @pytest.mark.parametrize(
     ("name", "order", "codec"),

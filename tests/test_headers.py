@@ -209,6 +209,12 @@ def test_joined_rates(tmp_path):
     assert any("16000 Hz" in warning for warning in warnings)
 
 
+def test_a_recording_joined_to_a_damaged_header_says_so(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav() + wav().replace(b"data", b"\0\0\0\0", 1))
+    with pytest.raises(AudioError, match="no sound file"):
+        read(tmp_path / "a.wav", RATE)
+
+
 def test_an_mp3_without_a_length_is_read_to_its_end_tags_or_not(tmp_path):
     sound = melody(44_100, 3.0)
     plain = encode(

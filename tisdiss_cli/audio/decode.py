@@ -192,6 +192,8 @@ class Decoder:
                     raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s: {_reason(error)}") from None
                 self.lost.append(self.decoded)
                 return
+            except IndexError:  # at the end PyAV 18 looks for tracks that appeared on the way, which it does not have
+                return
             if packet is None:
                 return
             index, time = packet.stream.index, packet.pts

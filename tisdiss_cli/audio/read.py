@@ -77,7 +77,8 @@ class Source:
         self.file = self._open(self.parts[0])
         self.input_rate, self.channels, self.subtype = self.file.samplerate, self.file.channels, self.file.subtype
         self.start = self.file.start
-        self.seconds = self.file.seconds + sum((part.end - part.start) / part.byte_rate for part in self.parts[1:])
+        others = ((part.end - part.start) / part.byte_rate for part in self.parts[1:] if part.byte_rate)
+        self.seconds = self.file.seconds + sum(others)
         notes = dict.fromkeys(part.note for part in self.parts if part.note and not part.cut)
         self.warnings += [f"{note}: all that is there is taken" for note in notes]
         if len(self.parts) > 1:
