@@ -115,6 +115,10 @@ class Decoder:
         with suppress(UnicodeDecodeError):  # a tag may be a number
             if context.codec_tag in ("enca", "drms", "aavd"):
                 raise DecodeError("is encrypted: it takes a key to decode")
+        try:
+            context.open(strict=False)
+        except (av.FFmpegError, ValueError) as error:  # PyAV 19 crashes where anything else is asked of it
+            raise DecodeError(f"has sound that FFmpeg cannot decode: {_reason(error)}") from None
         return tracks[track - 1]
 
     def _describe(self) -> None:
@@ -168,9 +172,7 @@ class Decoder:
         for packet in chain(self._demux(lenient=lenient), [None]):  # None: all that the decoder has kept back
             try:
                 frames = decode(packet)
-            except (av.FFmpegError, ValueError) as error:
-                if "Decoder not found" in str(error) or isinstance(error, av.error.DecoderNotFoundError):
-                    raise DecodeError("has sound of a codec that FFmpeg does not decode") from None
+            except (av.FFmpegError, ValueError):
                 if not lenient:
                     raise DecodeError(f"is damaged or truncated after {self.decoded:.2f} s") from None
                 self.lost.append(self.decoded)
