@@ -26,7 +26,7 @@ def _text_without_encoding(call: ast.Call) -> bool:
     """Whether it opens a text file in whatever encoding the machine has."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
-    if name not in MODES or (isinstance(owner, ast.Name) and owner.id in ("os", "av", "webbrowser", "Image")):
+    if name not in MODES or (isinstance(owner, ast.Name) and owner.id in ("os", "av", "codec", "webbrowser", "Image")):
         return False
     given = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
     mode = next((text for text in given if name == "open" and set(text) <= set("rwaxb+")), MODES[name])

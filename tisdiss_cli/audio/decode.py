@@ -109,14 +109,14 @@ class Decoder:
             raise DecodeError("has no sound" + f": only {' and '.join(kinds)}" * bool(kinds))
         if not 1 <= track <= len(tracks):
             raise DecodeError(f"has {len(tracks)} audio track{'s' * (len(tracks) > 1)}, no track {track}: see --track")
-        context = tracks[track - 1].codec_context
-        if context is None:
+        codec = tracks[track - 1].codec_context
+        if codec is None:
             raise DecodeError("has sound of a codec that FFmpeg does not know")
         with suppress(UnicodeDecodeError):  # a tag may be a number
-            if context.codec_tag in ("enca", "drms", "aavd"):
+            if codec.codec_tag in ("enca", "drms", "aavd"):
                 raise DecodeError("is encrypted: it takes a key to decode")
         try:
-            context.open(strict=False)
+            codec.open(strict=False)
         except (av.FFmpegError, ValueError) as error:  # PyAV 19 crashes where anything else is asked of it
             raise DecodeError(f"has sound that FFmpeg cannot decode: {_reason(error)}") from None
         return tracks[track - 1]
