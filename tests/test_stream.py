@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.test_house import ROOT, module_name
-from tests.test_speaker_tracking import conversation, scattered
+from tests.separation.test_speaker_tracking import conversation, scattered
 from tisdiss_cli.activity.leakage import Around, Comparison, Evidence
 from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.audio.resample import Resampler

@@ -16,7 +16,7 @@ from tisdiss_cli.evaluation.metrics import LIMIT, score, sdr, trim
 from tisdiss_cli.separation.si_snr import si_snr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SPEECH = Path(__file__).parents[1] / "data" / "speech"
+SPEECH = Path(__file__).parents[1] / "sounds" / "speech"
 RATE = 8000
 
 

@@ -15,7 +15,7 @@ from tisdiss_cli.model.published import config_from_options
 from tisdiss_cli.model.stages import inverse_stft
 
 TOLERANCE = 1e-4
-STRIDED = Path(__file__).parent / "reference" / "strided"
+STRIDED = Path(__file__).parents[1] / "reference" / "strided"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,7 +10,7 @@ from pyannote.database.util import load_rttm
 from scripts.simulate import active_segments
 from tests.cli import tisdiss
 from tests.folders import records
-from tests.test_activity import LEAK, mask, talk
+from tests.activity.test_tracker import LEAK, mask, talk
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
 from tisdiss_cli.separation.quality import INPUTS, QualityModel
 from tisdiss_cli.separation.separator import Separator
