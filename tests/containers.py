@@ -36,12 +36,14 @@ def encode(
     bit_rate: int = 128_000,
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
+    later: float = 0.0,
 ) -> Path:
     """Writes tracks (n,) or (n, channels) of full scale +-1 by FFmpeg's encoder; its file name says which container.
 
     Args:
         streams: in their order: "a" the next track, "v" two seconds of video, "c" a cover; without it, the tracks.
         sample_format: FFmpeg's name, of those that the encoder takes; None: its first.
+        later: seconds from the container's beginning to the tracks'.
     """
     if sample_format is None and codec in ("wavpack", "tta"):  # 8 bit is the first of what they take
         sample_format = "s16p" if codec == "wavpack" else "s16"
@@ -61,7 +63,9 @@ def encode(
                 stream.format = sample_format or stream.format.name
         container.start_encoding()
         for kind, stream in added:
-            for frame in _sound(stream, waiting.pop(0), rate) if kind == "a" else _pictures(20 if kind == "v" else 1):
+            for frame in (
+                _sound(stream, waiting.pop(0), rate, later) if kind == "a" else _pictures(20 if kind == "v" else 1)
+            ):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     return path
@@ -79,12 +83,12 @@ def _add(container, kind: str, waiting: list[np.ndarray], rate: int, codec: str)
     return picture
 
 
-def _sound(stream, track: np.ndarray, rate: int):
+def _sound(stream, track: np.ndarray, rate: int, later: float):
     layout = stream.layout.name
     resampler = av.AudioResampler(stream.format.name, layout, rate, frame_size=stream.frame_size or 1024)
     # Packed, as PyAV's planes of 8 and more channels end where memory does.
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(track).reshape(1, -1), "flt", layout)
-    frame.sample_rate, frame.pts = rate, 0
+    frame.sample_rate, frame.pts = rate, round(later * rate)
     return [*resampler.resample(frame), *resampler.resample(None)]
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_house import ROOT, module_name
 from tests.separation.test_speaker_tracking import conversation, scattered
+from tests.test_house import ROOT, module_name
 from tisdiss_cli.activity.leakage import Around, Comparison, Evidence
 from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.audio.resample import Resampler

@@ -8,9 +8,12 @@ import torch
 from pyannote.database.util import load_rttm
 
 from scripts.simulate import active_segments
-from tests.cli import tisdiss
-from tests.folders import records
 from tests.activity.test_tracker import LEAK, mask, talk
+from tests.cli import tisdiss
+from tests.containers import encode
+from tests.folders import records
+from tests.report.test_report import report
+from tisdiss_cli.activity.formats import read_segments
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
 from tisdiss_cli.separation.quality import INPUTS, QualityModel
 from tisdiss_cli.separation.separator import Separator
@@ -50,6 +53,30 @@ def test_segments_and_record_tell_the_same(call, tmp_path, mini_weights):
     assert line["overlap_seconds"] == pytest.approx(one.crop(two).duration(), abs=0.02)
     assert line["silence_seconds"] == pytest.approx(clean.shape[1] / 8000 - (one | two).support().duration(), abs=0.02)
     assert line["talkers"] == 2 and line["warnings"] == []
+
+
+@pytest.mark.parametrize("streams", ["av", "va"])
+def test_segments_go_by_the_clock_of_the_video(call, tmp_path, mini_weights, streams):
+    source, clean, _ = call
+    (tmp_path / "late").mkdir()
+    encode(tmp_path / "late" / "call.mkv", [clean.sum(0).numpy()], 8000, "flac", streams=streams, later=4.0)
+    found = {}
+    for folder in (source / "sub", tmp_path / "late"):
+        out = tmp_path / "out" / folder.name
+        separate(folder, out, mini_weights, "--segments", "rttm,json,textgrid,audacity")
+        line = next(iter(records(out).values()))
+        found[folder.name] = line, [read_segments([out / name], 2) for name in line["segments"]]
+        seconds = json.loads((out / "call.json").read_text())["seconds"]
+        assert seconds == pytest.approx(line["start"] + clean.shape[1] / 8000, abs=0.002)
+    (line, early), (later_line, later) = found.values()
+    assert (line["start"], later_line["start"]) == (0, 4)
+    assert later_line["speech_seconds"] == pytest.approx(line["speech_seconds"], abs=0.1)  # FLAC rounds to 16 bit
+    for one, other in zip(early, later, strict=True):
+        for voice, same in zip(one, other, strict=True):
+            assert [(b + 4, e + 4) for b, e in voice] == [pytest.approx(segment, abs=0.05) for segment in same]
+    assert any("4.00 s after" in warning for warning in later_line["warnings"])
+    (shown,) = report(tmp_path / "out" / "late", "--most", 1)["files"]
+    assert 0 <= max(end for voice in shown["more"]["spoken"] for _, end in voice) <= clean.shape[1] / 8000
 
 
 def test_segments_are_asked_for_later_and_come_back_when_lost(call, tmp_path, mini_weights):

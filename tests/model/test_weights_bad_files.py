@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.cli import tisdiss
+from tests.model.test_weights import write_published
 from tests.reference_cases import reference_network
 from tests.synthetic import write_recipe, write_speech
-from tests.model.test_weights import write_published
 from tisdiss_cli.model.published import import_checkpoint, read_config
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
 from tisdiss_cli.separation.quality import QualityModel

@@ -46,6 +46,7 @@ class VoiceFiles:
         format: one of `audio.write.FORMATS`.
         subtype: one of `audio.write.SUBTYPES` that the format holds.
         source_subtype: the input's, as libsndfile calls it; "auto" holds at least as much.
+        start: when the input's sound begins, in seconds of its container's clock, which the segments go by.
         told: what is told of the voices.
 
     Its methods raise OSError when the disk does not take the voices, AudioError when they cannot be
@@ -63,6 +64,7 @@ class VoiceFiles:
         format: str = "wav",
         subtype: str = "auto",
         source_subtype: str = "",
+        start: float = 0.0,
         told: Told | None = None,
     ) -> None:
         try:
@@ -71,6 +73,7 @@ class VoiceFiles:
             raise AudioError(f"{job.path}: {error}") from None
         self.job, self.out, self.folder, self.rates, self.format = job, out, folder, rates, format
         self.subtype, self.least, self.told = subtype, least_subtype(source_subtype), told or Told()
+        self.start = start
         self.stitcher = plan.stitcher()
         self.resamplers = [Resampler(*rates) for _ in job.outputs]
         self.tracker = ActivityTracker(len(job.outputs), rates[0]) if self.told.speech else None
@@ -115,7 +118,7 @@ class VoiceFiles:
 
     def facts(self) -> dict[str, Any]:
         """Returns what the input's line tells of its voices, once they are finished."""
-        facts: dict[str, Any] = {"segments": self.job.segments, "seams": self._seams}
+        facts: dict[str, Any] = {"start": round(self.start, 3), "segments": self.job.segments, "seams": self._seams}
         if self.speech:
             for name in ("speech_seconds", "overlap_seconds", "silence_seconds", "talkers"):
                 facts[name] = getattr(self.speech, name)
@@ -151,7 +154,7 @@ class VoiceFiles:
                 raise AudioError(f"{self.job.path}: {error}") from None
             yield path, output
         if self.speech and self.job.segments:
-            aside, speech = self.folder / "segments", self.speech
+            aside, speech = self.folder / "segments", self.speech.shifted(self.start)
             write_segments(aside, self.job.stem, self.told.segments, segments=speech.segments, seconds=speech.seconds)
             yield from ((aside / name, name) for name in self.job.segments)
 

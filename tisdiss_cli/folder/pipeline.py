@@ -255,6 +255,7 @@ class Pipeline:
             format=settings.format,
             subtype=settings.subtype,
             source_subtype=source.subtype,
+            start=source.start,
             told=settings.told,
         )
         self.begun[job.key] = own.voices

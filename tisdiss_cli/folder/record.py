@@ -51,6 +51,7 @@ class Line:
     warnings: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)  # all that the samples depend on
     source: list[int] = field(default_factory=list)  # size in bytes and time of change of the input
+    start: float = 0.0  # second of the container's clock, such as its video's, at which the voices begin
     segments: list[str] = field(default_factory=list)  # files of who speaks when, relative to OUT
     seams: list[float] = field(default_factory=list)  # seconds from which on the speakers may be swapped
     speech_seconds: list[float] | None = None  # of each voice; None: nobody listened
@@ -273,7 +274,7 @@ def _is_quality(value: Any) -> bool:
 _ORIGIN = ("sources", "files_from")
 _KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("input", "path", "precision_why"), _is_text),
-    **dict.fromkeys(("repeats", "audio_seconds", "elapsed_seconds", "time"), _is_number),
+    **dict.fromkeys(("repeats", "audio_seconds", "elapsed_seconds", "start", "time"), _is_number),
     **dict.fromkeys(("overlap_seconds", "silence_seconds"), _maybe(_is_number)),
     **dict.fromkeys(("talkers", "channel"), _maybe(_is_count)),
     **dict.fromkeys(("outputs", "warnings", "segments"), _lists(_is_text)),

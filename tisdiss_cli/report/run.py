@@ -108,5 +108,7 @@ def choose(entries: Sequence[Entry], most: int) -> list[int]:
 def spoken(out: Path, entry: Entry) -> dict[str, Any]:
     """Returns who speaks when, only for the files that are drawn: it may be long."""
     found = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
-    spans = [[[round(start, 2), round(end, 2)] for start, end in voice] for voice in found]
+    # The page plays the voices, which begin where the sound does.
+    first = entry.line.start
+    spans = [[[round(begin - first, 2), round(end - first, 2)] for begin, end in voice] for voice in found]
     return {"spoken": spans} if any(spans) else {}
