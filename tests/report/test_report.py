@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.cli import tisdiss
+from tests.cli import start, tisdiss
 from tests.mixtures import write_set
 from tests.runs import HOSTILE, RATE, SETTINGS, add_file, failed, line, tone, write, write_record
 from tisdiss_cli.report.entries import read_entries, worst_first
@@ -322,3 +322,11 @@ def test_separate_writes_the_report_at_its_end(folder, tmp_path, mini_weights, m
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     refused = tisdiss("separate", folder, tmp_path / "two", "--weights", mini_weights, "--report", status=2)
     assert "tisdiss[plot]" in refused.stderr and not (tmp_path / "two").exists()
+
+
+def test_pictures_are_drawn_in_silence_where_matplotlib_can_keep_nothing(tmp_path):
+    out = write_record(tmp_path / "out", [add_file(tmp_path / "in", tmp_path / "out", "a.wav", 1.0)])
+    drawing = start("report", out, "--quiet", env={"MPLCONFIGDIR": "/proc/none"})
+    page, said = drawing.communicate()
+    assert drawing.returncode == 0 and Path(page.strip()).is_file()
+    assert said == ""

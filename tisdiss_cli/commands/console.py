@@ -56,6 +56,7 @@ def start_logging() -> None:
     handler.setFormatter(_Sentence("tisdiss: %(message)s"))
     logging.raiseExceptions = False  # a sentence that cannot be written is no reason for a traceback among the others
     log.handlers, log.propagate = [handler], False
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of its caches, it warns whoever draws for the first time
     log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
 
 
