@@ -1,4 +1,4 @@
-"""The engine: a network on a device at a precision, its batches, and what fits the device's memory."""
+"""The engine: a network on a device at a precision, and its batches."""
 
 import logging
 import os
@@ -22,9 +22,10 @@ from tisdiss_cli.devices import (
     side_by_side,
 )
 from tisdiss_cli.model.config import Config
-from tisdiss_cli.model.locoformer import MOST_ELEMENTS, SpeakerPath, SpectralPath
+from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
+from tisdiss_cli.separation.capacity import affordable_seconds, threads_of
 from tisdiss_cli.separation.chunking import LAST, ChunkPlan
 from tisdiss_cli.separation.early_exit import EarlyExit, settle
 
@@ -34,8 +35,6 @@ Repeats = int | EarlyExit | None  # None: the weights' default
 
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
 CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
-MOST_SECONDS = 24.0  # of audio at a time, in all chunks side by side on a CPU: what bounds their memory
-_SHARE = 0.8  # of the free memory; what is left is for the kernels' workspaces and for gaps
 
 
 class Engine:
@@ -279,49 +278,3 @@ class Engine:
                 self.largest = 1
         for mixture in mixtures[done:]:
             yield timed(self.run, 1.0, mixture)
-
-
-# What fits
-
-
-def threads_of(seconds: float, cores: int) -> int:
-    """Returns how many threads a chunk of that length gets beside others, 1 to `cores`: by its length alone.
-
-    Never by what runs beside it: sums in another number of threads are rounded otherwise.
-    """
-    threads = -(-cores // max(1, min(cores, int(MOST_SECONDS / seconds))))
-    return threads if cores // threads > 1 else cores
-
-
-def bins_per_second(config: Config) -> float:
-    """Returns how many positions of the grid (T', F'), on which the stages work, a second of audio has."""
-    kernel, stride = config.encoder_kernel, config.encoder_stride
-    bins = (config.bins + 2 * (kernel[1] // 2) - kernel[1]) // stride[1] + 1
-    return config.sample_rate / config.hop_length / stride[0] * bins
-
-
-def bytes_per_second(config: Config, precision: str) -> float:
-    """Returns the bytes that a second of audio takes on the device at the peak of a run, parameters left out.
-
-    Reckoned, from the tensors that live at once where most do: in the feed-forward of the speaker path (both halves
-    of what its first product gives, the gate's and their product, behind S + kernel - 1 positions each) or in the
-    Splitter, on whose inputs everything rests in float32.
-    """
-    s, d, h = config.speakers, config.channels, config.ffn_hidden
-    speaker_path = s * d + 4 * h * (s + config.kernel_size - 1)
-    splitter = d + 8 * d * s
-    resting = 4 * s * d + d
-    size = 2 if precision == "bf16" else 4
-    return bins_per_second(config) * (size * max(speaker_path, splitter) + 4 * resting)
-
-
-def most_seconds(config: Config) -> float:
-    """Returns the seconds of audio whose largest tensor has no more than MOST_ELEMENTS elements."""
-    s, d, h = config.speakers, config.channels, config.ffn_hidden
-    return MOST_ELEMENTS / bins_per_second(config) / max(2 * h * (s + config.kernel_size - 1), 4 * d * s)
-
-
-def affordable_seconds(config: Config, precision: str, free: int | None) -> float:
-    """Returns the seconds of audio that a device with `free` bytes takes at a time; None: found by trying."""
-    affordable = float("inf") if free is None else _SHARE * free / bytes_per_second(config, precision)
-    return min(most_seconds(config), affordable)
