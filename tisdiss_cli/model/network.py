@@ -24,8 +24,8 @@ class Estimate:
     waveforms: Callable[[], Tensor]  # () -> (B, S, L), at the mixture's level
 
 
-def _first(samples: int, waveforms: Callable[[], Tensor]) -> Tensor:
-    return waveforms()[..., :samples]
+def _part(begin: int, end: int, waveforms: Callable[[], Tensor]) -> Tensor:
+    return waveforms()[..., begin:end]
 
 
 def _last(estimates: Iterator[Estimate]) -> Tensor:
@@ -116,8 +116,10 @@ class TISDiSS(nn.Module):
         for index, x in enumerate(self.reconstructor(features, split, repeats, self.reinjection), 1):
             yield estimate(RECONSTRUCTOR, -(-index // layers), x, index % layers == 0)
 
-    def heard(self, mixture: Tensor) -> Tensor:
+    def heard(self, mixture: Tensor, delay: int = 0) -> Tensor:
         """Returns a mixture (..., L), any L from 1, without its mean, and with zeros up to a whole number of hops.
+
+        `delay`: samples of silence before it.
 
         A microphone's offset is no sound: it would count in the level by which `estimates` scales, and come out of
         the voices as well. It goes before the zeros are there, so that no step is left at the end.
@@ -125,17 +127,17 @@ class TISDiSS(nn.Module):
         Without the zeros the last samples may lie under the foot of a single window, by whose square the inverse STFT
         divides whatever the network has estimated there: voices would end in a click.
         """
-        length, hop = mixture.shape[-1], self.config.hop_length
+        length, hop = delay + mixture.shape[-1], self.config.hop_length
         first = mixture[..., :1]
         mean = first + (mixture - first).mean(dim=-1, keepdim=True)  # exact where all samples are alike
-        return F.pad(mixture - mean, (0, -(-max(length, self.min_samples) // hop) * hop - length))
+        return F.pad(mixture - mean, (delay, -(-max(length, self.min_samples) // hop) * hop - length))
 
     def padded_estimates(
-        self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None
+        self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None, delay: int = 0
     ) -> Iterator[Estimate]:
         """Yields `estimates` of what is `heard` of (B, L), L from 1, cut back to L: for all that is not training."""
-        for estimate in self.estimates(self.heard(mixture), repeats, separator_repeats):
-            yield replace(estimate, waveforms=partial(_first, mixture.shape[-1], estimate.waveforms))
+        for estimate in self.estimates(self.heard(mixture, delay), repeats, separator_repeats):
+            yield replace(estimate, waveforms=partial(_part, delay, delay + mixture.shape[-1], estimate.waveforms))
 
     def separate(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
         """Separates (B, L) -> (B, S, L), L from 1: the last of `padded_estimates`, the only one that is decoded."""

@@ -23,19 +23,19 @@ def bins_per_second(config: Config) -> float:
     return config.sample_rate / config.hop_length / stride[0] * bins
 
 
-def bytes_per_second(config: Config, precision: str) -> float:
+def bytes_per_second(config: Config, precision: str, shifts: int = 1) -> float:
     """Returns the bytes that a second of audio takes on the device at the peak of a run, parameters left out.
 
     Reckoned, from the tensors that live at once where most do: in the feed-forward of the speaker path (both halves
     of what its first product gives, the gate's and their product, behind S + kernel - 1 positions each) or in the
-    Splitter, on whose inputs everything rests in float32.
+    Splitter, on whose inputs everything rests in float32, once for each of the shifts.
     """
     s, d, h = config.speakers, config.channels, config.ffn_hidden
     speaker_path = s * d + 4 * h * (s + config.kernel_size - 1)
     splitter = d + 8 * d * s
     resting = 4 * s * d + d
     size = 2 if precision == "bf16" else 4
-    return bins_per_second(config) * (size * max(speaker_path, splitter) + 4 * resting)
+    return bins_per_second(config) * (size * max(speaker_path, splitter) + 4 * resting * shifts)
 
 
 def most_seconds(config: Config) -> float:
@@ -44,7 +44,7 @@ def most_seconds(config: Config) -> float:
     return MOST_ELEMENTS / bins_per_second(config) / max(2 * h * (s + config.kernel_size - 1), 4 * d * s)
 
 
-def affordable_seconds(config: Config, precision: str, free: int | None) -> float:
+def affordable_seconds(config: Config, precision: str, free: int | None, shifts: int = 1) -> float:
     """Returns the seconds of audio that a device with `free` bytes takes at a time; None: found by trying."""
-    affordable = float("inf") if free is None else _SHARE * free / bytes_per_second(config, precision)
+    affordable = float("inf") if free is None else _SHARE * free / bytes_per_second(config, precision, shifts)
     return min(most_seconds(config), affordable)

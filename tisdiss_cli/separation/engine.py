@@ -21,6 +21,7 @@ from tisdiss_cli.devices import (
     memory_guard,
     side_by_side,
 )
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
@@ -28,11 +29,13 @@ from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, re
 from tisdiss_cli.separation.capacity import affordable_seconds, threads_of
 from tisdiss_cli.separation.chunking import LAST, ChunkPlan
 from tisdiss_cli.separation.early_exit import EarlyExit, settle
+from tisdiss_cli.separation.shifts import shifted_estimates
 
 log = logging.getLogger("tisdiss")
 
 Repeats = int | EarlyExit | None  # None: the weights' default
 
+MOST_SHIFTS = 64
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
 CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
 
@@ -45,6 +48,7 @@ class Engine:
         weights: metadata of the weight file.
         device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
         precision_why: why `load` took that one, in words.
+        shifts: passes over each chunk, a part of a hop apart, whose mean is the estimate.
         compiled: whether `compile` was called.
         largest, longest: chunks in a batch, and samples of a chunk, that fit since memory ran out; None: it never did.
     """
@@ -52,25 +56,38 @@ class Engine:
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
         self.precision_why = "it was asked for"
-        self.compiled = False
+        self.shifts, self.compiled = 1, False
         self.largest: int | None = None
         self.longest: int | None = None
 
     @classmethod
     def load(
-        cls, name_or_path: str | os.PathLike[str] | None = None, device: str = "auto", precision: str = "auto"
+        cls,
+        name_or_path: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        shifts: int = 1,
     ) -> Self:
         """Loads bundled weights by name, or a weight file; None: the bundled default.
 
+        Args:
+            name_or_path: of the weights.
+            device: "auto", "cpu", "cuda", "cuda:0", ... or "mps".
+            precision: "auto", "fp32", "bf16" or, on CUDA, "tf32".
+            shifts: passes over each chunk, a part of a hop apart, whose mean is the estimate: better, and as many times
+                slower.
+
         Raises:
-            UserError: unknown weights, device or precision.
+            UserError: unknown weights, device or precision, or no such number of shifts.
         """
+        if not 1 <= shifts <= MOST_SHIFTS:
+            raise UserError(f"--shifts {shifts}: it must be 1 to {MOST_SHIFTS}")
         chosen = choose_device(device)
         path = find_weights(name_or_path)
         weights = read_info(path)
         taken, why = choose_precision(precision, chosen, weights.bf16_agreement_db)
         engine = cls(load_weights(path), weights, chosen, taken)
-        engine.precision_why = why
+        engine.precision_why, engine.shifts = why, shifts
         return engine
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -114,7 +131,7 @@ class Engine:
     @cached_property
     def affordable_seconds(self) -> float:
         """Seconds of audio that the device takes at a time, by its free memory when this was first asked."""
-        return affordable_seconds(self.config, self.precision, free_bytes(self.device))
+        return affordable_seconds(self.config, self.precision, free_bytes(self.device), self.shifts)
 
     def default_batch(self, plan: ChunkPlan, inputs: int = 1) -> int:
         """Returns the chunks in a batch: what a device affords at a time, up to MOST_CHUNKS; on a CPU by its cores.
@@ -147,9 +164,7 @@ class Engine:
         Yields the Splitter's estimate and that of every repeat, whose `waveforms` decodes the voices (B, S, n) on the
         device. Everything that runs the network for inference comes through here, or through `batch`.
         """
-        estimates = self.network.padded_estimates(
-            mixtures.to(self.device), repeats or self.default_repeats, separator_repeats
-        )
+        estimates = self._passes(mixtures, repeats, separator_repeats)
 
         def decode(estimate: Estimate) -> Tensor:
             with torch.inference_mode(), self.autocast():
@@ -167,7 +182,14 @@ class Engine:
     def batch(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
         """Returns the voices (B, S, n) of mixtures (B, n), any n from 1, on the device; memory may run out."""
         with torch.inference_mode(), self.autocast():
-            return self.network.separate(mixtures.to(self.device), repeats or self.default_repeats, separator_repeats)
+            for last in self._passes(mixtures, repeats, separator_repeats):  # noqa: B007  one estimate alive at a time
+                pass
+            return last.waveforms()
+
+    def _passes(self, mixtures: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Estimate]:
+        return shifted_estimates(
+            self.network, mixtures.to(self.device), repeats or self.default_repeats, separator_repeats, self.shifts
+        )
 
     def compute(
         self, mixtures: Tensor, repeats: Repeats = None, separator_repeats: int | None = None

@@ -1,0 +1,42 @@
+"""Shifts: the mean over several passes, each of which hears the mixture a part of a hop later.
+
+Frames that overlap by half are coarse: where a frame's border falls changes what the network makes of the sound around
+it. The passes differ in these errors, and their mean has less of them. The word is demucs', for another length.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tisdiss_cli.model.network import Estimate, TISDiSS
+from tisdiss_cli.separation.permutation import best_permutation
+
+
+def shifted_estimates(
+    network: TISDiSS, mixtures: Tensor, repeats: int, separator_repeats: int | None, shifts: int
+) -> Iterator[Estimate]:
+    """Yields what `padded_estimates` does of mixtures (B, L), in `shifts` passes side by side, 1 or more.
+
+    Each pass is later than the one before by one hop of the Encoder's grid over `shifts`.
+    """
+    hop = network.config.hop_length * network.config.encoder_stride[0]
+    passes = [
+        network.padded_estimates(mixtures, repeats, separator_repeats, hop * index // shifts) for index in range(shifts)
+    ]
+    for estimates in zip(*passes, strict=True):
+        yield replace(estimates[0], waveforms=partial(_mean, estimates))
+
+
+def _mean(estimates: Sequence[Estimate]) -> Tensor:
+    """Returns the mean (B, S, L) of all passes, whose voices are brought into the order of the first's."""
+    first, *others = estimates
+    total = reference = first.waveforms()
+    for other in others:
+        voices = other.waveforms()
+        pairs = (reference @ voices.transpose(1, 2)).cpu()
+        ordered = [item[list(best_permutation(own)[0])] for item, own in zip(voices, pairs, strict=True)]
+        total = total + torch.stack(ordered)
+    return total / len(estimates)
