@@ -1,4 +1,4 @@
-"""`tisdiss weights list | info | import | fetch | average | calibrate`: weight files, the authors' checkpoints."""
+"""`tisdiss weights list | info | import | fetch | export | average | calibrate`: weight files and checkpoints."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ import typer
 
 from tisdiss_cli.commands import Commands, app
 from tisdiss_cli.commands.console import bar, plain_console
-from tisdiss_cli.commands.options import DeviceOption, check_weights_output
+from tisdiss_cli.commands.options import DeviceOption, check_output, check_weights_output
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import MOST_REPEATS
 
-weights = Commands(help="List, describe, import, fetch, average and calibrate weights.")
+weights = Commands(help="List, describe, import, fetch, export, average and calibrate weights.")
 app.add_typer(weights, name="weights")
 
 
@@ -102,6 +102,36 @@ def _import(checkpoint: Path, config: Path, out: Path, *, source: str) -> None:
     state = import_checkpoint(checkpoint, described)
     save_weights(out, described, state, info={"imported_from": source, **measure_agreement(described, state)})
     print(out)
+
+
+@weights.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model to write.")],
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_REPEATS, help="Of the Reconstructor. [default: as the weights recommend]"),
+    ] = None,
+    separator_repeats: Annotated[
+        int | None, typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
+    ] = None,
+) -> None:
+    """Write an ONNX model of the stages between the STFT and its inverse, for mixtures of any length.
+
+    What onnxruntime makes of it is compared with torch at three lengths before the file is kept.
+    """
+    if out.suffix != ".onnx":
+        raise UserError(f"OUT {out} must end in .onnx")
+    check_output("OUT", out)
+
+    from tisdiss_cli.folder.pace import counted
+    from tisdiss_cli.model.onnx_export import export_onnx
+    from tisdiss_cli.model.weights import find_weights, load_weights, read_info
+
+    file = read_info(find_weights(name))
+    repeats = repeats or file.default_repeats
+    difference = export_onnx(out, load_weights(file.path), file, repeats=repeats, separator_repeats=separator_repeats)
+    print(f"{out}: {counted(repeats)}; onnxruntime differs from torch by {difference:.0e} of the largest value")
 
 
 @weights.command()

@@ -87,7 +87,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend_in_products(q, k, v)
     if q.device.type == "cpu" and torch.is_grad_enabled():
         q, k, v = q.float(), k.float(), v.float()  # the fused kernel's backward pass takes many times as long in bf16
-    if len(q) <= MOST_SEQUENCES:
+    if torch.compiler.is_exporting() or q.shape[0] <= MOST_SEQUENCES:
         return F.scaled_dot_product_attention(q, k, v)
     parts = zip(*(x.split(MOST_SEQUENCES) for x in (q, k, v)), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
@@ -95,8 +95,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def in_products(q: Tensor) -> bool:
     """Tells whether `attend_in_products` is the faster way; a compiler would make a graph for each number of slices."""
-    short = q.shape[-2] <= LONGEST_IN_PRODUCTS
-    return short and q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    return in_bf16 and q.shape[-2] <= LONGEST_IN_PRODUCTS
 
 
 def attend_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

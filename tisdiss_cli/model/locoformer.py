@@ -36,7 +36,7 @@ def sliced(function: Callable[[Tensor], Tensor], x: Tensor, axis: int, elements:
     # Where gradients are wanted the tensors are kept, and a compiler would make a graph for each number of slices.
     small = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     most = min(MOST_ELEMENTS_ON_CPU, MOST_ELEMENTS) if small else MOST_ELEMENTS
-    if elements <= most:
+    if torch.compiler.is_exporting() or elements <= most:  # a bound would be the exported model's longest input
         return function(x)
     return torch.cat([function(part) for part in x.chunk(-(-elements // most), axis)], axis)
 
@@ -151,7 +151,7 @@ class Attention(nn.Module):
         qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=-3)
         angles = rotary_angles(x.shape[axis], v.shape[-1], x.device)
-        q, k = rotate(qk, angles.view(len(angles), *[1] * (qk.dim() - axis - 2), -1)).unbind(-3)
+        q, k = rotate(qk, angles.view(angles.shape[0], *[1] * (qk.dim() - axis - 2), -1)).unbind(-3)
         return q, k, v.squeeze(-3)
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:

@@ -97,24 +97,31 @@ class TISDiSS(nn.Module):
             raise ValueError(f"mixture must be (B, L) with L >= {self.min_samples}, not {tuple(mixture.shape)}")
 
         scale = mixture.std(dim=-1, keepdim=True)  # (B, 1), unbiased
-
-        def estimate(stage: str, repeat: int, x: Tensor, ends_repeat: bool = True) -> Estimate:
-            def waveforms() -> Tensor:
-                return self.decoder(x, spectrum, mixture.shape[1]) * scale[:, None]
-
-            return Estimate(stage, repeat, ends_repeat, waveforms)
-
         spectrum = self.encoder.spectrum(mixture / torch.where(scale > 0, scale, 1.0))
+
+        def waveforms(x: Tensor) -> Tensor:
+            return self.decoder(x, spectrum, mixture.shape[1]) * scale[:, None]
+
+        for stage, repeat, ends_repeat, x in self.outputs(spectrum, repeats, separator_repeats, separator_outputs):
+            yield Estimate(stage, repeat, ends_repeat, partial(waveforms, x))
+
+    def outputs(
+        self, spectrum: Tensor, repeats: int, separator_repeats: int, separator_outputs: bool = False
+    ) -> Iterator[tuple[str, int, bool, Tensor]]:
+        """Yields stage, repeat, whether it ends the repeat, and what the Decoder takes (B, S, T', F', D), in order.
+
+        Arguments as `estimates`, but for the mixture's spectrum (B, T, F, 2).
+        """
         features = self.encoder(spectrum)
         layers = len(self.separator.layers)
         for index, x in enumerate(self.separator(features, separator_repeats, self.reinjection), 1):
             if separator_outputs and index < separator_repeats * layers:
-                yield estimate(SEPARATOR, -(-index // layers), self.splitter(x), index % layers == 0)
+                yield SEPARATOR, -(-index // layers), index % layers == 0, self.splitter(x)
         split = self.splitter(x)
-        yield estimate(SPLITTER, 0, split)
+        yield SPLITTER, 0, True, split
         layers = len(self.reconstructor.layers)
         for index, x in enumerate(self.reconstructor(features, split, repeats, self.reinjection), 1):
-            yield estimate(RECONSTRUCTOR, -(-index // layers), x, index % layers == 0)
+            yield RECONSTRUCTOR, -(-index // layers), index % layers == 0, x
 
     def heard(self, mixture: Tensor, delay: int = 0) -> Tensor:
         """Returns a mixture (..., L), any L from 1, without its mean, and with zeros up to a whole number of hops.

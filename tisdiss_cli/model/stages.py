@@ -71,15 +71,14 @@ class Encoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
     def spectrum(self, waveform: Tensor) -> Tensor:
-        """Transforms (B, L) -> complex (B, T, F) with T = L // hop + 1; L must exceed n_fft / 2. Always float32."""
+        """Transforms (B, L) -> (B, T, F, 2) with T = L // hop + 1; L must exceed n_fft / 2. Always float32."""
         with torch.autocast(waveform.device.type, enabled=False):
-            return torch.stft(
-                waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True
-            ).transpose(1, 2)
+            found = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True)
+            return torch.view_as_real(found.transpose(1, 2))
 
     def forward(self, spectrum: Tensor) -> Tensor:
-        """Encodes complex (B, T, F) -> (B, T', F', D)."""
-        x = conv2d(torch.view_as_real(spectrum), self.conv)
+        """Encodes (B, T, F, 2) -> (B, T', F', D)."""
+        x = conv2d(spectrum, self.conv)
         with torch.autocast(x.device.type, enabled=False):
             return self.norm(x.float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
@@ -213,11 +212,23 @@ class Decoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
 
     def forward(self, x: Tensor, mixture: Tensor, length: int) -> Tensor:
-        """Decodes (B, S, T', F', D) with the mixture's spectrum, complex (B, T, F) -> (B, S, length), float32."""
+        """Decodes (B, S, T', F', D) with the mixture's spectrum (B, T, F, 2) -> (B, S, length), float32."""
+        spectra = self.spectra(x, mixture)
+        with torch.autocast(x.device.type, enabled=False):
+            whole = torch.view_as_complex(spectra.contiguous()).flatten(0, 1)
+            return inverse_stft(whole, self.hop_length, self.window, length).unflatten(0, x.shape[:2])
+
+    def spectra(self, x: Tensor, mixture: Tensor) -> Tensor:
+        """Decodes as `forward` up to the voices' spectra (B, S, T, F, 2), float32."""
         y = deconv2d(x.flatten(0, 1), self.deconv, (mixture.shape[1], mixture.shape[2]))
         with torch.autocast(y.device.type, enabled=False):
-            spectrum = torch.view_as_complex(y.float().contiguous())  # (B * S, T, F)
-            if self.masks:
-                spectrum = (spectrum.unflatten(0, x.shape[:2]) * mixture[:, None]).flatten(0, 1)
-            waveform = inverse_stft(spectrum, self.hop_length, self.window, length)
-        return waveform.unflatten(0, x.shape[:2])
+            y = y.float().unflatten(0, x.shape[:2])
+            return product(y, mixture[:, None]) if self.masks else y
+
+
+def product(one: Tensor, other: Tensor) -> Tensor:
+    """Multiplies complex numbers (..., 2); an exported model, which has none, by their parts."""
+    if torch.compiler.is_exporting():
+        (a, b), (c, d) = one.unbind(-1), other.unbind(-1)
+        return torch.stack((a * c - b * d, a * d + b * c), dim=-1)
+    return torch.view_as_real(torch.view_as_complex(one.contiguous()) * torch.view_as_complex(other.contiguous()))

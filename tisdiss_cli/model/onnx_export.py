@@ -1,0 +1,116 @@
+"""ONNX models: the stages between the STFT and its inverse, in real numbers, of a network at a number of repeats."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import replacing
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import WeightFile
+
+OPSET = 20
+CLOSE = 1e-4  # of the largest value, to which onnxruntime must agree with torch
+_LENGTHS = (2, 63, 251)  # frames at which that is checked
+
+
+class Spectra(nn.Module):
+    """Maps the spectrum of a mixture (B, T, F, 2), of unit standard deviation, to its voices' (B, S, T, F, 2)."""
+
+    def __init__(self, network: TISDiSS, repeats: int, separator_repeats: int) -> None:
+        super().__init__()
+        self.network, self.repeats, self.separator_repeats = network, repeats, separator_repeats
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Maps (B, T, F, 2) -> (B, S, T, F, 2)."""
+        for *_, x in self.network.outputs(spectrum, self.repeats, self.separator_repeats):  # noqa: B007
+            pass
+        return self.network.decoder.spectra(x, spectrum)
+
+
+def export_onnx(
+    path: Path, network: TISDiSS, weights: WeightFile, *, repeats: int, separator_repeats: int | None = None
+) -> float:
+    """Writes a network as an ONNX model for mixtures of any number and length, whole or not at all.
+
+    The model's metadata has what a caller needs: rate, STFT, window, scale and shapes.
+
+    Args:
+        path: of the model.
+        network: in evaluation mode, float32, on the CPU.
+        weights: its metadata.
+        repeats: of the Reconstructor.
+        separator_repeats: of the Separator; None: as trained.
+
+    Returns:
+        The largest difference between onnxruntime and torch at three lengths, over the largest value.
+
+    Raises:
+        UserError: a package is missing, the model cannot be written, or what it computes is not what torch does.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError:
+        raise UserError("an export needs onnx, onnxscript and onnxruntime: pip install 'tisdiss[onnx]'") from None
+    config = network.config
+    spectra = Spectra(network, repeats, separator_repeats or config.separator_repeats).eval()
+    model = _export(spectra, config.bins)
+    facts = {
+        "name": weights.name,
+        "weights_sha256": weights.digest,
+        "repeats": repeats,
+        "separator_repeats": spectra.separator_repeats,
+        "speakers": config.speakers,
+        "sample_rate": config.sample_rate,
+        "n_fft": config.n_fft,
+        "hop_length": config.hop_length,
+        "window": "hann, periodic; frames are centred, the ends reflected",
+        "scale": "the waveform without its mean, over its standard deviation; the voices times it again",
+        "input": "spectrum: float32 (mixtures, frames, n_fft / 2 + 1, real and imaginary part)",
+        "output": "voices: float32 (mixtures, speakers, frames, n_fft / 2 + 1, real and imaginary part)",
+    }
+    onnx.helper.set_model_props(model, {name: str(value) for name, value in facts.items()})
+    try:
+        with replacing(path) as part:
+            onnx.save(model, part)
+            session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+            difference = max(_difference(spectra, session, frames, config.bins) for frames in _LENGTHS)
+            if not difference < CLOSE:
+                raise UserError(f"{path} was not written: onnxruntime differs from torch by {difference:.1e}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    return difference
+
+
+def _export(spectra: Spectra, bins: int) -> Any:
+    """Returns the model as onnx holds it."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # tells of packages that nobody asked for
+    sizes = {0: torch.export.Dim("mixtures"), 1: torch.export.Dim("frames")}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.onnx.export(
+            spectra,
+            (torch.randn(2, 63, bins, 2),),
+            dynamo=True,
+            dynamic_shapes={"spectrum": sizes},
+            input_names=["spectrum"],
+            output_names=["voices"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _difference(spectra: Spectra, session: Any, frames: int, bins: int) -> float:
+    spectrum = torch.randn(1, frames, bins, 2, generator=torch.Generator().manual_seed(frames))
+    with torch.inference_mode():
+        expected = spectra(spectrum)
+    found = torch.from_numpy(session.run(None, {"spectrum": spectrum.numpy()})[0])
+    return float((found - expected).abs().max() / expected.abs().max())
