@@ -40,7 +40,6 @@ class Commands(typer.Typer):
 
 app = Commands(
     help="Separate two-talker recordings with TISDiSS; --repeats trades quality against speed.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

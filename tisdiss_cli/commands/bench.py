@@ -53,7 +53,11 @@ def bench(  # the options make it long
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        str, _network(help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.")
+        str,
+        _network(
+            envvar="TISDISS_PRECISION",
+            help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.",
+        ),
     ] = "auto",
     compile: Annotated[
         bool, _network("--compile", help="torch.compile the network first; none of its time is counted.")

@@ -15,9 +15,17 @@ from tisdiss_cli.model.config import MOST_REPEATS
 
 NETWORK = "Network and device"  # a group of the help
 
-WeightsOption = Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="Bundled name or .safetensors file.")]
-DeviceOption = Annotated[str, typer.Option(rich_help_panel=NETWORK, help="auto, cpu, cuda, cuda:0, ... or mps.")]
-PrecisionOption = Annotated[str, typer.Option(rich_help_panel=NETWORK, help="auto, fp32, bf16 or, on CUDA, tf32.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_WEIGHTS", help="Bundled name or .safetensors file."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_DEVICE", help="auto, cpu, cuda, cuda:0, ... or mps.")
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_PRECISION", help="auto, fp32, bf16 or, on CUDA, tf32."),
+]
 
 
 def finite(value: float | None) -> float | None:

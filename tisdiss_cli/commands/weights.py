@@ -10,6 +10,7 @@ from tisdiss_cli.commands import Commands, app
 from tisdiss_cli.commands.console import bar, plain_console
 from tisdiss_cli.commands.options import DeviceOption, check_output, check_weights_output
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.files import dump_json
 from tisdiss_cli.model.config import MOST_REPEATS
 
 weights = Commands(help="List, describe, import, fetch, export, average and calibrate weights.")
@@ -17,12 +18,20 @@ app.add_typer(weights, name="weights")
 
 
 @weights.command("list")
-def list_() -> None:
+def list_(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """List the bundled weights; the first is the default."""
     from tisdiss_cli.model.weights import bundled, read_info
 
-    for index, path in enumerate(bundled()):
-        print(f"{path.stem}{'  (default)' if index == 0 else ''}{'' if read_info(path).trained else '  (untrained)'}")
+    files = [read_info(path) for path in bundled()]
+    if json:
+        rows = [
+            {"name": file.name, "default": file is files[0], "trained": file.trained, "sha256": file.digest}
+            for file in files
+        ]
+        print(dump_json(rows, indent=2))
+        return
+    for file in files:
+        print(f"{file.name}{'  (default)' if file is files[0] else ''}{'' if file.trained else '  (untrained)'}")
 
 
 @weights.command()
