@@ -41,6 +41,7 @@ ONLY_PARSED = {
     "tisdiss train": "takes minutes, or has no end",
     "tisdiss report": "reads what a run has left",
     "tisdiss weights fetch": "needs a network",
+    "tisdiss weights push": "needs a network",
     "tisdiss weights export": "traces the network for a minute",
 }
 

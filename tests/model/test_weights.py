@@ -1,13 +1,10 @@
 """Weight files, published checkpoints and the hub."""
 
-import sys
-import types
-
 import pytest
 import torch
 import yaml
 
-from tests.cli import start, tisdiss
+from tests.cli import tisdiss
 from tests.reference_cases import load_case, reference_network, reference_weight
 from tisdiss_cli.model.published import config_from_options, import_checkpoint, read_config
 from tisdiss_cli.model.weights import bundled, load_weights, read_info, save_weights
@@ -144,83 +141,6 @@ def test_bundled_weights_load_and_are_listed():
     for path in bundled():
         assert path.stem in listed
         assert load_weights(path.stem).config == read_info(path).config
-
-
-class FakeHub(types.ModuleType):
-    """The hub's client, replaced at its boundary: a repository is a folder."""
-
-    def __init__(self, folder, files):
-        super().__init__("huggingface_hub")
-        self.folder, self.files = folder, files
-
-    def list_repo_files(self, repository):
-        if self.folder is None:
-            raise ConnectionError("no route to host\nmore")
-        return list(self.files)
-
-    def hf_hub_download(self, repository, file):
-        assert file in self.files
-        return str(self.folder / self.files[file])
-
-
-def fetch(monkeypatch, hub, out, *options):
-    from typer.testing import CliRunner
-
-    from tisdiss_cli.__main__ import all_commands
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    return CliRunner().invoke(all_commands(), ["weights", "fetch", "--out", str(out), *options])
-
-
-def test_fetch_downloads_and_imports(tmp_path, monkeypatch):
-    write_published(tmp_path)
-    files = {"README.md": "", "exp/a/model.pth": "model.pth", "exp/config.yaml": "config.yaml"}
-    result = fetch(monkeypatch, FakeHub(tmp_path, files), tmp_path / "ours.safetensors")
-    assert result.exit_code == 0, result.output
-    assert load_weights(tmp_path / "ours.safetensors").config == reference_network("small_re2x2").config
-    assert read_info(tmp_path / "ours.safetensors").info["imported_from"] == "WingsingFung/TISDiSS/model.pth"
-
-
-@pytest.mark.parametrize(
-    ("files", "word"),
-    [
-        ({}, "one .pth"),
-        ({"a.pth": "", "b.pth": ""}, "a.pth, b.pth"),
-        ({"a.pth": "", "other/config.yaml": ""}, "config.yaml"),
-        (None, "connection"),
-    ],
-)
-def test_fetch_says_in_one_sentence_what_to_do(tmp_path, monkeypatch, files, word):
-    hub = FakeHub(tmp_path if files is not None else None, files)
-    result = fetch(monkeypatch, hub, tmp_path / "ours.safetensors")
-    assert word in str(result.exception)
-    assert "\n" not in str(result.exception)
-
-
-def test_fetch_without_the_extra(tmp_path, monkeypatch):
-    result = fetch(monkeypatch, None, tmp_path / "ours.safetensors")
-    assert "tisdiss[hub]" in str(result.exception)
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_what_the_hubs_cache_holds_is_fetched_without_a_network(tmp_path, offline):
-    """By the hub's own client, whose cache is laid out by hand; without a network as when it must not be used."""
-    home = tmp_path / "hub"
-    snapshot = home / "models--someone--network" / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (home / "models--someone--network" / "refs").mkdir()
-    (home / "models--someone--network" / "refs" / "main").write_text("0" * 40)
-    write_published(snapshot)
-    nowhere = {"HF_HUB_OFFLINE": "1"} if offline else {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    environment = {"HF_HUB_CACHE": str(home), "HF_HOME": str(tmp_path), **nowhere}
-    out = tmp_path / "ours.safetensors"
-    process = start("weights", "fetch", "someone/network", "--out", out, env=environment)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    assert load_weights(out).config == reference_network("small_re2x2").config
-    process = start("weights", "fetch", "someone/else", "--out", out, env=environment)
-    _, said = process.communicate()
-    assert process.returncode == 2 and "someone/else cannot be fetched" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("command", ["import", "average", "calibrate", "fetch"])

@@ -17,7 +17,11 @@ NETWORK = "Network and device"  # a group of the help
 
 WeightsOption = Annotated[
     str | None,
-    typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_WEIGHTS", help="Bundled name or .safetensors file."),
+    typer.Option(
+        rich_help_panel=NETWORK,
+        envvar="TISDISS_WEIGHTS",
+        help="Bundled name, .safetensors file, or a fetched user/repo.",
+    ),
 ]
 DeviceOption = Annotated[
     str, typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_DEVICE", help="auto, cpu, cuda, cuda:0, ... or mps.")

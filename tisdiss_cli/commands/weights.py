@@ -1,4 +1,4 @@
-"""`tisdiss weights list | info | import | fetch | export | average | calibrate`: weight files and checkpoints."""
+"""`tisdiss weights list | info | import | fetch | push | export | average | calibrate`: weight files."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json
 from tisdiss_cli.model.config import MOST_REPEATS
 
-weights = Commands(help="List, describe, import, fetch, export, average and calibrate weights.")
+weights = Commands(help="List, describe, import, fetch, push, export, average and calibrate weights.")
 app.add_typer(weights, name="weights")
 
 
@@ -90,16 +90,50 @@ def fetch(
     repository: Annotated[
         str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub.")
     ] = "WingsingFung/TISDiSS",
-    checkpoint: Annotated[str | None, typer.Option(help="The .pth in REPO, if it holds several.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: named after REPO]")] = None,
+    file: Annotated[str | None, typer.Option(help="The .safetensors or .pth in REPO, if it holds several.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The weight file to write. [default: of a checkpoint, named after REPO; else none]"),
+    ] = None,
 ) -> None:
-    """Download a published checkpoint from the Hugging Face Hub and import it."""
-    from tisdiss_cli.model.hub import fetch_checkpoint
+    """Download weights from the Hugging Face Hub; a published checkpoint is imported.
 
-    out = out or Path(repository.rsplit("/", 1)[-1].lower() + ".safetensors")
-    check_weights_output("--out", out)
-    pth, config = fetch_checkpoint(repository, checkpoint)
-    _import(pth, config, out, source=f"{repository}/{pth.name}")
+    Weight files stay in the Hub's cache: --weights REPO finds them there, without a network.
+    """
+    from tisdiss_cli.model.hub import fetch_files
+    from tisdiss_cli.model.weights import load_weights, read_info, save_weights
+
+    if out is not None:
+        check_weights_output("--out", out)
+    path, *config = fetch_files(repository, file)
+    if config:
+        out = out or Path(repository.rsplit("/", 1)[-1].lower() + ".safetensors")
+        check_weights_output("--out", out)
+        _import(path, config[0], out, source=f"{repository}/{path.name}")
+    elif out:
+        fetched = read_info(path)
+        save_weights(out, fetched.config, load_weights(path).state_dict(), info=fetched.info)
+        print(out)
+    else:
+        print(f"{read_info(path).path}: use it with --weights {repository}")
+
+
+@weights.command()
+def push(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub, as in you/name.")],
+    card: Annotated[Path | None, typer.Option(help="The model card. [default: README.md beside the file]")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
+) -> None:
+    """Upload a weight file and its model card to the Hugging Face Hub; `hf auth login` says who you are."""
+    from tisdiss_cli.model.hub import push_weights
+    from tisdiss_cli.model.weights import find_weights, read_info
+
+    file = read_info(find_weights(name))
+    card = card or file.path.with_name("README.md")
+    if not card.is_file():
+        raise UserError(f"--card {card} does not exist: write what the weights were trained on, and what they give")
+    print(push_weights(file.path, repository, card, private=private))
 
 
 def _import(checkpoint: Path, config: Path, out: Path, *, source: str) -> None:

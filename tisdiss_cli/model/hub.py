@@ -1,4 +1,4 @@
-"""Published checkpoints from the Hugging Face Hub."""
+"""The Hugging Face Hub: weight files and published checkpoints, fetched, found in its client's cache, and pushed."""
 
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -7,45 +7,97 @@ from typing import Any
 from tisdiss_cli.errors import UserError
 
 
-def fetch_checkpoint(repository: str, checkpoint: str | None = None) -> tuple[Path, Path]:
-    """Downloads a `.pth` and the `config.yaml` nearest to it; returns their paths in the hub's cache.
+def fetch_files(repository: str, file: str | None = None) -> list[Path]:
+    """Downloads a repository's weight file, or a `.pth` and the `config.yaml` nearest to it, into the hub's cache.
 
     What the cache holds is taken from there where the hub cannot be reached, or must not be (HF_HUB_OFFLINE).
 
     Args:
         repository: "owner/name".
-        checkpoint: the `.pth`'s path in the repository; None: the only one there is.
+        file: the path of the `.safetensors` or `.pth` in the repository; None: the only one there is.
+
+    Returns:
+        Their paths in the cache.
 
     Raises:
-        UserError: huggingface_hub is not installed, the hub or the repository cannot be reached, or
-            it does not hold exactly one checkpoint with a configuration.
+        UserError: huggingface_hub is not installed, the hub or the repository cannot be reached, or it does not hold
+            exactly one weight file, or one checkpoint with a configuration.
     """
+    hub = _client("fetching")
+    try:
+        files = _list_files(hub, repository)
+        wanted = [file] if file else _only(files, ".safetensors") or _only(files, ".pth")
+        if not wanted or wanted[0] not in files:
+            found = ", ".join(sorted(name for name in files if name.endswith((".safetensors", ".pth")))) or "none"
+            raise UserError(f"{repository} must hold one .safetensors or .pth, or --file name one; it holds: {found}")
+        if wanted[0].endswith(".pth"):
+            folders = [str(folder / "config.yaml") for folder in PurePosixPath(wanted[0]).parents]
+            config = next((name for name in folders if name in files), None)
+            if config is None:
+                raise UserError(f"{repository} has no config.yaml beside or above {wanted[0]}")
+            wanted.append(config)
+        return [Path(hub.hf_hub_download(repository, name)) for name in wanted]
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client, httpx and others each raise their own
+        advice = "check the name and the connection, or download its files elsewhere (see 'tisdiss weights import')"
+        raise UserError(f"{repository} cannot be fetched ({_reason(error)}): {advice}") from None
+
+
+def find_cached(repository: str) -> Path | None:
+    """Returns the weight file of a repository in the hub's cache, without a network; None where there is none.
+
+    Raises:
+        UserError: the cache holds several of that repository.
+    """
+    found: list[Path] = []
+    with suppress(Exception):  # no client, no cache, no such repository in it
+        folder = Path(_client("finding").snapshot_download(repository, local_files_only=True))
+        found = sorted(folder.rglob("*.safetensors"))
+    if len(found) > 1:
+        raise UserError(f"{repository} has several weight files in the hub's cache: name one of {found[0].parent}")
+    return found[0] if found else None
+
+
+def push_weights(path: Path, repository: str, card: Path, *, private: bool = False) -> str:
+    """Uploads a weight file and its card to a repository of the hub, made where there is none; returns an address.
+
+    Args:
+        path: of the weight file.
+        repository: "owner/name".
+        card: the model card, which becomes the repository's README.md.
+        private: whether a repository that is made is.
+
+    Raises:
+        UserError: huggingface_hub is not installed, nobody is logged in, or the hub takes nothing.
+    """
+    hub = _client("pushing")
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        files = {path.name: path, "README.md": card}
+        operations = [hub.CommitOperationAdd(name, str(file)) for name, file in files.items()]
+        return str(hub.create_commit(repository, operations, commit_message=f"{path.name} and its card").commit_url)
+    except Exception as error:
+        advice = "log in with 'hf auth login', and check the name and the connection"
+        raise UserError(f"{repository} cannot be pushed to ({_reason(error)}): {advice}") from None
+
+
+def _client(doing: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise UserError("fetching needs the huggingface_hub package: pip install 'tisdiss[hub]'") from None
+        raise UserError(f"{doing} needs the huggingface_hub package: pip install 'tisdiss[hub]'") from None
+    return huggingface_hub
 
-    try:
-        files = _list_files(huggingface_hub, repository)
-        checkpoints = sorted(file for file in files if file.endswith(".pth"))
-        if checkpoint is None and len(checkpoints) != 1:
-            found = ", ".join(checkpoints) or "none"
-            raise UserError(f"{repository} must hold one .pth, or --checkpoint name one; it holds: {found}")
-        checkpoint = checkpoint or checkpoints[0]
-        folders = [str(folder / "config.yaml") for folder in PurePosixPath(checkpoint).parents]
-        config = next((file for file in folders if file in files), None)
-        if checkpoint not in files or config is None:
-            raise UserError(f"{repository} has no {checkpoint}, or no config.yaml beside or above it")
-        pth, described = (Path(huggingface_hub.hf_hub_download(repository, file)) for file in (checkpoint, config))
-        return pth, described
-    except UserError:
-        raise
-    except Exception as error:  # the hub's client, requests and urllib3 each raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{repository} cannot be fetched ({reason}): check the name and the connection, or download its .pth and "
-            "config.yaml elsewhere and run 'tisdiss weights import'"
-        ) from None
+
+def _only(files: list[str], ending: str) -> list[str]:
+    """Returns the one file of that ending; none where there are several."""
+    found = [name for name in files if name.endswith(ending)]
+    return found if len(found) == 1 else []
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _list_files(hub: Any, repository: str) -> list[str]:

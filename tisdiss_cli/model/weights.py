@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tisdiss_cli.errors import UserError, listed
 from tisdiss_cli.files import replacing
 from tisdiss_cli.model.config import MOST_REPEATS, Config
+from tisdiss_cli.model.hub import find_cached
 from tisdiss_cli.model.network import TISDiSS
 
 FORMAT = "tisdiss-1"
@@ -86,7 +88,7 @@ def bundled() -> list[Path]:
 
 
 def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the file behind a bundled name or a path; None: the bundled default.
+    """Returns the file behind a bundled name, a path, or a repository in the hub's cache; None: the bundled default.
 
     Raises:
         UserError: there is no such file; the sentence lists the bundled names.
@@ -100,6 +102,13 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         return names[str(name_or_path)]
     path = Path(name_or_path)
     if not os.path.isfile(path):
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) and path.suffix != _KIND:
+            if cached := find_cached(str(name_or_path)):
+                return cached
+            raise UserError(
+                f"{name_or_path} is no file, and not in the Hugging Face Hub's cache: run 'tisdiss weights fetch "
+                f"{name_or_path}' first"
+            )
         raise UserError(
             f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
             f"({', '.join(names) or 'none'})"

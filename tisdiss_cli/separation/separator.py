@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,6 +23,14 @@ MOST_AUTO = 8  # repeats, where nobody says how many an early exit may use
 
 class Separator(Engine):
     """An engine that takes whole waveforms, and knows what its weights recommend."""
+
+    @classmethod
+    def from_pretrained(cls, repository: str, device: str = "auto", precision: str = "auto", shifts: int = 1) -> Self:
+        """Loads weights of the Hugging Face Hub ("owner/name") from its cache, into which `weights fetch` puts them.
+
+        Arguments as `load`. No network is used. UserError where the cache has none.
+        """
+        return cls.load(repository, device, precision, shifts)
 
     def plan(self, seconds: float | None = None) -> ChunkPlan:
         """Returns how waveforms longer than `seconds` are cut; None: as the weights' metadata recommend."""
