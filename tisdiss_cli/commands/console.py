@@ -4,6 +4,7 @@ The library logs to the logger "tisdiss"; the one handler here writes its senten
 """
 
 import copy
+import json
 import logging
 import os
 import sys
@@ -60,6 +61,22 @@ def start_logging() -> None:
     log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
 
 
+class _Event(logging.Formatter):
+    """One message, one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        return json.dumps(
+            {"format": 1, "event": "message", "level": record.levelname.lower(), "text": record.getMessage()}
+        )
+
+
+def speak_json() -> None:
+    """Has sentences on stderr come as lines of JSON from now on."""
+    for handler in log.handlers:
+        handler.setFormatter(_Event())
+
+
 def keep_quiet(quiet: bool) -> None:
     """With `--quiet`, errors only."""
     if quiet:
@@ -80,12 +97,13 @@ def bar(**options: Any) -> "AbstractContextManager[tqdm]":
     return tqdm_logging_redirect(loggers=[log], **{"file": sys.stderr, "disable": hidden, **options})
 
 
-def audio_bar(seconds: float) -> "AbstractContextManager[tqdm]":
+def audio_bar(seconds: float, *, hidden: bool = False) -> "AbstractContextManager[tqdm]":
     """A `bar` of seconds of audio; the total may be unknown (0, or not finite), or turn out wrong: see `advance`."""
     known = isfinite(seconds) and seconds > 0
     counter = "{n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}{postfix}]"
     form = "{l_bar}{bar}| " + counter if known else "{n:.1f} s of audio [{elapsed}{postfix}]"
-    return bar(total=seconds if known else None, unit="s", bar_format=form)
+    options = {"disable": True} if hidden else {}
+    return bar(total=seconds if known else None, unit="s", bar_format=form, **options)
 
 
 def advance(shown_bar: "tqdm", seconds: float, note: str = "") -> None:

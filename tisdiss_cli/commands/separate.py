@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.console import advance, audio_bar, keep_quiet, log, warn_if_untrained
+from tisdiss_cli.commands.console import advance, audio_bar, keep_quiet, log, speak_json, warn_if_untrained
 from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, finite, positive
-from tisdiss_cli.commands.separate_output import Outcome, print_plan, print_summary, print_table
+from tisdiss_cli.commands.separate_output import EventLines, Outcome, print_plan, print_summary, print_table
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import MOST_REPEATS
 
@@ -28,6 +28,7 @@ Format = StrEnum("Format", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "w64"])
 Subtype = StrEnum("Subtype", {"auto": "auto", "16": "16", "24": "24", "32": "32", "float": "float"})
 _AUTO = Subtype("auto")
 Rate = StrEnum("Rate", ["model", "input"])
+Shown = StrEnum("Shown", ["bar", "json"])
 
 
 def _panel(title: str) -> Any:
@@ -154,6 +155,9 @@ def separate(  # the options make it long
         bool,
         _run("--json", help="Instead of the table one JSON document of what was done; with --dry-run, lines."),
     ] = False,
+    progress: Annotated[
+        Shown, _run(help="A bar, or each event of the run as a line of JSON on stderr, for programs.")
+    ] = Shown.bar,
     quiet: Annotated[bool, _run("--quiet", help="No progress, no table; errors only.")] = False,
 ) -> None:
     """Separate recordings of several talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.
@@ -165,6 +169,10 @@ def separate(  # the options make it long
     """
     given = dict(locals())  # before anything else: the options by their names
     keep_quiet(quiet)
+    if progress == Shown.json:
+        if quiet:
+            raise UserError("--progress json tells what --quiet leaves out: give one of them")
+        speak_json()
     *sources, out = (Path(os.path.expanduser(path)) for path in paths)
     if not sources and files_from is None:
         raise UserError(f"OUT is missing: name a folder for the voices of {out} after it")
@@ -178,7 +186,7 @@ def separate(  # the options make it long
     options, outcome = Options(sources=tuple(sources), out=out, **known), Outcome()
     try:
         with _one_last_sentence():
-            _work(options, outcome, json)
+            _work(options, outcome, json, progress)
     except typer.Exit:  # what is done is told all the same
         if json:
             print_summary(outcome, stopped=True)
@@ -187,8 +195,8 @@ def separate(  # the options make it long
         _tell(outcome, out, report=report, json=json, quiet=quiet)
 
 
-def _work(options: "Options", outcome: Outcome, json: bool) -> None:
-    """Does the run under a bar of the seconds of audio."""
+def _work(options: "Options", outcome: Outcome, json: bool, progress: Shown) -> None:
+    """Does the run under a bar of the seconds of audio, or with each of its events as a line."""
     from tisdiss_cli.folder.pipeline import Progress
     from tisdiss_cli.folder.record import Line
     from tisdiss_cli.folder.run import Planned, run_folder
@@ -201,8 +209,11 @@ def _work(options: "Options", outcome: Outcome, json: bool) -> None:
             return
         warn_if_untrained(planned.weights)
         outcome.done_before, began = planned.done, time.perf_counter()
-        with audio_bar(planned.seconds) as bar:
+        lines = EventLines(planned) if progress == Shown.json else None
+        with audio_bar(planned.seconds, hidden=lines is not None) as bar:
             for event in events:
+                if lines:
+                    lines.tell(event)
                 if isinstance(event, Progress):
                     factor = (time.perf_counter() - began) / max(bar.n + event.seconds, 1e-9)
                     advance(bar, event.seconds, event.note or f"real-time factor {factor:.3f}")

@@ -1,7 +1,8 @@
-"""What `tisdiss separate` prints: a plan, a table, or JSON for programs that call it."""
+"""What `tisdiss separate` prints: a plan, a table, or JSON and events for programs that call it."""
 
 import json
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tisdiss_cli.folder.record import Line
-    from tisdiss_cli.folder.run import Planned
+    from tisdiss_cli.folder.run import Event, Planned
 
 _ROWS = 30  # files listed one by one
 
@@ -28,6 +29,35 @@ class Outcome:
         """Returns how many are done, how many have failed, and the seconds of audio in the first."""
         done = [line.audio_seconds for line in self.lines if line.status == "done"]
         return len(done), len(self.lines) - len(done), sum(done)
+
+
+class EventLines:
+    """A run's events as lines of JSON on stderr, for programs that show its progress."""
+
+    def __init__(self, planned: "Planned") -> None:
+        self.began, self.seconds, self.total = time.perf_counter(), 0.0, planned.seconds
+        counts = {"to_do": len(planned.todo), "done_before": planned.done, "refused": len(planned.refused)}
+        self._print("planned", **counts, audio_seconds=planned.seconds)
+
+    def tell(self, event: "Event") -> None:
+        """Prints seconds of audio that are done and those to come, or what became of an input."""
+        from tisdiss_cli.folder.record import Line
+
+        if isinstance(event, Line):
+            facts = {
+                name: getattr(event, name) for name in ("status", "reason", "outputs", "audio_seconds", "warnings")
+            }
+            of_input = {"input": event.input, "path": event.path, "channel": event.channel}
+            self._print("input", **of_input, **facts, bytes=event.source[0] if event.source else None)
+            return
+        self.seconds += getattr(event, "seconds", 0.0)
+        elapsed, total = time.perf_counter() - self.began, max(self.total, self.seconds)
+        left = elapsed / self.seconds * (total - self.seconds) if self.seconds > 0 else None
+        clock = {"elapsed_seconds": elapsed, "remaining_seconds": left}
+        self._print("progress", audio_seconds=self.seconds, total_seconds=total, **clock)
+
+    def _print(self, event: str, **facts: Any) -> None:
+        print(json.dumps({"format": 1, "event": event, **facts}, allow_nan=False), file=sys.stderr, flush=True)
 
 
 def print_plan(planned: "Planned", as_json: bool) -> None:
