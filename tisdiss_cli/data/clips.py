@@ -1,6 +1,7 @@
 """Many sound files in memory: read ahead by threads, at one rate, kept as 16-bit samples, drawn from in segments."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import Source
+from tisdiss_cli.audio.read import Source, input_rate
 from tisdiss_cli.devices import cores
 from tisdiss_cli.errors import UserError, listed
 
@@ -86,6 +87,22 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
     if bad:
         raise BadFiles(bad)
     say_rates(what, rates, sample_rate)
+
+
+def count_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
+    """Returns how many files have each rate, in Hz, and why others cannot be opened."""
+    rates, bad = Counter[int](), list[str]()
+    for path in paths:
+        try:
+            rates[input_rate(path)] += 1
+        except UserError as error:
+            bad.append(str(error))
+    return rates, bad
+
+
+def commonest(rates: Counter[int]) -> int | None:
+    """Returns the rate of most of the files, of equals the lowest; None of none."""
+    return max(sorted(rates), key=rates.__getitem__, default=None)
 
 
 def say_rates(what: object, rates: set[int], sample_rate: int) -> None:

@@ -116,29 +116,28 @@ def _name(pattern: str, id: str, *, number: int, extension: str = "wav", repeats
     return name
 
 
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
-
-
 def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator[_Match]:
     """Tries with and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
     folder = f"{Path(dataset.mixture).name}/"
     for repeats in ("auto", *map(str, range(1, _MOST_REPEATS + 1))) if "{repeats}" in pattern else ("",):
         yield _match(files, dataset, pattern=pattern, repeats=repeats)
-        yield _match(files, dataset, pattern=_literal(folder) + pattern, repeats=repeats)
+        yield _match(files, dataset, pattern=pattern, repeats=repeats, above=folder)
         if "{folder}" in pattern or "{input}" in pattern:
-            yield _match(files, dataset, pattern=pattern, folder=folder, repeats=repeats)
+            yield _match(files, dataset, pattern=pattern, repeats=repeats, within=folder)
 
 
-def _match(files: dict[str, Path], dataset: Dataset, *, pattern: str, folder: str = "", repeats: str = "") -> _Match:
-    def name(item: Item, number: int) -> str:
-        return _name(pattern, folder + item.id, number=number, extension=item.mixture.suffix[1:], repeats=repeats)
+def _match(
+    files: dict[str, Path], dataset: Dataset, *, pattern: str, repeats: str, above: str = "", within: str = ""
+) -> _Match:
+    def file(item: Item, number: int) -> Path | None:
+        extension = item.mixture.suffix[1:]
+        return files.get(above + _name(pattern, within + item.id, number=number, extension=extension, repeats=repeats))
 
-    first = 0 if any(name(item, 0) in files for item in dataset.items) else 1
+    first = 0 if any(file(item, 0) for item in dataset.items) else 1
     found: dict[str, tuple[Path, ...]] = {}
     for item in dataset.items:
         paths: list[Path] = []
-        while path := files.get(name(item, first + len(paths))):
+        while path := file(item, first + len(paths)):
             paths.append(path)
         found[item.id] = tuple(paths)
-    return _Match(pattern, first, found)
+    return _Match(above + pattern, first, found)

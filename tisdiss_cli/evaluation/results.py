@@ -9,8 +9,11 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO, cast
+
+import numpy as np
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import appending, fingerprint, replacing
@@ -132,11 +135,11 @@ def _text(row: Row) -> dict[str, Any]:
 
 
 def _parse(values: dict[str, str]) -> Row:
+    """Reads a line; TypeError or ValueError if it is not whole."""
     numbers = {name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")}
-    if any(numbers[name] is None for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")) or not values["key"]:
-        raise ValueError("a cell is empty")
-    if not all(value is None or math.isfinite(value) for value in numbers.values()):
-        raise ValueError("a cell is no number")
+    needed = [numbers[name] for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")]
+    if None in needed or not values["key"] or not all(math.isfinite(value or 0.0) for value in numbers.values()):
+        raise ValueError("a cell is empty, or no number")
     repeats = int(values["repeats"]) if values["repeats"] else None
     cells: dict[str, Any] = {**values, **numbers, "repeats": repeats}
     return Row(**cells)
@@ -185,26 +188,16 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None
 
 
+@cache
 def student_t(freedom: int, probability: float = 0.95) -> float:
     """Returns the t that |T| stays below with that probability, for that many degrees of freedom.
 
-    Bisects the closed form of Abramowitz and Stegun 26.7.3 and 26.7.4 over the angle atan(t / √freedom).
+    T is √freedom times the tangent of an angle whose density goes with cos^(freedom - 1), which is summed up here.
     """
-
-    def inside(angle: float) -> float:
-        sine, cosine = math.sin(angle), math.cos(angle)
-        odd = freedom % 2
-        term = total = (cosine if freedom > 1 else 0.0) if odd else 1.0
-        for k in range(2 + odd, freedom - 1, 2):
-            term *= (k - 1) / k * cosine**2
-            total += term
-        return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < probability else (low, middle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+    ends = np.linspace(0, np.pi / 2, 1_000_001)
+    inside = np.cumsum(np.cos((ends[1:] + ends[:-1]) / 2) ** (freedom - 1))
+    angle = np.interp(probability * inside[-1], inside, ends[1:])
+    return math.sqrt(freedom) * math.tan(angle)
 
 
 def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
