@@ -83,19 +83,19 @@ def find_dataset(
         raise UserError(f"{root} is not a folder: pass one that holds mixtures and references (mix, s1, s2)")
     if mixture is not None and not mixture.strip():
         raise UserError("--mixture names no folder: leave it out, or name the one of the mixtures")
-    if references is not None and (len(references) < 2 or not all(name.strip() for name in references)):
-        named = len([name for name in references if name.strip()])
-        raise UserError(f"--references names {named} folder: name one for each speaker, as in s1,s2")
-    if references is not None and len(set(references)) < len(references):
-        raise UserError(f"--references {','.join(references)}: name each folder once")
+    if references is not None and not (all(map(str.strip, references)) and len(set(references)) == len(references) > 1):
+        raise UserError(f"--references {','.join(references)}: name a folder for each speaker, each once, as in s1,s2")
     splits = _splits(root, mixture, references=references, depth=_DEPTH)
     if not splits:
         wanted = [*([mixture] if mixture else []), *(references or [])]
-        known = "; ".join(f"{layout.name}: {layout.mixtures[0]}, {_pair(layout)}" for layout in reversed(LAYOUTS))
         if wanted:
             raise UserError(
                 f"{root} has no folder that holds {', '.join(wanted)} with its counterparts: check the names"
             )
+        known = "; ".join(
+            f"{one.name}: {one.mixtures[0]}, {one.references.format(1)}, {one.references.format(2)}"
+            for one in reversed(LAYOUTS)
+        )
         raise UserError(
             f"{root} has none of the known layouts ({known}): name the folders with --mixture and --references"
         )
@@ -118,10 +118,6 @@ def _example(folder: Path) -> str:
     """Returns the name of one of its sound files, below it."""
     path = next(iter(find(folder)), None)
     return str(path.relative_to(folder)) if path else "none"
-
-
-def _pair(layout: Layout) -> str:
-    return ", ".join(layout.references.format(speaker) for speaker in (1, 2))
 
 
 def _splits(

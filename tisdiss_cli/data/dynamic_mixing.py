@@ -1,7 +1,6 @@
 """Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -102,10 +101,6 @@ class DynamicMixing(OnDevice):
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
     silent_share: float = 0.0  # share of the mixtures in which the last source is silence
     filter_db: float = 0.0  # gains of the filters of each voice are uniform in +-this; 0: none
-
-    def retuned(self, **values: Any) -> "DynamicMixing":
-        """Returns the same with other levels, shares or filters."""
-        return replace(self, **values)
 
     @property
     def checksum(self) -> str:

@@ -8,19 +8,19 @@ a shorter one. Source: Hershey et al. 2016 (WSJ0-2mix), Wichern et al. 2019 (WHA
 import csv
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import input_rate, read
+from tisdiss_cli.audio.read import read
 from tisdiss_cli.audio.write import as_sndfile
-from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
-from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, read_clips
+from tisdiss_cli.data.augment import direct_first, find_rooms, reverberate, sound_files
+from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, commonest, count_rates, read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
 from tisdiss_cli.data.datasets import METADATA
 from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
@@ -44,53 +44,40 @@ class Ingredients:
     noise_db: float  # of the loudest speaker over the noise
 
 
+@dataclass(kw_only=True)
 class MixtureSet:
     """What mixtures are drawn from, and how.
-
-    Args:
-        root: a folder for each speaker.
-        speakers: of a mixture.
-        level_db: relative levels are uniform in +-this.
-        exclude: pairs of patterns of speakers that are never mixed.
-        rirs: impulse responses, a folder for each room.
-        noise: a folder of noise.
-        noise_db: of the loudest speaker over the noise, uniform.
-        seed: of all that is drawn.
 
     Raises:
         UserError: fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers that
             are too long for a mixture's.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        speakers: int = 2,
-        level_db: float = 5.0,
-        exclude: Sequence[tuple[str, str]] = (),
-        rirs: Path | None = None,
-        noise: Path | None = None,
-        noise_db: tuple[float, float] = (-6.0, 3.0),
-        seed: int = 0,
-    ) -> None:
-        self.root, self.rirs, self.noise = root, rirs, noise
-        self.speakers, self.level_db, self.noise_db, self.seed = speakers, level_db, noise_db, seed
-        self.folders = find_speakers(root, speakers)  # utterances by speaker
+    root: Path  # a folder for each speaker
+    speakers: int  # of a mixture
+    level_db: float  # relative levels are uniform in +-this
+    exclude: Sequence[tuple[str, str]]  # pairs of patterns of speakers that are never mixed
+    rirs: Path | None  # impulse responses, a folder for each room
+    noise: Path | None  # a folder of noise
+    noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform
+    seed: int  # of all that is drawn
+
+    def __post_init__(self) -> None:
+        self.folders = find_speakers(self.root, self.speakers)  # utterances by speaker
         self.speech = [path for paths in self.folders.values() for path in paths]
-        self.compatible = compatibility(list(self.folders), exclude, speakers)
-        self.rooms = find_rooms(rirs, speakers) if rirs else []
-        self.noises = find_noises(noise) if noise else []
-        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-speakers:]
-        if len(os.fsencode(_name(1, longest, [-60.0] * speakers))) > _LONGEST:
-            raise UserError(f"{root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
+        self.compatible = compatibility(list(self.folders), self.exclude, self.speakers)
+        self.rooms = find_rooms(self.rirs, self.speakers) if self.rirs else []
+        self.noises = sound_files(self.noise, "noise") if self.noise else []
+        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-self.speakers :]
+        if len(os.fsencode(_name(1, longest, [-60.0] * self.speakers))) > _LONGEST:
+            raise UserError(f"{self.root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
 
     def sample_rate(self) -> int:
         """Returns the commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can."""
-        rates, bad = _open(self.speech)
-        if not rates:
+        rates, bad = count_rates(self.speech)
+        if not (rate := commonest(rates)):
             raise BadFiles(bad)
-        return max(sorted(rates), key=lambda rate: rates[rate])
+        return rate
 
     def plan(self, index: int, attempt: int = 0) -> Ingredients:
         """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
@@ -126,15 +113,12 @@ class MixtureSet:
         responses = sorted({path for plan in plans for path in plan.responses})
         noises = sorted({plan.noise for plan in plans if plan.noise})
         complaints = Complaints()
-        with complaints.collected():
-            for path, clip in zip(spoken, read_clips(self.root, spoken, sample_rate), strict=True):
-                if clip.shape[0] < FRAME:
-                    complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
-        complaints.sentences += _open(sorted(set(self.speech) - set(spoken)))[1]
-        for what, paths in (("impulse responses", responses), ("noise", noises)):
+        for what, paths in ((self.root, spoken), ("impulse responses", responses), ("noise", noises)):
             with complaints.collected():
-                for _ in read_clips(what, paths, sample_rate):
-                    pass
+                for path, clip in zip(paths, read_clips(what, paths, sample_rate), strict=True):
+                    if paths is spoken and clip.shape[0] < FRAME:
+                        complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
+        complaints.sentences += count_rates(sorted(set(self.speech) - set(spoken)))[1]
         complaints.check()
 
     def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Ingredients, dict[str, Tensor]]]:
@@ -155,17 +139,6 @@ class MixtureSet:
                     f"{names} at last: take out those that are too short or begin with too long a silence"
                 )
             yield plan, files
-
-
-def _open(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
-    """Returns how many files have each rate, in Hz, and why others cannot be opened."""
-    rates, bad = Counter[int](), list[str]()
-    for path in paths:
-        try:
-            rates[input_rate(path)] += 1
-        except UserError as error:
-            bad.append(str(error))
-    return rates, bad
 
 
 def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
@@ -260,15 +233,22 @@ def _name(number: int, speakers: Sequence[str], levels: Sequence[float]) -> str:
 
 def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
     """Returns what a mixture is made of, by column; paths are relative to the folders that were given."""
+
+    def below(path: Path | None, root: Path | None) -> str:
+        return path.relative_to(root).as_posix() if path and root else ""
+
     row: dict[str, object] = {}
-    for number, (speaker, utterance, level) in enumerate(zip(plan.speakers, plan.utterances, plan.levels, strict=True)):
-        row[f"speaker_{number + 1}"] = speaker
-        row[f"utterance_{number + 1}"] = utterance.relative_to(mixtures.root).as_posix()
-        row[f"level_{number + 1}"] = f"{level:.3f}"
-        response = plan.responses[number].relative_to(mixtures.rirs).as_posix() if mixtures.rirs else ""
-        row[f"rir_{number + 1}"] = response
-    noise = plan.noise.relative_to(mixtures.noise).as_posix() if mixtures.noise and plan.noise else ""
-    return {**row, "noise": noise, "noise_level": f"{plan.noise_db:.3f}" if noise else ""}
+    columns = zip_longest(plan.speakers, plan.utterances, plan.levels, plan.responses)
+    for number, (speaker, utterance, level, response) in enumerate(columns, 1):
+        row[f"speaker_{number}"] = speaker
+        row[f"utterance_{number}"] = below(utterance, mixtures.root)
+        row[f"level_{number}"] = f"{level:.3f}"
+        row[f"rir_{number}"] = below(response, mixtures.rirs)
+    return {
+        **row,
+        "noise": below(plan.noise, mixtures.noise),
+        "noise_level": f"{plan.noise_db:.3f}" if plan.noise else "",
+    }
 
 
 def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:

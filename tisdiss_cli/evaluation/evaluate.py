@@ -29,7 +29,7 @@ from tisdiss_cli.separation.separator import Separator
 log = logging.getLogger("tisdiss")
 
 
-# Repeats of the Reconstructor, voices (S, L) on the CPU, seconds of the network; of estimates made elsewhere no numbers.
+# Repeats, voices (S, L) on the CPU, seconds of the network; of estimates made elsewhere the voices alone.
 Made = tuple[int | None, Tensor, float | None]
 
 
@@ -147,7 +147,7 @@ def _plan(
     estimates: Path | None,
     pattern: str | None,
 ) -> tuple[dict[str, Any], list[Any], dict[str, tuple[Path, ...]]]:
-    """Returns all that the scores depend on, the repeats to score (of files: None), and each item's estimates if made elsewhere."""
+    """Returns all that the scores depend on, the repeats to score, and each item's estimates made elsewhere."""
     settings: dict[str, Any] = {
         "data": str(dataset.root),
         "layout": dataset.layout,

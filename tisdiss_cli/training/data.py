@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -77,13 +77,15 @@ def load_data(
         with complaints.collected():
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
         complaints.check()
-        data = DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high)).retuned(**tuning(recipe))
+        data = tuned(DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high)), recipe)
         minutes = int(corpus.clips.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
     log.info(f"{root}: {words}")
     return data
 
 
-def tuning(recipe: Recipe) -> dict[str, float]:
-    """Returns the values of TUNING, as `retuned` takes them."""
-    return {name: getattr(recipe, name) for name in TUNING}
+def tuned(data: Data, recipe: Recipe) -> Data:
+    """Returns the same with the recipe's values of TUNING; what is fixed has its levels, turns and sound."""
+    if isinstance(data, FixedMixtures):
+        return data
+    return replace(data, **{name: getattr(recipe, name) for name in TUNING})

@@ -16,7 +16,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.checkpoint import CHECKPOINT, State, save_checkpoint
 from tisdiss_cli.training.curve import plot_curve
-from tisdiss_cli.training.data import tuning
+from tisdiss_cli.training.data import tuned
 from tisdiss_cli.training.export import WEIGHTS, Best, export
 from tisdiss_cli.training.fabric import Fabric, agree
 from tisdiss_cli.training.learner import Learner
@@ -69,7 +69,7 @@ class Training:
         if stored:
             self.state.unpack(stored)
         with memory_guard("all that is drawn from"):
-            self.data = material.data.to(fabric.device).retuned(**tuning(schedule.recipe))
+            self.data = tuned(material.data.to(fabric.device), schedule.recipe)
         self.before = material.origin["before"]  # what is behind the weights that the run began with
         self.latest: Validation | None = None  # of this part of the run
         self.saved_step = self.state.step  # of the last checkpoint
@@ -99,7 +99,7 @@ class Training:
         words = state.schedule.advance(state.step, state.clock.elapsed)
         if not words:
             return
-        self.data = self.data.retuned(**tuning(self.recipe))
+        self.data = tuned(self.data, self.recipe)
         if self.recipe.repeat_range[1] != repeats:
             state.best = Best(self.recipe.average_best)  # the loss of other exits is no measure for these
         if self.log:
