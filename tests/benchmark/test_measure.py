@@ -14,8 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.cli import ROOT, tisdiss
 from tisdiss_cli.benchmark.grid import Findings
-from tisdiss_cli.benchmark.measure import Measurement, count_macs, measure, time_runs
-from tisdiss_cli.benchmark.memory import peak_memory
+from tisdiss_cli.benchmark.measure import Measurement, count_macs, measure, peak_memory, time_runs
 from tisdiss_cli.benchmark.plots import check_plot, cost_figure, draw, draw_cost, draw_text
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.results import Curve, Point

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import replacing
+from tisdiss_cli.libraries import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,10 +19,7 @@ def check_plot(path: Path) -> None:
     """UserError unless the file's format is known and matplotlib is there."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {path}: end the name in .png or .svg")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("--plot needs the package matplotlib: pip install 'tisdiss[plot]'") from None
+    require("matplotlib", "--plot needs", "plot")
 
 
 def draw(curves: "list[Curve]", path: Path, title: str) -> None:
@@ -76,12 +74,9 @@ def cost_figure(measurements: "Sequence[Measurement]", title: str) -> "Figure":
 
 
 def _figure(width: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, 4.5), layout="constrained")
 
 
 def _save(figure: "Figure", path: Path) -> None:

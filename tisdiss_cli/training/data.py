@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms
@@ -28,6 +29,10 @@ class Example:
 
     mixture: Tensor  # (L,)
     references: Tensor  # (S, L)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns them as a batch of one there."""
+        return self.mixture.to(device)[None], self.references.to(device)[None]
 
 
 def load_examples(root: Path, sample_rate: int, *, speakers: int, count: int = 0) -> list[Example]:

@@ -44,21 +44,16 @@ class Losses:
         return loss, norm
 
 
-def columns(repeats: int) -> list[str]:
-    """Returns the header for validations at up to `repeats` repeats; si_snri_0 is the Splitter's output."""
-    return [
-        *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "change"],
-        *["ema_decay", "valid_loss"],
-        *(f"si_snri_{repeat}" for repeat in range(repeats + 1)),
-    ]
-
-
 class Log:
     """Appends rows to `path`; a resumed run first drops the rows after its checkpoint."""
 
     def __init__(self, path: Path, repeats: int, step: int) -> None:
-        self.path, self.header = path, columns(repeats)
-        rows = [row for row in read_log(path) if int(row["step"]) <= step] if step else []
+        """Takes the most repeats of a validation, of which si_snri_0 is the Splitter's, and the step to go on from."""
+        self.path, rows = path, [row for row in read_log(path) if int(row["step"]) <= step] if step else []
+        self.header = [
+            *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "change"],
+            *["ema_decay", "valid_loss", *(f"si_snri_{repeat}" for repeat in range(repeats + 1))],
+        ]
         self.changes = {(int(row["step"]), row["change"]) for row in rows if row.get("change")}
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.header)

@@ -173,16 +173,12 @@ class Recipe:
     @property
     def config(self) -> Config:
         """The network; its trained repeats are the largest of a step."""
-        config = Config.from_dict(self.network)
-        return Config.from_dict({**self.network, "reconstructor_repeats": self._range(config)[1]})
+        return Config.from_dict({**self.network, "reconstructor_repeats": self.repeat_range[1]})
 
     @property
     def repeat_range(self) -> tuple[int, int]:
         """The fewest and the most Reconstructor repeats of a step."""
-        return self._range(Config.from_dict(self.network))
-
-    def _range(self, config: Config) -> tuple[int, int]:
-        low, _, high = (self.repeats or str(config.reconstructor_repeats)).partition("-")
+        low, _, high = (self.repeats or str(Config.from_dict(self.network).reconstructor_repeats)).partition("-")
         try:
             low_high = int(low), int(high or low)
         except ValueError:

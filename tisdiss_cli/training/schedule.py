@@ -28,11 +28,6 @@ class Plateau:
             self.factor /= 2
 
 
-def warm_up(step: int, steps: int) -> float:
-    """Rises linearly from above 0 at step 0 to 1 at `steps` (the paper: 2000)."""
-    return min(1.0, (step + 1) / max(steps, 1))
-
-
 def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.0) -> float:
     """Rises linearly over the first share of the budget, stays 1, falls linearly to exactly 0 in the last share.
 
@@ -127,7 +122,7 @@ class Schedule:
         recipe = self.recipe
         if self.budgeted:
             return budget_factor(progress, recipe.warm_up_share, recipe.decay_share)
-        warm = warm_up(step, recipe.warm_up_steps)
+        warm = min(1.0, (step + 1) / max(recipe.warm_up_steps, 1))  # linearly, from above 0 (the paper: 2000 steps)
         return warm * (1 - progress) if recipe.open_ended else warm * self.plateau.factor
 
     def ends_epoch(self, step: int, progress: float, epochs: int) -> bool:

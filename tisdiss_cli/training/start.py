@@ -58,8 +58,6 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
     Raises:
         UserError: OUT holds a run, the recipe or the weights are bad, or the two do not fit.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"OUT {out} is a file: name a folder")
     if (out / CHECKPOINT).exists():
         raise UserError(f"{out} holds a run already: go on with --resume, or name another OUT")
     if "cooldown" in options:
