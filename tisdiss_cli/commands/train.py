@@ -96,7 +96,7 @@ def train(
     from tisdiss_cli.training.export import WEIGHTS
     from tisdiss_cli.training.fabric import launch
     from tisdiss_cli.training.loop import Training
-    from tisdiss_cli.training.start import gather, make_folder, start_again, start_new
+    from tisdiss_cli.training.start import gather, start_again, start_new
 
     chosen = choose_device(device)
     options = recipe_options(context.params)
@@ -104,7 +104,10 @@ def train(
     computed, _ = choose_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
-    make_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
     say_what_is_missing(start.recipe, bool(material.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
     torch.manual_seed(start.recipe.seed)

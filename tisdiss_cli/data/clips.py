@@ -163,11 +163,6 @@ class Clips(OnDevice):
 
         Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most active; of
         several signals the least active decides. A clip shorter than the segment lies at a random place in it.
-
-        Args:
-            clip: indices.
-            samples: of a segment.
-            random: on the clips' device.
         """
         start, length = self.starts[clip], self.lengths[clip]
         slack = (length - samples)[..., None]

@@ -87,14 +87,9 @@ def load_corpus(
     speakers: int = 2,
     exclude: Sequence[tuple[str, str]] = (),
 ) -> Corpus:
-    """Reads `root`/<speaker>/**/<any sound file>, resampled to `sample_rate`, on the CPU.
+    """Reads `root`/<speaker>/**/<any sound file>, at `sample_rate` and a copy at each speed, on the CPU.
 
-    Args:
-        root: one folder for each speaker.
-        sample_rate: of the network, Hz.
-        speeds: factors of the speed perturbation; a copy is kept at each.
-        speakers: of a mixture.
-        exclude: pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed.
+    `exclude` has pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed.
 
     Raises:
         UserError: no folder, too few speakers, silent or unreadable files, a speaker without partners.

@@ -185,18 +185,10 @@ def check_place(out: Path, sources: dict[str, Path | None]) -> None:
 def write_set(
     mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, advance: Callable[[], object]
 ) -> None:
-    """Writes `count` mixtures and `mixtures.csv`, what each is made of; `out` is whole or not there.
+    """Writes `count` mixtures, 16 bit, and `mixtures.csv`, what each is made of; `out` is whole or not there.
 
-    Args:
-        mixtures: what they are drawn from.
-        out: a new folder, or an empty one.
-        count: of mixtures.
-        sample_rate: theirs, Hz.
-        format: "wav" or "flac", 16 bit.
-        advance: is called after every mixture.
-
-    Raises:
-        UserError: `out` cannot be written, or as `MixtureSet.draw`.
+    `format` is "wav" or "flac"; `advance` is called after every mixture. UserError if `out`, a new or an empty folder,
+    cannot be written, or as `MixtureSet.draw`.
     """
     out = out.resolve()  # what a link points to
     part = out.with_name(f".{out.name}.part")

@@ -9,15 +9,17 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import appending, fingerprint, replacing
 
+# Names that are not UTF-8 have surrogates for their bytes, which become those bytes again.
+_open = partial(open, newline="", encoding="utf-8", errors="surrogateescape")
 WITHIN = 0.1  # dB; a setting this close to the best is as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
 
@@ -41,6 +43,9 @@ class Row:
     key: str  # of the settings and files that the row follows from
 
 
+_COLUMNS = [field.name for field in fields(Row)]
+
+
 def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
     """Returns 16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
     known = [settings, *(fingerprint(path) for path in files)]
@@ -57,13 +62,12 @@ class Sheet:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
-        names = [field.name for field in fields(Row)]
         with self._sentence("read"):
             if not path.exists() or path.stat().st_size == 0:
                 return
-            with self._open("r") as file:
+            with _open(path) as file:
                 reader = csv.DictReader(file)
-                if reader.fieldnames != names:
+                if reader.fieldnames != _COLUMNS:
                     raise UserError(f"--csv {path} exists and holds no scores of this program: name another file")
                 for values in reader:
                     try:
@@ -76,8 +80,8 @@ class Sheet:
         kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
         dropped = len(self.rows) - len(kept)
         self.rows = list(kept.values())
-        with self._sentence("written"), replacing(self.path) as part, self._open("w", part) as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        with self._sentence("written"), replacing(self.path) as part, _open(part, "w") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(map(_text, self.rows))
         return dropped
@@ -86,11 +90,7 @@ class Sheet:
         """Adds the rows of one file."""
         self.rows += rows
         with self._sentence("written"), appending(self.path) as file:
-            csv.DictWriter(file, [field.name for field in fields(Row)]).writerows(map(_text, rows))
-
-    def _open(self, mode: str, path: Path | None = None) -> TextIO:
-        # A name that is not UTF-8 has surrogates for its bytes, which become those bytes again.
-        return cast(TextIO, (path or self.path).open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
+            csv.DictWriter(file, _COLUMNS).writerows(map(_text, rows))
 
     @contextmanager
     def _sentence(self, done: str) -> Iterator[None]:
@@ -109,10 +109,7 @@ def part_of(path: Path, name: str) -> Path:
 def merge_sheets(path: Path) -> tuple[list[Row], int]:
     """Writes the rows of all of a sheet's parts, and its own, to it; returns them and the number of shares.
 
-    Of an id that several have, the rows of the newest file count.
-
-    Raises:
-        UserError: there are no parts, or one is no sheet of scores.
+    Of an id that several have, the rows of the newest file count. UserError if there are no parts, or one is no sheet.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+)-of-(\d+){re.escape(path.suffix)}")
     parts = {part: int(found[2]) for part in path.parent.iterdir() if (found := pattern.fullmatch(part.name))}
@@ -128,10 +125,8 @@ def merge_sheets(path: Path) -> tuple[list[Row], int]:
 
 
 def _text(row: Row) -> dict[str, Any]:
-    return {
-        name: round(value, 6) if isinstance(value, float) else value  # None becomes an empty cell
-        for name, value in asdict(row).items()
-    }
+    """Returns its cells; None becomes an empty one."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(row).items()}
 
 
 def _parse(values: dict[str, str]) -> Row:
@@ -145,8 +140,7 @@ def _parse(values: dict[str, str]) -> Row:
     return Row(**cells)
 
 
-@dataclass(frozen=True)
-class Mean:
+class Mean(NamedTuple):
     """A mean over files."""
 
     mean: float
@@ -164,7 +158,7 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it for JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
-        means = {metric: asdict(mean) for metric, mean in self.means.items()}
+        means = {metric: mean._asdict() for metric, mean in self.means.items()}
         return {"repeats": self.repeats, **means, "files": self.files, "rtf": self.rtf}
 
 
@@ -174,7 +168,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     for repeats in sorted({row.repeats for row in rows}, key=lambda value: value or 0):
         group = [row for row in rows if row.repeats == repeats]
         values = {metric: [v for row in group if (v := getattr(row, metric)) is not None] for metric in METRICS}
-        means = {metric: Mean(*mean_interval(found)) for metric, found in values.items() if found}
+        means = {metric: mean_interval(found) for metric, found in values.items() if found}
         timed = [row for row in group if row.network_seconds is not None]
         seconds = sum(row.seconds for row in timed)
         rtf = sum(row.network_seconds or 0.0 for row in timed) / seconds if seconds else None
@@ -182,10 +176,10 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     return results
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean and the half width of its 95 % confidence interval; None for fewer than two values."""
+def mean_interval(values: Sequence[float]) -> Mean:
+    """Returns the mean of at least one value, and its interval."""
     n, mean = len(values), statistics.fmean(values)
-    return mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None
+    return Mean(mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None)
 
 
 @cache

@@ -22,17 +22,10 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> None:
-    """Writes the page whole or not at all.
+    """Writes the page whole or not at all; UserError if it cannot be.
 
-    Args:
-        path: of the page.
-        template: its name below assets/.
-        scripts: their names there, in the order in which they run.
-        data: what the scripts read, in JSON's types.
-        values: what the template shows.
-
-    Raises:
-        UserError: the file cannot be written.
+    `template` and `scripts`, in the order in which they run, are names below assets/; the scripts read `data`, in
+    JSON's types, and the template shows `values`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup

@@ -49,14 +49,8 @@ def load_data(
 ) -> Data:
     """Reads all that mixtures are drawn from into memory, on the CPU; the log says how much it is.
 
-    Args:
-        root: a set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or a folder of clean speech for each speaker.
-        recipe: of the run.
-        mixture: folder of fixed mixtures, as `find_dataset` has it.
-        references: folders of their references, likewise.
-
-    Raises:
-        UserError: in one sentence, whatever is wrong with a folder or with files.
+    `root` is a set of mixtures, or a folder of clean speech for each speaker. UserError says in one sentence whatever
+    is wrong with a folder or with files.
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):

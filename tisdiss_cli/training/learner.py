@@ -52,13 +52,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """Takes one step on `recipe.accumulate` batches, one after the other; nothing waits for the device.
 
-        Args:
-            mixture: (B, L), of all batches.
-            references: (B, S, L), likewise.
-            repeats: of the Reconstructor.
-            recipe: of this step.
-            factor: share of the recipe's learning rates, 0 to 1.
-            step: how many steps were taken before.
+        `step` others were taken before; `factor` is the share of the recipe's learning rates, 0 to 1.
 
         Returns:
             The loss, negative dB, and the length of the gradient before it is clipped.

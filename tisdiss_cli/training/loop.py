@@ -17,12 +17,11 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.training.checkpoint import CHECKPOINT, State, save_checkpoint
-from tisdiss_cli.training.curve import plot_curve
 from tisdiss_cli.training.data import tuned
 from tisdiss_cli.training.export import WEIGHTS, Best, output_gain, scale_outputs
 from tisdiss_cli.training.fabric import Fabric, agree
 from tisdiss_cli.training.learner import Learner
-from tisdiss_cli.training.log import LOG, Log, Losses
+from tisdiss_cli.training.log import LOG, Log, Losses, plot_curve
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import Clock, Schedule
 from tisdiss_cli.training.start import Material
@@ -54,16 +53,10 @@ class Training:
         started: float,
         stored: dict[str, Any] | None = None,
     ) -> None:
-        """Puts everything on the device, in the state that a checkpoint has.
+        """Puts everything on the launched fabric's device, in the state of a `stored` checkpoint if there is one.
 
-        Args:
-            fabric: launched.
-            recipe: of the run, with all its changes.
-            network: to train, on the CPU.
-            material: to draw from and to validate on; without examples the latest weights count as the best.
-            out: folder of the run, which is there.
-            started: `time.monotonic()` when the time budget began to run.
-            stored: a checkpoint, to continue from.
+        The recipe has all the run's changes; its folder `out` is there; its time runs since `started`, by
+        `time.monotonic()`. Without examples to validate on the latest weights count as the best.
         """
         self.fabric, self.material, self.out = fabric, material, out
         schedule, best = Schedule(recipe), Best(recipe.average_best)
@@ -124,8 +117,7 @@ class Training:
     def train_step(self, factor: float) -> None:
         """Draws, runs and learns from one batch, at a share of the learning rates; nothing waits for the device.
 
-        Raises:
-            UserError: the memory of the device does not suffice.
+        UserError where the memory of the device does not suffice.
         """
         recipe, state = self.recipe, self.state
         random = self.random(self.fabric.device, self.fabric.global_rank)
@@ -224,13 +216,8 @@ class Training:
     def run(self, bar: "tqdm") -> signal.Signals | None:
         """Takes steps, with their rows, epochs and checkpoints, to the end of the schedule.
 
-        SIGINT or SIGTERM saves first, and is returned.
-
-        Args:
-            bar: of a total of 100, is brought to the spent share with every row of the log.
-
-        Raises:
-            UserError: a loss or gradient is not finite, or the checkpoint cannot be written.
+        SIGINT or SIGTERM saves first, and is returned. The bar, of a total of 100, is brought to the spent share with
+        every row of the log. UserError if a loss or gradient is not finite, or the checkpoint cannot be written.
         """
         state, schedule, clock, examples = self.state, self.state.schedule, self.state.clock, self.material.examples
         if examples:  # so that nothing goes wrong later, and the time it takes is known
