@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.data.clips import Clips, OnDevice, read_clips
-from tisdiss_cli.data.datasets import is_set
+from tisdiss_cli.data.datasets import is_set, subfolders
 from tisdiss_cli.errors import UserError, listed
 from tisdiss_cli.libraries import load_torchaudio
 
@@ -70,13 +70,11 @@ def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
             known[folder] = above or (folder if is_set(folder) else None)
         return known[folder]
 
-    try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{root} cannot be listed ({error.strerror}): make it readable, or pass another") from None
-    files = {folder.name: [path for path in find(folder) if not outermost_set(path.parent)] for folder in folders}
-    sets = sorted({found for found in known.values() if found})
-    return {name: found for name, found in files.items() if found}, sets
+    files = {}
+    for folder in subfolders(root):
+        if found := [path for path in find(folder) if not outermost_set(path.parent)]:
+            files[folder.name] = found
+    return files, sorted({found for found in known.values() if found})
 
 
 def load_corpus(

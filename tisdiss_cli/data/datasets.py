@@ -129,11 +129,16 @@ def _splits(
         return [(folder, *found)]
     if depth == 0:
         return []
+    below = subfolders(folder)
+    return [split for path in below for split in _splits(path, mixture, references=references, depth=depth - 1)]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Lists the folders in a folder, without hidden ones, sorted."""
     try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or pass another") from None
-    return [split for path in below for split in _splits(path, mixture, references=references, depth=depth - 1)]
 
 
 def _split(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tisdiss_cli.data.clips import Clips, Complaints, OnDevice, read_clips
 from tisdiss_cli.data.corpus import speech_files
-from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
+from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset, subfolders
 from tisdiss_cli.errors import UserError, listed
 
 
@@ -42,7 +42,7 @@ def looks_fixed(root: Path) -> bool:
         return False
     names = {name for layout in LAYOUTS for name in layout.mixtures}
     speakers = {layout.references.format(number) for layout in LAYOUTS for number in range(1, 10)}
-    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    folders = {path.name for path in subfolders(root)}
     if folders & names or (folders and folders <= speakers):
         return True
     speech, sets = speech_files(root)

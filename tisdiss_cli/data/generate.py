@@ -157,19 +157,14 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     if plan.responses:
         responses = [direct_first(read(path, sample_rate)) for path in plan.responses]
         parts["reverb"] = torch.stack([reverberate(x, h) for x, h in zip(dry, responses, strict=True)])
-    noise = None
     if plan.noise:
         noise = read(plan.noise, sample_rate)
         begin = int(plan.noise_start * noise.shape[0])
         noise = noise[(begin + torch.arange(length)) % noise.shape[0]]
         loudest = active_level(dry).max()
-        noise = noise / noise.square().mean().sqrt().clamp(min=1e-6) * loudest * 10 ** (-plan.noise_db / 20)
-    peak = max(float(signal.abs().max()) for signal in _folders(parts, noise).values())
-
-    def quantised(x: Tensor) -> Tensor:
-        return (x * (PEAK / peak * 32767)).round().int()
-
-    whole = _folders({name: quantised(x) for name, x in parts.items()}, None if noise is None else quantised(noise))
+        parts["noise"] = noise / noise.square().mean().sqrt().clamp(min=1e-6) * loudest * 10 ** (-plan.noise_db / 20)
+    scale = PEAK / max(float(signal.abs().max()) for signal in _folders(parts).values()) * 32767
+    whole = _folders({name: (signal * scale).round().int() for name, signal in parts.items()})
     return {name: signal.to(torch.int16) for name, signal in whole.items()}
 
 
@@ -243,17 +238,21 @@ def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
     }
 
 
-def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:
-    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms; sums of what is given."""
-    folders: dict[str, Tensor] = {}
+def _folders(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms, by folder.
+
+    Args:
+        parts: "noise" (L,) if there is some, and sources (S, L) by what they are heard in; mixtures are their sums.
+    """
+    noise = parts.get("noise")
+    folders: dict[str, Tensor] = {} if noise is None else {"noise": noise}
     for room, sources in parts.items():
-        end = f"_{room}" if room else ""
-        clean = sources.sum(dim=0, dtype=sources.dtype)
-        folders["mix_clean" + end if end or noise is not None else "mix"] = clean
-        folders |= {f"s{number}{end}": source for number, source in enumerate(sources, 1)}
-        if noise is not None:
-            folders[f"mix_both{end}"] = clean + noise
-            folders[f"mix_single{end}"] = sources[0] + noise
-    if noise is not None:
-        folders["noise"] = noise
+        if room != "noise":
+            end = f"_{room}" if room else ""
+            clean = sources.sum(dim=0, dtype=sources.dtype)
+            folders["mix_clean" + end if end or noise is not None else "mix"] = clean
+            folders |= {f"s{number}{end}": source for number, source in enumerate(sources, 1)}
+            if noise is not None:
+                folders[f"mix_both{end}"] = clean + noise
+                folders[f"mix_single{end}"] = sources[0] + noise
     return folders

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,19 +145,12 @@ class Training:
     def validations(self) -> list[Validation]:
         """Validates every moving average, on the first rank for all; returns nothing without examples."""
         results: list[Validation] = []
-        if self.material.examples and self.fabric.is_global_zero:
+        recipe, examples, device = self.recipe, self.material.examples, self.fabric.device
+        if examples and self.fabric.is_global_zero:
+            validated = partial(validate, measure=recipe.loss, splitter_weight=recipe.splitter_weight, device=device)
             with memory_guard("the validation"), self.fabric.autocast():
-                results = [
-                    validate(
-                        network,
-                        self.material.examples,
-                        repeats=self.recipe.repeat_range[1],
-                        device=self.fabric.device,
-                        measure=self.recipe.loss,
-                        splitter_weight=self.recipe.splitter_weight,
-                    )
-                    for network in self.state.learner.averages
-                ]
+                averages, repeats = self.state.learner.averages, recipe.repeat_range[1]
+                results = [validated(network, examples, repeats=repeats) for network in averages]
         return self.fabric.broadcast(results)
 
     def end_epoch(self) -> None:
