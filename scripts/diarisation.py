@@ -13,7 +13,7 @@ Segments = Sequence[Sequence[tuple[float, float]]]  # of each voice: (begin, end
 
 
 def as_frames(segments: Segments, seconds: float) -> Tensor:
-    """(S, F) bool: who speaks in each hundredth of a second."""
+    """Returns who speaks in each hundredth of a second, (S, F) bool."""
     found = torch.zeros(len(segments), round(seconds / STEP), dtype=torch.bool)
     for row, voice in zip(found, segments, strict=True):
         for begin, end in voice:
@@ -22,7 +22,7 @@ def as_frames(segments: Segments, seconds: float) -> Tensor:
 
 
 def frame_f1(found: Tensor, true: Tensor) -> float:
-    """Of (S, F) against (S, F), whose rows belong together; 1 where both say that nobody speaks."""
+    """Returns F1 of (S, F) against (S, F), whose rows belong together; 1 where both say that nobody speaks."""
     both, either = int((found & true).sum()), int(found.sum()) + int(true.sum())
     return 2 * both / either if either else 1.0
 

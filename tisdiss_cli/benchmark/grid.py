@@ -24,7 +24,7 @@ class Fit:
 
 @dataclass
 class Findings:
-    """What every setting takes and, where a set was scored, what it gives."""
+    """The cost of every setting and, where a set was scored, its quality."""
 
     ceilings: dict[str, float | None] = field(default_factory=dict)  # by precision, from `matmul_ceiling`
     measurements: list[Measurement] = field(default_factory=list)

@@ -152,7 +152,7 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
 
     As torch's flop counter has them: matrix products, convolutions and attention, no Fourier transforms.
     """
-    mixture = torch.randn(1, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
+    mixture = seeded_mixture(separator, 1, samples / separator.sample_rate)
     found: dict[int, int] = {}
     decoding = 0
     # Nothing compiled: the counter sees into no kernel that the compiler made.
@@ -191,11 +191,9 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Returns what the numbers were measured on."""
     name = platform.processor() or platform.machine()
-    try:
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
     machine = {
         "device": str(device),
         "cpu": name,

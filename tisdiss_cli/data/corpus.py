@@ -48,8 +48,8 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
     if is_set(root):
         raise UserError(f"{root} is a set of mixtures: pass a folder that holds clean speech for each speaker")
     folders, sets = speech_files(root)
-    beside = f" beside {len(sets)} sets of mixtures, which are no speakers" if sets else ""
     if len(folders) < speakers:
+        beside = f" beside {len(sets)} sets of mixtures, which are no speakers" if sets else ""
         raise UserError(
             f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}{beside}: mixing needs "
             f"a folder for each of at least {speakers} speakers"
@@ -83,7 +83,7 @@ def load_corpus(
     *,
     speeds: list[float],
     speakers: int = 2,
-    exclude: Sequence[tuple[str, str]] = (),
+    exclude: Sequence[Sequence[str]] = (),
 ) -> Corpus:
     """Reads `root`/<speaker>/**/<any sound file>, at `sample_rate` and a copy at each speed, on the CPU.
 
@@ -105,17 +105,10 @@ def load_corpus(
                 yield faster.clamp(-1, 1)[None]
 
     counts = torch.tensor([len(files) * len(speeds) for files in folders.values()])
-    return Corpus(
-        names=list(folders),
-        sample_rate=sample_rate,
-        clips=Clips.pack(copies()),
-        first=counts.cumsum(0) - counts,
-        counts=counts,
-        compatible=compatible,
-    )
+    return Corpus(list(folders), sample_rate, Clips.pack(copies()), counts.cumsum(0) - counts, counts, compatible)
 
 
-def compatibility(names: list[str], exclude: Sequence[tuple[str, str]], speakers: int) -> Tensor:
+def compatibility(names: list[str], exclude: Sequence[Sequence[str]], speakers: int) -> Tensor:
     """Returns who may be mixed with whom, (P, P) bool, symmetric.
 
     Raises:

@@ -1,5 +1,6 @@
 """Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +97,7 @@ class DynamicMixing(OnDevice):
     level_db: float
     rooms: Rooms | None = None
     noises: Noises | None = None
-    noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
+    noise_db: Sequence[float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
     speaker_exponent: float = 0.0  # of the length of a speaker's speech, by which they are drawn; 0: evenly
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
     silent_share: float = 0.0  # share of the mixtures in which the last source is silence

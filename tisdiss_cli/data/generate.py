@@ -33,7 +33,7 @@ _LONGEST = 250  # bytes of a name that every disk takes, without the extension
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What one mixture is made of; levels are dB, relative to the speakers' mean."""
+    """The parts of one mixture; levels are dB, relative to the speakers' mean."""
 
     speakers: list[str]
     utterances: list[Path]
@@ -46,7 +46,7 @@ class Ingredients:
 
 @dataclass(kw_only=True)
 class MixtureSet:
-    """What mixtures are drawn from, and how.
+    """A source of mixtures.
 
     Raises:
         UserError: fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers that
@@ -56,7 +56,7 @@ class MixtureSet:
     root: Path  # a folder for each speaker
     speakers: int  # of a mixture
     level_db: float  # relative levels are uniform in +-this
-    exclude: Sequence[tuple[str, str]]  # pairs of patterns of speakers that are never mixed
+    exclude: Sequence[Sequence[str]]  # pairs of patterns of speakers that are never mixed
     rirs: Path | None  # impulse responses, a folder for each room
     noise: Path | None  # a folder of noise
     noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform

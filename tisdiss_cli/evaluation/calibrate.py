@@ -53,10 +53,7 @@ def trace(
     """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is called after each.
 
     A file that cannot be read, or whose lengths differ too much, is said and left out; one with a silent reference
-    or mixture is left out.
-
-    Raises:
-        UserError: the set does not fit the weights, or no mixture is left.
+    or mixture is left out. UserError if the set does not fit the weights, or no mixture is left.
     """
     if dataset.speakers != separator.sources:
         raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
@@ -91,17 +88,16 @@ def _heard(
 
 def choose_threshold(traces: list[Trace]) -> Choice:
     """Finds the smallest whole threshold in dB whose mean SI-SNRi is within ALLOWED_LOSS of the best fixed one's."""
-    most = len(traces[0].si_snri)
-    fixed = [sum(one.si_snri[index] for one in traces) / len(traces) for index in range(most)]
+    gains, near = (np.array([getattr(one, name) for one in traces]) for name in ("si_snri", "similarity_db"))
+    fixed = gains.mean(0)  # by repeats
     for threshold in range(101):
-        stops = [
-            next((index for index, value in enumerate(one.similarity_db) if value >= threshold), most - 1)
-            for one in traces
-        ]
-        mean = sum(one.si_snri[stop] for one, stop in zip(traces, stops, strict=True)) / len(traces)
+        settled = near >= threshold
+        settled[:, -1] = True
+        stops = settled.argmax(1)  # the first
+        mean = float(gains[np.arange(len(gains)), stops].mean())
         if mean >= max(fixed) - ALLOWED_LOSS:
             break
-    return Choice(float(threshold), mean, sum(stop + 1 for stop in stops) / len(stops), fixed)
+    return Choice(float(threshold), mean, float(stops.mean()) + 1, fixed.tolist())
 
 
 @torch.inference_mode()

@@ -37,7 +37,7 @@ _MOST_REPEATS = 64  # that {repeats} is tried for
 
 @dataclass(frozen=True)
 class _Match:
-    """What one pattern finds."""
+    """The files that one pattern finds."""
 
     pattern: str
     first: int  # the number it counts from, 0 or 1

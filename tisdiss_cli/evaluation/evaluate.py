@@ -40,7 +40,7 @@ Made = tuple[int | None, Tensor, float | None]
 
 @dataclass
 class Evaluation:
-    """What became of a set."""
+    """The outcome of scoring a set."""
 
     settings: dict[str, Any]
     missing: list[str]  # what the set lacks
@@ -87,7 +87,7 @@ def evaluate(
         stoi, pesq: also compute these (packages pystoi, pesq).
         sheet: rows to go on from; new ones are appended.
         workers: processes that score, 0: this one does; as `scorers`.
-        start: is told how many files are to be scored.
+        start: is called with the number of files to score.
         advance: is called after each.
 
     Raises:

@@ -149,7 +149,7 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What one setting gave, over all files."""
+    """The means of one setting over all files."""
 
     repeats: int | None  # None: estimates that were made elsewhere
     means: dict[str, Mean]  # of those of METRICS that were measured, by name

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,8 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         lstrip_blocks=True,
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
-    script, style = "\n".join(map(_asset, scripts)), _asset("page.css")
+    script = "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in scripts)
+    style = (_ASSETS / "page.css").read_text(encoding="utf-8")
     text = environment.get_template(template).render(
         script=Markup(script),
         style=Markup(style),
@@ -54,11 +54,6 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}: name another file or free space"
         ) from None
-
-
-def open_page(path: Path) -> bool:
-    """Opens it in the user's browser; False if there is none."""
-    return webbrowser.open(path.absolute().as_uri())
 
 
 def shown(text: str) -> str:
@@ -80,10 +75,6 @@ def link(target: Path, page: Path) -> str:
     except ValueError:  # on another drive
         return target.as_uri().rstrip("/") + "/"
     return quote(os.fsencode(relative)) + "/"
-
-
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -64,19 +64,17 @@ def load_data(
         if recipe.speeds != [1.0]:
             words += "; speeds are for mixing clean speech and have no effect here"
     else:
-        pairs = [(a, b) for a, b in recipe.exclude]
-        low, high = recipe.noise_db
         rooms, noises, complaints = None, None, Complaints()
         with complaints.collected():
             corpus = load_corpus(
-                root, config.sample_rate, speeds=recipe.speeds, speakers=config.speakers, exclude=pairs
+                root, config.sample_rate, speeds=recipe.speeds, speakers=config.speakers, exclude=recipe.exclude
             )
         with complaints.collected():
             rooms = Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None
         with complaints.collected():
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
         complaints.check()
-        data = tuned(DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high)), recipe)
+        data = tuned(DynamicMixing(corpus, recipe.level_db, rooms, noises, recipe.noise_db), recipe)
         minutes = int(corpus.clips.lengths.sum()) / config.sample_rate / 60
         words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
     log.info(f"{root}: {words}")

@@ -130,7 +130,7 @@ def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[
 
 @dataclass(frozen=True)
 class Material:
-    """What a run draws from and is validated on, and where that came from, for its checkpoint."""
+    """The data of a run, and where they came from, for its checkpoint."""
 
     data: Data
     examples: list[Example]
