@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from tisdiss_cli.devices import OutOfMemory, cores, memory_guard, now
+from tisdiss_cli.evaluation.evaluate import every_setting
 from tisdiss_cli.separation.separator import Separator
 
 _MIN_SECONDS = 1.0  # that a setting is run for
@@ -78,11 +79,7 @@ def measure(
         shape = (separator.precision, batch_size, audio_seconds, setting)
         try:
             with memory_guard(what):
-                mixture = seeded_mixture(separator, batch_size, audio_seconds)
-
-                def run(mixture: Tensor = mixture, setting: int = setting) -> Tensor:
-                    return separator.batch(mixture, setting)
-
+                run = partial(separator.batch, seeded_mixture(separator, batch_size, audio_seconds), setting)
                 memory = peak_memory(run, separator.device)
                 times = time_runs(run, separator.device, min_seconds)
         except OutOfMemory:
@@ -152,19 +149,12 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
 
     As torch's flop counter has them: matrix products, convolutions and attention, no Fourier transforms.
     """
-    mixture = seeded_mixture(separator, 1, samples / separator.sample_rate)
-    found: dict[int, int] = {}
-    decoding = 0
+    mixture = seeded_mixture(separator, 1, samples / separator.sample_rate)[0]
     # Nothing compiled: the counter sees into no kernel that the compiler made.
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_OTHER_ATTENTION, _attention_flops))
     with torch.compiler.set_stance("force_eager"), counter:
-        for estimate in separator.estimates(mixture, max(repeats)):
-            if estimate.repeat in repeats:
-                reached = counter.get_total_flops()
-                estimate.waveforms()
-                found[estimate.repeat] = (counter.get_total_flops() - decoding) // 2
-                decoding += counter.get_total_flops() - reached
-    return found
+        found = every_setting(separator, mixture, repeats=repeats, clock=counter.get_total_flops)
+    return {repeat: operations // 2 for repeat, _, operations in found}
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:

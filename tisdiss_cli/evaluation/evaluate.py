@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,6 @@ from tisdiss_cli.libraries import require
 from tisdiss_cli.separation.separator import Separator
 
 log = logging.getLogger("tisdiss")
-
-
-# Repeats, voices (S, L) on the CPU, seconds of the network; of estimates made elsewhere the voices alone.
-Made = tuple[int | None, Tensor, float | None]
 
 
 @dataclass
@@ -122,7 +119,7 @@ def evaluate(
 
         def submit(item: Item, signals: Signals) -> Future[list[Row]]:
             """Separates a mixture, and has the voices scored while the network goes on; UserError, OutOfMemory."""
-            made: list[Made] = [(None, signals.estimates, None)]
+            made: list[Any] = [(None, signals.estimates, None)]
             if separator:
                 made = every_setting(separator, signals.mixture, repeats=asked, separator_repeats=separator_repeats)
             voices = [(setting, found.numpy(), seconds) for setting, found, seconds in made]
@@ -207,23 +204,30 @@ def _scores(
 
 
 def every_setting(
-    separator: Separator, mixture: Tensor, *, repeats: Sequence[int], separator_repeats: int | None = None
-) -> list[Made]:
+    separator: Separator,
+    mixture: Tensor,
+    *,
+    repeats: Sequence[int],
+    separator_repeats: int | None = None,
+    clock: Callable[[], Any] | None = None,
+) -> list[tuple[int, Tensor, Any]]:
     """Runs a mixture (L,) once, as deep as the last of ascending `repeats`; `OutOfMemory`.
 
-    The seconds are those until a setting's voices, its own decoding included, the other settings' left out.
+    Returns for each its voices (S, L), on the CPU, and what was spent until then by the clock, the device's in
+    seconds: its own decoding included, the others' left out.
     """
-    device = separator.device
-    found: list[Made] = []
+    clock = clock or partial(now, separator.device)
+    found = []
     with memory_guard(f"{mixture.shape[0] / separator.sample_rate:.1f} s of audio"):
-        decoding, began = 0.0, now(device)
+        others: Any = 0
+        began = clock()
         for estimate in separator.estimates(mixture[None], max(repeats), separator_repeats):
             if estimate.repeat in repeats:
-                reached = now(device)
+                reached = clock()
                 voices = estimate.waveforms()[0]
-                decoded = now(device)
-                found.append((estimate.repeat, voices.cpu(), decoded - began - decoding))
-                decoding += now(device) - reached
+                decoded = clock()
+                found.append((estimate.repeat, voices.cpu(), decoded - began - others))
+                others += clock() - reached
     return found
 
 

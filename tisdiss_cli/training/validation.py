@@ -35,8 +35,6 @@ def validate(
     """
     losses: list[Tensor] = []
     gains: list[Tensor] = []
-    training = network.training
-    network.eval()
     for example in examples:
         mixture, references = example.on(device)
         unprocessed = pairwise_si_snr(mixture[:, None], references).mean()
@@ -49,7 +47,6 @@ def validate(
                 gain.append(best_si_snr(voices, references)[0] - unprocessed)
         losses.append(weighted_mean(terms, splitter_weight))
         gains.append(torch.stack(gain))
-    network.train(training)
     return Validation(float(torch.stack(losses).mean()), torch.stack(gains).mean(dim=0).tolist())
 
 
