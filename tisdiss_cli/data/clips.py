@@ -1,13 +1,13 @@
 """Many sound files in memory: read ahead by threads, at one rate, kept as 16-bit samples, drawn from in segments."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from tisdiss_cli.errors import UserError, listed
 FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
 CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 ACTIVE_DB = 30.0  # a frame is active within this much of its clip's loudest
-_AHEAD = 256  # files read at a time
+_AHEAD = 256  # files
 
 log = logging.getLogger("tisdiss")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class BadFiles(UserError):
@@ -77,16 +79,28 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
         return waveform if waveform.any() else f"{path} is silent: take it out"
 
     bad: list[str] = []
-    with ThreadPoolExecutor(min(8, cores())) as pool:
-        for begin in range(0, len(paths), _AHEAD):
-            for clip in pool.map(read, paths[begin : begin + _AHEAD]):
-                if isinstance(clip, str):
-                    bad.append(clip)
-                elif not bad:
-                    yield clip
+    for clip in ahead(read, paths, threads=min(8, cores()), most=_AHEAD):
+        if isinstance(clip, str):
+            bad.append(clip)
+        elif not bad:
+            yield clip
     if bad:
         raise BadFiles(bad)
     say_rates(what, rates, sample_rate)
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int) -> Iterator[Result]:
+    """Yields the function's result for each item, in order; threads are up to `most` items ahead."""
+    pool, coming = ThreadPoolExecutor(threads), deque[Future[Result]]()
+    try:
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) > most:
+                yield coming.popleft().result()
+        for future in coming:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def count_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:

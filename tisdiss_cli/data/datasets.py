@@ -36,6 +36,7 @@ LAYOUTS = (
     Layout("WSJ0-2mix", ("mix",), "s{}"),
 )
 _CUSTOM = "custom"
+_Split = tuple[Path, str, str, tuple[str, ...]]  # a folder, its layout, its folders of mixtures and of references
 _DEPTH = 5  # corpus/wav8k/min/train-100/mix_clean
 
 
@@ -85,7 +86,7 @@ def find_dataset(
         raise UserError("--mixture names no folder: leave it out, or name the one of the mixtures")
     if references is not None and not (all(map(str.strip, references)) and len(set(references)) == len(references) > 1):
         raise UserError(f"--references {','.join(references)}: name a folder for each speaker, each once, as in s1,s2")
-    splits = _splits(root, mixture, references=references, depth=_DEPTH)
+    splits = _splits(root, mixture, references)
     if not splits:
         wanted = [*([mixture] if mixture else []), *(references or [])]
         if wanted:
@@ -120,17 +121,12 @@ def _example(folder: Path) -> str:
     return str(path.relative_to(folder)) if path else "none"
 
 
-def _splits(
-    folder: Path, mixture: str | None, *, references: Sequence[str] | None, depth: int
-) -> list[tuple[Path, str, str, tuple[str, ...]]]:
+def _splits(folder: Path, mixture: str | None, references: Sequence[str] | None, depth: int = _DEPTH) -> list[_Split]:
     """Finds every split at or below `folder`, which is not searched any further once it is one."""
-    found = _split(folder, mixture, references)
-    if found:
-        return [(folder, *found)]
-    if depth == 0:
-        return []
-    below = subfolders(folder)
-    return [split for path in below for split in _splits(path, mixture, references=references, depth=depth - 1)]
+    if found := _split(folder, mixture, references):
+        return [found]
+    below = subfolders(folder) if depth else []
+    return [split for path in below for split in _splits(path, mixture, references, depth - 1)]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -141,10 +137,7 @@ def subfolders(folder: Path) -> list[Path]:
         raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or pass another") from None
 
 
-def _split(
-    folder: Path, mixture: str | None, references: Sequence[str] | None
-) -> tuple[str, str, tuple[str, ...]] | None:
-    """Returns layout, mixture folder and reference folders of `folder`, or None if it is no split."""
+def _split(folder: Path, mixture: str | None, references: Sequence[str] | None) -> _Split | None:
     for layout in (*LAYOUTS, Layout(_CUSTOM, (), "s{}")):
         names = layout.mixtures if mixture is None else (mixture,)
         chosen = next((name for name in names if os.path.isdir(folder / name)), None)
@@ -153,7 +146,7 @@ def _split(
             continue
         known = chosen in layout.mixtures and (references is None or layout.references.format(1) == references[0])
         if known or layout.name == _CUSTOM or mixture is None:
-            return layout.name if known else _CUSTOM, chosen, speakers
+            return folder, layout.name if known else _CUSTOM, chosen, speakers
     return None
 
 

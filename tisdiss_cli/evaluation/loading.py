@@ -1,8 +1,6 @@
 """The signals of a set's items, and of their estimates, read ahead of those who work on them."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import Source
-from tisdiss_cli.data.clips import say_rates
+from tisdiss_cli.data.clips import ahead, say_rates
 from tisdiss_cli.data.datasets import Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim
@@ -46,15 +44,7 @@ def read_ahead(
         except (OSError, MemoryError) as error:  # a disk that went away, say
             return f"its files cannot be read ({error or type(error).__name__})"
 
-    with ThreadPoolExecutor(1) as thread:
-        coming: deque[tuple[Item, Future]] = deque()
-        for item in items:
-            coming.append((item, thread.submit(load, item)))
-            if len(coming) > _AHEAD:
-                ready, future = coming.popleft()
-                yield ready, future.result()
-        for ready, future in coming:
-            yield ready, future.result()
+    yield from zip(items, ahead(load, items, threads=1, most=_AHEAD), strict=True)
     say_rates("mixtures and references", rates, rate)
 
 
