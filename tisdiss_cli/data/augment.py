@@ -16,10 +16,9 @@ from tisdiss_cli.libraries import load_torchaudio
 
 
 def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
-    """Returns the impulse responses of each room, a room being a folder that holds sound files.
+    """Returns the impulse responses of each room, a folder that holds sound files.
 
-    Raises:
-        UserError: no files, files of several channels, or rooms with fewer than `speakers` of them.
+    UserError if there are none, some of several channels, or rooms with fewer than `speakers` of them.
     """
     rooms: dict[Path, list[Path]] = {}
     bad: list[str] = []

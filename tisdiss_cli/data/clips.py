@@ -58,10 +58,8 @@ class Complaints:
 def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterator[Tensor]:
     """Yields (L,) float32 for every path, in order, none silent; the log says once what was resampled.
 
-    `what` is the subject of that sentence, a folder say. After a bad file no more are yielded, but all are read.
-
-    Raises:
-        BadFiles: at the end, the files that cannot be read, or are silent.
+    `what` is the subject of that sentence, a folder say. After a bad file no more are yielded, but all are read; at the
+    end BadFiles has those that cannot be read, or are silent.
     """
     rates: set[int] = set()
 

@@ -40,8 +40,7 @@ class Corpus(OnDevice):
 def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
     """Lists the sound files of `root`/<speaker>/** by speaker; the log says which sets of mixtures are left out.
 
-    Raises:
-        UserError: `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
+    UserError if `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
@@ -87,10 +86,8 @@ def load_corpus(
 ) -> Corpus:
     """Reads `root`/<speaker>/**/<any sound file>, at `sample_rate` and a copy at each speed, on the CPU.
 
-    `exclude` has pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed.
-
-    Raises:
-        UserError: no folder, too few speakers, silent or unreadable files, a speaker without partners.
+    `exclude` has pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed. UserError if there are
+    too few speakers, silent or unreadable files, or a speaker without partners.
     """
     folders = find_speakers(root, speakers)
     compatible = compatibility(list(folders), exclude, speakers)
@@ -111,8 +108,7 @@ def load_corpus(
 def compatibility(names: list[str], exclude: Sequence[Sequence[str]], speakers: int) -> Tensor:
     """Returns who may be mixed with whom, (P, P) bool, symmetric.
 
-    Raises:
-        UserError: a pattern matches nobody, or a speaker has too few partners left.
+    UserError if a pattern matches nobody, or a speaker has too few partners left.
     """
     allowed = ~torch.eye(len(names), dtype=torch.bool)
     nobody = list(dict.fromkeys(p for pair in exclude for p in pair if not any(fnmatchcase(name, p) for name in names)))

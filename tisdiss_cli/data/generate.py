@@ -48,9 +48,8 @@ class Ingredients:
 class MixtureSet:
     """A source of mixtures.
 
-    Raises:
-        UserError: fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers that
-            are too long for a mixture's.
+    UserError if there are fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers
+    that are too long for a mixture's.
     """
 
     root: Path  # a folder for each speaker
@@ -239,10 +238,9 @@ def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
 
 
 def _folders(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms, by folder.
+    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms, by folder: sums of the parts.
 
-    Args:
-        parts: "noise" (L,) if there is some, and sources (S, L) by what they are heard in; mixtures are their sums.
+    Those are sources (S, L) by what they are heard in, and "noise" (L,) if there is some.
     """
     noise = parts.get("noise")
     folders: dict[str, Tensor] = {} if noise is None else {"noise": noise}

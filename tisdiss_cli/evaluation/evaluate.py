@@ -76,8 +76,7 @@ def evaluate(
     Args:
         dataset: from `datasets.find_dataset`.
         separator: runs on whole mixtures; needed unless `estimates` is given.
-        repeats: settings of the Reconstructor to score, each at least 1; None: 1 to as trained. The
-            deepest is run once, the others are decoded on the way.
+        repeats: settings of the Reconstructor to score, each at least 1; None: 1 to as trained.
         estimates: a folder of them, in any sound format.
         pattern: of their names, where it is not one of the usual, as `estimates.find_estimates` has it.
         separator_repeats: of the Separator; None: as trained.
@@ -88,8 +87,7 @@ def evaluate(
         advance: is called after each.
 
     Raises:
-        UserError: the settings do not fit the set. Whatever is wrong with single files becomes an
-            entry of `failed` instead.
+        UserError: the settings do not fit the set; whatever is wrong with single files is an entry of `failed` instead.
     """
     for wanted, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
         if wanted:

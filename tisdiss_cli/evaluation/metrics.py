@@ -81,11 +81,7 @@ def si_snri(mixture: Tensor, references: Tensor, estimates: Tensor) -> float:
 
 
 def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor], str | None]:
-    """Cuts (..., L) signals to the shortest, with a warning if that changes one.
-
-    Raises:
-        UserError: the lengths differ by more than TRIM_SECONDS.
-    """
+    """Cuts (..., L) signals to the shortest, with a warning; UserError if they differ by more than TRIM_SECONDS."""
     lengths = {name: signal.shape[-1] for name, signal in signals.items()}
     shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
     difference = lengths[longest] - lengths[shortest]
@@ -113,7 +109,7 @@ def score(
         references: (S, L).
         estimates: each (S, L), at any level and in any order of the speakers.
         sample_rate: Hz; STOI and PESQ depend on it.
-        stoi, pesq: also compute these (pystoi; pesq: narrow band at 8 kHz, wide band at 16 kHz).
+        stoi, pesq: also compute these.
 
     Raises:
         UserError: the mixture or every reference is silent, shapes do not fit, or a sample is NaN or infinite.

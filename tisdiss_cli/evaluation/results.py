@@ -55,8 +55,7 @@ def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
 class Sheet:
     """A CSV file of rows: read when opened, appended to file by file. Ids of any bytes come back as they were.
 
-    Raises:
-        UserError: the file exists and is no sheet of scores, or it cannot be read or written.
+    UserError if the file exists and is no sheet of scores, or it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:

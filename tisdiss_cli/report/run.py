@@ -41,7 +41,7 @@ def write_report(
         against: another such folder, of other settings.
         html: the page; None: OUT/report/index.html.
         most: files that get pictures: the worst, and one of six from the best.
-        start, advance: `start` is told how many those are, `advance` is called after each.
+        start, advance: called with the number of those, and after each.
 
     Raises:
         UserError: no record, no scores, no matplotlib though pictures are wanted, or no place to write to.

@@ -62,10 +62,7 @@ def spectrogram(
 
     A column is the maximum over its stretch of time, a band over its frequencies, so that nothing short or narrow is
     lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed, of a damaged one what
-    there is. `track` as for `Source`; `channel`, from 1 on, else their average.
-
-    Raises:
-        AudioError: as `Source`.
+    there is. `track` and errors are those of `Source`; `channel`, from 1 on, else their average.
     """
     window = 256 if rate <= 8000 else 512
     hop = window // 8 if seconds <= _LONG else window // 2

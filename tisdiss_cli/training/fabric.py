@@ -17,11 +17,8 @@ except ImportError:
 def launch(device: torch.device, *, devices: int, precision: str, config: Config) -> Fabric:
     """Starts a process for each of `devices`, this one among them; each goes on from here with its own rank.
 
-    Args:
-        device: the kind, and which one if there is one.
-        devices: how many; a CPU takes any number of processes, UserError if there are fewer CUDA devices.
-        precision: "fp32", "tf32" or "bf16".
-        config: of the network.
+    A CPU takes any number of processes; UserError if there are fewer CUDA devices. `precision` is "fp32", "tf32" or
+    "bf16", `config` the network's.
     """
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")

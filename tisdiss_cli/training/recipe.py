@@ -211,11 +211,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
-    """Reads the keys of a recipe that comes with the package, or of a TOML file.
-
-    Raises:
-        UserError: no such recipe, no TOML, an unknown key or an impossible value; it names the file.
-    """
+    """Reads the keys of a recipe that comes with the package, or of a TOML file; UserError names the file."""
     path = DIRECTORY / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
     if not os.path.isfile(path):
         raise UserError(f"there is no recipe {name_or_path!r}: pass a TOML file or one of {', '.join(recipe_names())}")
