@@ -72,9 +72,10 @@ def test_a_measurement_of_a_network_that_takes_as_long_as_it_says(tmp_path, monk
 
 
 def test_timing_runs_again_and_again():
-    runs = []
+    runs, began = [], time.perf_counter()
     times = time_runs(lambda: runs.append(sum(range(20000))), CPU, min_seconds=0.02)
-    assert len(times) >= 3 and len(runs) == len(times) + 1 and sum(times) > 0.019
+    assert len(times) >= 3 and len(runs) == len(times) + 1
+    assert 0 < sum(times) < time.perf_counter() - began > 0.02  # a busy machine may take a core between two runs
 
 
 def test_peak_memory_sees_what_was_freed():
