@@ -26,13 +26,9 @@ class Start:
 
     recipe: Recipe
     weights: TISDiSS | None = None  # --init
-    before: dict[str, float] = field(default_factory=dict)  # steps, minutes and hours of mixtures behind those
     state: dict[str, Any] | None = None  # --resume
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Where a resumed run's data came from."""
-        return self.state["origin"] if self.state else {}
+    # Of a resumed run its data; "before": steps, minutes and hours of mixtures behind the weights that it began with.
+    origin: dict[str, Any] = field(default_factory=lambda: {"before": {}})
 
     def network(self) -> TISDiSS:
         """Builds the network to train: fresh, or with --init's tensors under the recipe's repeats.
@@ -75,7 +71,7 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
     facts = read_info(find_weights(init)).info.get("training", {})
     known = facts.items() if isinstance(facts, dict) else ()
     before = {key: value for key, value in known if isinstance(value, int | float) and 0 <= value < math.inf}
-    return Start(Recipe.from_dict({**values, "network": trained}), network, before)
+    return Start(Recipe.from_dict({**values, "network": trained}), network, origin={"before": before})
 
 
 def start_again(out: Path, options: dict[str, Any]) -> Start:
@@ -100,7 +96,7 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
     if grown:
         spent = state["seconds"] / 60 / recipe.minutes if recipe.minutes else state["step"] / recipe.steps
         state["epoch"] = int(spent * recipe.budget_epochs)  # those of the larger budget are longer
-    return Start(recipe, state=state)
+    return Start(recipe, state=state, origin=state["origin"])
 
 
 def in_proportion(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -164,7 +160,7 @@ def gather(
         "valid": str(valid.resolve()) if valid else None,
         "data": data.checksum,
         "examples": sum(example.mixture.shape[0] for example in examples),
-        "before": start.origin.get("before", start.before),
+        "before": start.origin["before"],
     }
     for key, what in (("data", "DATA is"), ("examples", "--valid is")):
         if start.state and start.origin[key] != origin[key]:
