@@ -122,10 +122,9 @@ class Recipe:
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(s, str) for s in p) for p in self.exclude):
             raise UserError("recipe: exclude must be a list of pairs of speakers or patterns")
         decibels = self.noise_db
-        if len(decibels) != 2 or not all(type(v) in (int, float) and abs(v) <= 60 for v in decibels):
-            raise UserError(f"recipe: noise_db must be two levels in dB, within +-60, not {decibels}")
-        if decibels[0] > decibels[1]:
-            raise UserError(f"recipe: noise_db must be the lowest and then the highest level, not {decibels}")
+        known = len(decibels) == 2 and all(type(v) in (int, float) and abs(v) <= 60 for v in decibels)
+        if not known or decibels[0] > decibels[1]:
+            raise UserError(f"recipe: noise_db must be two levels in dB, within +-60, the lower first, not {decibels}")
         self.repeat_range  # noqa: B018  checks it
         if self.segment_seconds * self.config.sample_rate < self.config.n_fft:
             raise UserError(f"recipe: segment_seconds ({self.segment_seconds}) is shorter than one n_fft")
