@@ -1,4 +1,4 @@
-"""The quality-against-time curve, as a picture and in the terminal; the cost of each setting, as a picture."""
+"""Pictures of quality against time, and of the cost of each setting."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,25 +82,3 @@ def _figure(width: float) -> "Figure":
 def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix[1:])
-
-
-def draw_text(curve: "Curve", width: int = 64, height: int = 14) -> str:
-    """Returns the curve in characters: each setting as its number, the marked one in brackets."""
-    points = curve.points
-    low, high = min(point.si_snri for point in points), max(point.si_snri for point in points)
-    span, right = (high - low) or 1.0, max(point.rtf for point in points) or 1.0
-    grid = [[" "] * (width + 6) for _ in range(height)]
-    # Deepest first, so that where labels meet the smaller settings stay readable.
-    for point in reversed(points):
-        marked = point.repeats == curve.marked
-        row = round((high - point.si_snri) / span * (height - 1))
-        label = f"[{point.repeats}]" if marked else str(point.repeats)
-        column = max(0, round(point.rtf / right * width) - marked)
-        grid[row][column : column + len(label)] = label
-    lines = []
-    for row, cells in enumerate(grid):
-        value = f"{high - row / (height - 1) * span:8.2f}" if row in (0, height // 2, height - 1) else " " * 8
-        lines.append(f"{value} ┤{''.join(cells)}".rstrip())
-    lines.append(f"{' ' * 8} └{'─' * (width + 4)}")
-    lines.append(f"{' ' * 10}0{'real-time factor':^{width - 5}}{right:.3g}")
-    return "\n".join(["SI-SNRi (dB)", *lines])

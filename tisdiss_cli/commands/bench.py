@@ -162,8 +162,6 @@ def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Ev
 
 
 def _print(found: "Findings", title: str) -> None:
-    from tisdiss_cli.benchmark.plots import draw_text
-
     peaks = ", ".join(
         f"{si(value) + 'FLOP/s' if value else 'no memory for it'} in {name}" for name, value in found.ceilings.items()
     )
@@ -174,5 +172,4 @@ def _print(found: "Findings", title: str) -> None:
         print(fit_in_words(line))
     for curve in found.curves():
         name = f"{curve.name}: " if curve.name else ""
-        print(f"\n{name}{curve.marked} is the smallest setting within 0.1 dB of the best")
-        print(draw_text(curve))
+        print(f"{name}{curve.marked} is the smallest setting within 0.1 dB of the best")
