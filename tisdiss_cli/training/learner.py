@@ -82,8 +82,6 @@ class Learner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        self.network.load_state_dict(state["network"])
-        for average, stored in zip(self.averages, state["averages"], strict=True):
-            average.load_state_dict(stored)
-        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
+        parts = [self.network, *self.averages, *self.optimizers]
+        for part, stored in zip(parts, [state["network"], *state["averages"], *state["optimizers"]], strict=True):
+            part.load_state_dict(stored)
