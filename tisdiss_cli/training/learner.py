@@ -82,6 +82,6 @@ class Learner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        parts = [self.network, *self.averages, *self.optimizers]
+        parts: list[Any] = [self.network, *self.averages, *self.optimizers]
         for part, stored in zip(parts, [state["network"], *state["averages"], *state["optimizers"]], strict=True):
             part.load_state_dict(stored)
