@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,7 +125,8 @@ def evaluate(
             facts = {"id": item.id, "key": keys[item.id], "seconds": signals.mixture.shape[0] / rate}
             return pool.submit(score_item, *arrays, facts=facts, warnings=signals.warnings, **metrics)
 
-        for item, scored in _scores(read_ahead(todo, rate=rate, files=files), submit, ahead=2 * workers + 2):
+        ahead = 2 * workers + 2 if workers else 0  # in one process the network's time is not the scores' too
+        for item, scored in _scores(read_ahead(todo, rate=rate, files=files), submit, ahead):
             if isinstance(scored, Exception):
                 reason = " ".join(str(scored).split()) or type(scored).__name__
                 outcome.failed.append(f"{item.id}: {reason}")
@@ -176,7 +177,7 @@ def _plan(
 
 
 def _scores(
-    signals: Iterator[tuple[Item, Signals | str]], submit: Callable[[Item, Signals], Future[list[Row]]], *, ahead: int
+    signals: Iterator[tuple[Item, Signals | str]], submit: Callable[[Item, Signals], Future[list[Row]]], ahead: int
 ) -> Iterator[tuple[Item, list[Row] | Exception]]:
     """Yields what each file scores, or why it does not, while up to `ahead` others are being scored."""
     waiting: deque[tuple[Item, Future[list[Row]]]] = deque()
@@ -234,28 +235,17 @@ def default_workers(dataset: Dataset) -> int:
     return min(max(1, cores() - 1), 16, len(dataset.items) // 8)
 
 
-class _Here(Executor):
-    """Does what is submitted at once, in the caller's thread."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future:
-        """Returns a future that is done."""
-        future: Future = Future()
-        try:
-            future.set_result(function(*args, **options))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 @contextmanager
 def scorers(workers: int) -> Iterator[Executor]:
-    """Gives that many processes for `score_item`, or with 0 one that is no process.
+    """Gives that many processes for `score_item`, or with 0 a thread of this one.
 
     They are spawned, so a script that asks for some must have its `if __name__ == "__main__"`.
     """
-    # Spawned: a forked child of a process that uses CUDA, or that runs threads, is not safe.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start) if workers else _Here()
+    pool: Executor
+    if workers:  # spawned: a forked child of a process that uses CUDA, or that runs threads, is not safe
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start)
+    else:
+        pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
     try:
         yield pool
     except BrokenProcessPool:
