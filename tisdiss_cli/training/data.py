@@ -59,8 +59,7 @@ def load_data(
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture=mixture, references=references)
         data: Data = (fixed := load_fixed(dataset, config.sample_rate))
-        minutes = int(fixed.clips.lengths.sum()) / config.sample_rate / 60
-        words = f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}, {minutes:.1f} min"
+        clips, words = fixed.clips, f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}"
         if recipe.speeds != [1.0]:
             words += "; speeds are for mixing clean speech and have no effect here"
     else:
@@ -75,9 +74,8 @@ def load_data(
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
         complaints.check()
         data = tuned(DynamicMixing(corpus, recipe.level_db, rooms, noises, recipe.noise_db), recipe)
-        minutes = int(corpus.clips.lengths.sum()) / config.sample_rate / 60
-        words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
-    log.info(f"{root}: {words}")
+        clips, words = corpus.clips, f"{len(corpus.names)} speakers, {len(recipe.speeds)} speeds counted"
+    log.info(f"{root}: {int(clips.lengths.sum()) / config.sample_rate / 60:.1f} min, {words}")
     return data
 
 
