@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import replacing, shown
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -54,17 +54,6 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}: name another file or free space"
         ) from None
-
-
-def shown(text: str) -> str:
-    """Returns text with control characters, and bytes that are no UTF-8, as escapes to read: \\n, \\xff."""
-    return "".join(map(_character, text))
-
-
-def _character(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":
-        return f"\\x{ord(letter) - 0xDC00:02x}"
-    return letter if letter.isprintable() or letter == " " else repr(letter)[1:-1]
 
 
 def link(target: Path, page: Path) -> str:
