@@ -104,10 +104,7 @@ def train(
     computed, _ = choose_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
+    out.mkdir(parents=True, exist_ok=True)
     say_what_is_missing(start.recipe, bool(material.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
     torch.manual_seed(start.recipe.seed)
