@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 RATE = 8000
 TINY = {
@@ -26,6 +27,12 @@ def band_noise(low: float, high: float, samples: int, seed: int) -> np.ndarray:
     frequency = np.fft.rfftfreq(samples, 1 / RATE)
     noise = np.fft.irfft(spectrum * ((frequency > low) & (frequency < high)), samples)
     return 0.5 * noise / np.abs(noise).max()
+
+
+def band(x: torch.Tensor) -> torch.Tensor:
+    """Returns which of four equal bands has the most energy: (..., L) -> (...)."""
+    spectrum = torch.fft.rfft(x).abs().square()[..., : x.shape[-1] // 2 // 4 * 4]
+    return spectrum.unflatten(-1, (4, -1)).sum(-1).argmax(-1)
 
 
 def write_speech(root: Path, speakers: int = 2, utterances: int = 3, samples: int = 4000) -> Path:

@@ -11,7 +11,7 @@ import torch
 
 from tests.cli import tisdiss
 from tisdiss_cli import devices, files
-from tisdiss_cli.benchmark import memory
+from tisdiss_cli.benchmark.measure import peak_memory
 from tisdiss_cli.devices import choose_device, cores
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.evaluate import default_workers
@@ -121,4 +121,4 @@ def test_peak_memory_where_there_is_no_proc(monkeypatch, platform, unit):
     monkeypatch.setattr(Path, "write_text", none)
     monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=7))
     monkeypatch.setattr(sys, "platform", platform)
-    assert memory.peak_memory(lambda: None, torch.device("cpu")) == (None if unit is None else 7 * unit)
+    assert peak_memory(lambda: None, torch.device("cpu")) == (None if unit is None else 7 * unit)

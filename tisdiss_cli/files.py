@@ -8,6 +8,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -18,6 +19,9 @@ WINDOWS = sys.platform == "win32"
 
 # Bytes of a name that are no UTF-8, which Python holds as lone surrogates, and what some readers end a line at.
 _UNSPEAKABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
+
+
+_JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji are spelt with them
 
 
 def fingerprint(path: Path) -> list[int]:
@@ -37,6 +41,22 @@ def dump_json(content: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     return json.dumps(content, indent=indent, allow_nan=False) if _UNSPEAKABLE.search(text) else text
+
+
+def shown(text: str) -> str:
+    """Returns text as a terminal or a page shows it.
+
+    Bytes that are no UTF-8, and what would move the cursor, colour, or end the line, stand escaped: \\xff, \\n.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    if letter in _JOINERS or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return letter
+    return repr(letter)[1:-1]
 
 
 @contextmanager

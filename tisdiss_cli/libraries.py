@@ -3,8 +3,11 @@
 import re
 import sys
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+from tisdiss_cli.errors import UserError
 
 _MODULES = {"pyyaml": "yaml"}  # the others are imported by the name that pip knows
 
@@ -33,6 +36,12 @@ def installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def require(package: str, what: str, extra: str, otherwise: str = "") -> None:
+    """UserError where `what` needs a package of an extra that is not there."""
+    if not find_spec(package):
+        raise UserError(f"{what} the package {package}: pip install 'tisdiss[{extra}]'{otherwise}")
 
 
 def load_torchaudio() -> Any:

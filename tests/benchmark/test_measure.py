@@ -14,9 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.cli import ROOT, tisdiss
 from tisdiss_cli.benchmark.grid import Findings
-from tisdiss_cli.benchmark.measure import Measurement, count_macs, measure, time_runs
-from tisdiss_cli.benchmark.memory import peak_memory
-from tisdiss_cli.benchmark.plots import check_plot, cost_figure, draw, draw_cost, draw_text
+from tisdiss_cli.benchmark.measure import Measurement, count_macs, measure, peak_memory, time_runs
+from tisdiss_cli.benchmark.plots import check_plot, cost_figure, draw, draw_cost
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.results import Curve, Point
 from tisdiss_cli.model.config import Config
@@ -73,9 +72,10 @@ def test_a_measurement_of_a_network_that_takes_as_long_as_it_says(tmp_path, monk
 
 
 def test_timing_runs_again_and_again():
-    runs = []
+    runs, began = [], time.perf_counter()
     times = time_runs(lambda: runs.append(sum(range(20000))), CPU, min_seconds=0.02)
-    assert len(times) >= 3 and len(runs) == len(times) + 1 and sum(times) > 0.019
+    assert len(times) >= 3 and len(runs) == len(times) + 1
+    assert 0 < sum(times) < time.perf_counter() - began > 0.02  # a busy machine may take a core between two runs
 
 
 def test_peak_memory_sees_what_was_freed():
@@ -118,15 +118,6 @@ def test_the_fit_is_the_line():
 
 
 CURVE = Curve("fp32", [Point(k, 0.1 * k, dB) for k, dB in enumerate((10.0, 14.0, 15.95, 16.0), 1)])
-
-
-def test_the_text_curve_has_every_setting_in_order():
-    lines = draw_text(CURVE).splitlines()
-    rows = {text: next(n for n, line in enumerate(lines) if line.split("┤")[-1].strip() == text) for text in ("1", "2")}
-    top = next(n for n, line in enumerate(lines) if "[3]" in line)
-    assert top < rows["2"] < rows["1"] and "4" in lines[top]  # better is higher; 3 and 4 share a row
-    assert lines[top].index("[3]") < lines[top].rindex("4")
-    draw_text(Curve("fp32", [Point(1, 0.1, 3.0)]))  # one point is a curve too
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.synthetic import RATE, write_speech
+from tisdiss_cli.data.clips import FRAME
 from tisdiss_cli.data.corpus import load_corpus
 from tisdiss_cli.data.dynamic_mixing import DynamicMixing, active_level, generator, take_turns
 
@@ -46,6 +47,32 @@ def test_no_turn_is_silence():
         segments[item, :, begin : begin + 1024] = torch.randn(2, 1024, generator=torch.Generator().manual_seed(item))
     taken = take_turns(segments, 1.0, generator(torch.device("cpu"), 2))
     assert (taken.square().sum(dim=-1) > 0.01 * segments.square().sum(dim=-1)).all()
+
+
+def turns(speech: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the first and last samples (B,) that are left of voices which speak where `speech` (B, L) is True."""
+    segments = torch.where(speech, 1.0, 1e-3)[:, None].repeat(1, 2, 1)  # never 0: what is 0 has been taken away
+    kept = take_turns(segments, 1.0, generator(torch.device("cpu"), 3)).flatten(0, 1) != 0
+    return kept.int().argmax(1), kept.shape[1] - 1 - kept.flip(1).int().argmax(1)
+
+
+def test_turns_lie_where_there_is_speech():
+    """Of a voice that falls silent after half of the segment, a turn is half speech at least; one place would be so
+    three times in four, the best of eight nearly always.
+    """
+    samples = 64 * FRAME
+    first, last = turns((torch.arange(samples) < samples // 2).expand(300, -1))
+    spoken = (last.clamp(max=samples // 2) - first).clamp(min=0) / (last - first)
+    assert (spoken > 0.45).float().mean() > 0.95
+
+
+def test_turns_are_not_only_where_speech_is_densest():
+    """Of a voice that speaks without a pause and then with pauses, for more than half of the time, all places serve."""
+    samples = 64 * FRAME
+    position = torch.arange(samples)
+    first, last = turns(((position < samples // 2) | (position // FRAME % 8 < 5)).expand(300, -1))
+    late = ((first + last) / 2 > samples // 2).float().mean()
+    assert late == pytest.approx(0.5, abs=0.08)
 
 
 def test_without_turns_the_mixtures_are_what_they_were(corpus):

@@ -13,7 +13,7 @@ from tests.mixtures import RATE, voices, write
 from tisdiss_cli.commands.options import parse_repeats
 from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.evaluate import Progress, evaluate
+from tisdiss_cli.evaluation.evaluate import evaluate
 from tisdiss_cli.evaluation.metrics import LIMIT, score
 from tisdiss_cli.evaluation.results import Mean, Row, Sheet
 from tisdiss_cli.separation.separator import Separator
@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path, said):
 
     path = tmp_path / "scores.csv"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, separator, [1, 2], sheet=Sheet(path), progress=Progress(advance=stop))
+        evaluate(dataset, separator, [1, 2], sheet=Sheet(path), advance=stop)
     assert {row.id for row in Sheet(path).rows} == {"a"}
     with path.open("a") as file:
         file.write("b,1,3.0")  # as a kill in the middle of a write leaves it

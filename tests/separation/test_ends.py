@@ -65,7 +65,7 @@ def test_every_way_through_the_network_hears_whole_hops(separator):
     for repeats, voices in enumerate(expected, 1):
         torch.testing.assert_close(separator.separate(heard, repeats=repeats), voices)
         torch.testing.assert_close(separator.batch(heard[None], repeats)[0], voices)
-    for voices, (scored, _) in zip(expected, every_setting(separator, heard, repeats=[1, 2]), strict=True):
+    for voices, (_, scored, _) in zip(expected, every_setting(separator, heard, repeats=[1, 2]), strict=True):
         torch.testing.assert_close(scored, voices)
     for voices, refined in zip(expected, separator.refine(heard, repeats=2), strict=True):
         torch.testing.assert_close(refined, voices)

@@ -46,7 +46,7 @@ def test_neither_do_refine_score_and_validation(separator, offset):
     expected = separator.separate(mixture, repeats=2)
     *_, refined = separator.refine(mixture + offset, repeats=2)
     assert distance(refined, expected) < 0.2
-    for (scored, _), repeats in zip(every_setting(separator, mixture + offset, repeats=[1, 2]), (1, 2), strict=True):
+    for repeats, scored, _ in every_setting(separator, mixture + offset, repeats=[1, 2]):
         assert distance(scored, separator.separate(mixture, repeats=repeats)) < 0.2
     validation = validate(
         separator.network, [Example(mixture + offset, expected)], repeats=2, device=torch.device("cpu")

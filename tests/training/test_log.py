@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from tisdiss_cli.training.curve import CURVE, plot_curve
-from tisdiss_cli.training.log import LOG, Log, Losses, read_log
+from tisdiss_cli.training.log import CURVE, LOG, Log, Losses, plot_curve, read_log
 
 
 def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):

@@ -1,1 +1,1 @@
-"""What every repetition setting costs."""
+"""The cost of every repetition setting."""

@@ -24,7 +24,7 @@ class Fit:
 
 @dataclass
 class Findings:
-    """What every setting takes and, where a set was scored, what it gives."""
+    """The cost of every setting and, where a set was scored, its quality."""
 
     ceilings: dict[str, float | None] = field(default_factory=dict)  # by precision, from `matmul_ceiling`
     measurements: list[Measurement] = field(default_factory=list)
@@ -68,13 +68,9 @@ def run_grid(
     repeats: Sequence[int],
     on_row: Callable[[Measurement], None],
 ) -> Findings:
-    """Measures every setting; `on_row` hears of each.
+    """Measures each of ascending `repeats` on shapes (batch size, seconds of each mixture), in every precision.
 
-    Args:
-        separators: one for each precision.
-        shapes: (batch size, seconds of each mixture).
-        repeats: ascending.
-        on_row: is given what was measured, as soon as it is.
+    `on_row` is given what was measured, as soon as it is.
     """
     found, shapes = Findings({one.precision: matmul_ceiling(one) for one in separators}), list(shapes)
     for separator in separators:

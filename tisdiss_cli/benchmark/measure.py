@@ -1,6 +1,8 @@
 """Time, memory and arithmetic of every repetition setting, against what the machine can do at best."""
 
+import ctypes
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from tisdiss_cli.benchmark.memory import peak_memory
 from tisdiss_cli.devices import OutOfMemory, cores, memory_guard, now
+from tisdiss_cli.evaluation.evaluate import every_setting
 from tisdiss_cli.separation.separator import Separator
 
 _MIN_SECONDS = 1.0  # that a setting is run for
 _SEED = 0
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux, proc(5)
 # Fused kernels that torch's counter, which knows CUDA's, does not: a CPU's, MPS' and those of devices to come.
 _OTHER_ATTENTION = (
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
@@ -38,15 +41,15 @@ class Measurement:
     batch_size: int
     audio_seconds: float  # of each item of the batch
     repeats: int
-    median: float | None  # seconds, network only, as are the next two
-    lower: float | None  # first quartile
-    upper: float | None  # third quartile
-    runs: int | None
-    rtf: float | None  # seconds for a second of audio
-    memory: int | None  # bytes: the device's peak allocation, on a CPU the process's peak resident set
-    macs: int | None  # multiply-accumulates of matrix products and convolutions
-    flops: float | None  # achieved, 1/s; a multiply-accumulate is two operations
-    of_ceiling: float | None  # that, as a fraction of the largest matrix product's
+    median: float | None = None  # seconds, network only, as are the next two
+    lower: float | None = None  # first quartile
+    upper: float | None = None  # third quartile
+    runs: int | None = None
+    rtf: float | None = None  # seconds for a second of audio
+    memory: int | None = None  # bytes: the device's peak allocation, on a CPU the process's peak resident set
+    macs: int | None = None  # multiply-accumulates of matrix products and convolutions
+    flops: float | None = None  # achieved, 1/s; a multiply-accumulate is two operations
+    of_ceiling: float | None = None  # that, as a fraction of the largest matrix product's
 
     @property
     def cell(self) -> tuple[str, int, float]:
@@ -63,15 +66,9 @@ def measure(
     ceiling: float | None,
     min_seconds: float = _MIN_SECONDS,
 ) -> Iterator[Measurement]:
-    """Yields a measurement for each setting, on seeded noise of the given shape.
+    """Yields a measurement for each setting, on seeded noise of so many mixtures of a length at a time.
 
-    Args:
-        separator: gives network, device and precision.
-        repeats: ascending.
-        batch_size: mixtures at a time.
-        audio_seconds: length of each.
-        ceiling: operations per second, from `matmul_ceiling`; None: not known.
-        min_seconds: each setting is run for at least so long, and at least three times.
+    Each is run for `min_seconds` and at least three times. `repeats` ascend; `ceiling` is `matmul_ceiling`'s.
     """
     samples = max(round(audio_seconds * separator.sample_rate), 1)
     what = f"{batch_size} x {audio_seconds:g} s of audio"
@@ -82,15 +79,11 @@ def measure(
         shape = (separator.precision, batch_size, audio_seconds, setting)
         try:
             with memory_guard(what):
-                mixture = seeded_mixture(separator, batch_size, audio_seconds)
-
-                def run(mixture: Tensor = mixture, setting: int = setting) -> Tensor:
-                    return separator.batch(mixture, setting)
-
+                run = partial(separator.batch, seeded_mixture(separator, batch_size, audio_seconds), setting)
                 memory = peak_memory(run, separator.device)
                 times = time_runs(run, separator.device, min_seconds)
         except OutOfMemory:
-            yield Measurement(*shape, *[None] * 9)
+            yield Measurement(*shape)
             continue
         lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
         counted = batch_size * macs[setting] if macs else None
@@ -117,24 +110,51 @@ def time_runs(run: Callable[[], object], device: torch.device, min_seconds: floa
     return times
 
 
+def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Returns bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had.
+
+    On a CPU, what the C library keeps of memory already freed is given back first.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        run()
+        return None
+    with suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        _CLEAR.write_text("5", encoding="ascii")  # the resident set's high-water mark starts anew
+    except OSError:
+        run()  # elsewhere the mark stands for the whole process so far
+        return _peak_so_far()
+    run()
+    (line,) = (line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def _peak_so_far() -> int | None:
+    """Returns bytes resident at the process's peak; None on Windows, whose Python cannot tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> dict[int, int]:
     """Counts multiply-accumulates of one mixture for each setting, its decoding included, in one pass.
 
     As torch's flop counter has them: matrix products, convolutions and attention, no Fourier transforms.
     """
-    mixture = torch.randn(1, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
-    found: dict[int, int] = {}
-    decoding = 0
+    mixture = seeded_mixture(separator, 1, samples / separator.sample_rate)[0]
     # Nothing compiled: the counter sees into no kernel that the compiler made.
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_OTHER_ATTENTION, _attention_flops))
     with torch.compiler.set_stance("force_eager"), counter:
-        for estimate in separator.estimates(mixture, max(repeats)):
-            if estimate.repeat in repeats:
-                reached = counter.get_total_flops()
-                estimate.waveforms()
-                found[estimate.repeat] = (counter.get_total_flops() - decoding) // 2
-                decoding += counter.get_total_flops() - reached
-    return found
+        found = every_setting(separator, mixture, repeats=repeats, clock=counter.get_total_flops)
+    return {repeat: operations // 2 for repeat, _, operations in found}
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
@@ -161,11 +181,9 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Returns what the numbers were measured on."""
     name = platform.processor() or platform.machine()
-    try:
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
     machine = {
         "device": str(device),
         "cpu": name,

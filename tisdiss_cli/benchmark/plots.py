@@ -1,4 +1,4 @@
-"""The quality-against-time curve, as a picture and in the terminal; the cost of each setting, as a picture."""
+"""Pictures of quality against time, and of the cost of each setting."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import replacing
+from tisdiss_cli.libraries import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,10 +19,7 @@ def check_plot(path: Path) -> None:
     """UserError unless the file's format is known and matplotlib is there."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {path}: end the name in .png or .svg")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("--plot needs the package matplotlib: pip install 'tisdiss[plot]'") from None
+    require("matplotlib", "--plot needs", "plot")
 
 
 def draw(curves: "list[Curve]", path: Path, title: str) -> None:
@@ -76,36 +74,11 @@ def cost_figure(measurements: "Sequence[Measurement]", title: str) -> "Figure":
 
 
 def _figure(width: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, 4.5), layout="constrained")
 
 
 def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix[1:])
-
-
-def draw_text(curve: "Curve", width: int = 64, height: int = 14) -> str:
-    """Returns the curve in characters: each setting as its number, the marked one in brackets."""
-    points = curve.points
-    low, high = min(point.si_snri for point in points), max(point.si_snri for point in points)
-    span, right = (high - low) or 1.0, max(point.rtf for point in points) or 1.0
-    grid = [[" "] * (width + 6) for _ in range(height)]
-    # Deepest first, so that where labels meet the smaller settings stay readable.
-    for point in reversed(points):
-        marked = point.repeats == curve.marked
-        row = round((high - point.si_snri) / span * (height - 1))
-        label = f"[{point.repeats}]" if marked else str(point.repeats)
-        column = max(0, round(point.rtf / right * width) - marked)
-        grid[row][column : column + len(label)] = label
-    lines = []
-    for row, cells in enumerate(grid):
-        value = f"{high - row / (height - 1) * span:8.2f}" if row in (0, height // 2, height - 1) else " " * 8
-        lines.append(f"{value} ┤{''.join(cells)}".rstrip())
-    lines.append(f"{' ' * 8} └{'─' * (width + 4)}")
-    lines.append(f"{' ' * 10}0{'real-time factor':^{width - 5}}{right:.3g}")
-    return "\n".join(["SI-SNRi (dB)", *lines])

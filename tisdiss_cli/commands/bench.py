@@ -149,11 +149,11 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
 
 def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Evaluation":
     """Scores every setting; a file that cannot be scored is said and left out."""
-    from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
+    from tisdiss_cli.evaluation.evaluate import default_workers, evaluate
 
     with bar(unit="file", desc=f"scoring {separator.precision}", leave=False) as shown:
-        progress = Progress(shown.reset, shown.update)
-        outcome = evaluate(dataset, separator, wanted, workers=default_workers(dataset), progress=progress)
+        workers = default_workers(dataset)
+        outcome = evaluate(dataset, separator, wanted, workers=workers, start=shown.reset, advance=shown.update)
     for sentence in outcome.failed:
         log.error(f"not scored: {sentence}")
     if not outcome.results:
@@ -162,8 +162,6 @@ def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Ev
 
 
 def _print(found: "Findings", title: str) -> None:
-    from tisdiss_cli.benchmark.plots import draw_text
-
     peaks = ", ".join(
         f"{si(value) + 'FLOP/s' if value else 'no memory for it'} in {name}" for name, value in found.ceilings.items()
     )
@@ -174,5 +172,4 @@ def _print(found: "Findings", title: str) -> None:
         print(fit_in_words(line))
     for curve in found.curves():
         name = f"{curve.name}: " if curve.name else ""
-        print(f"\n{name}{curve.marked} is the smallest setting within 0.1 dB of the best")
-        print(draw_text(curve))
+        print(f"{name}{curve.marked} is the smallest setting within 0.1 dB of the best")

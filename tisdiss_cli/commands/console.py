@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import sys
-import unicodedata
 from contextlib import AbstractContextManager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+
+from tisdiss_cli.files import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,21 +22,6 @@ if TYPE_CHECKING:
     from tisdiss_cli.model.weights import WeightFile
 
 log = logging.getLogger("tisdiss")
-
-_JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji are spelt with them
-
-
-def shown(text: str) -> str:
-    """Text as a line of a terminal shows it: what would move the cursor, colour, or end the line stands escaped."""
-    if text.isprintable():
-        return text
-    return "".join(map(_character, text))
-
-
-def _character(letter: str) -> str:
-    if letter in _JOINERS or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return letter
-    return repr(letter)[1:-1]
 
 
 class _Sentence(logging.Formatter):

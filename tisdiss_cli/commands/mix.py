@@ -53,7 +53,7 @@ def mix(
     check_place(out, {"SPEECH": speech, "--rirs": rirs, "--noise": noise})
 
     mixtures = MixtureSet(
-        speech,
+        root=speech,
         speakers=speakers,
         level_db=level,
         exclude=read_exclusions(exclude) if exclude else (),

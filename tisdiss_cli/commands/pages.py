@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tisdiss_cli.commands.bench_tables import bench_table, fit_in_words
 from tisdiss_cli.commands.console import bar, log
+from tisdiss_cli.libraries import require
 
 if TYPE_CHECKING:
     from rich.table import Table as Printed
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 def check_pictures() -> None:
     """Raises UserError now, and not after the work, if a report's pictures cannot be drawn."""
-    from tisdiss_cli.report.spectrograms import check_matplotlib
-
-    check_matplotlib()
+    require("matplotlib", "the report's pictures need", "plot")
 
 
 def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:

@@ -44,8 +44,8 @@ def report(
     page = run_page(out, source=source, scores=scores, against=against, html=html, most=most)
     print(page)
     if open:
-        from tisdiss_cli.report.page import open_page
+        import webbrowser
 
-        if not open_page(page):
+        if not webbrowser.open(page.absolute().as_uri()):
             log.error(f"no browser was found to open {page} with")
             raise typer.Exit(1)

@@ -97,7 +97,7 @@ def score(
 
     keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
-    from tisdiss_cli.evaluation.evaluate import Progress, default_workers, evaluate
+    from tisdiss_cli.evaluation.evaluate import default_workers, evaluate
     from tisdiss_cli.evaluation.results import Sheet
     from tisdiss_cli.separation.separator import Separator
 
@@ -117,19 +117,19 @@ def score(
     workers = default_workers(dataset) if workers is None else workers
     try:
         with bar(unit="file", leave=False) as shown:
-            progress = Progress(start=shown.reset, advance=shown.update)
             outcome = evaluate(
                 dataset,
                 separator,
                 wanted,
                 estimates=estimates,
+                pattern=pattern,
                 separator_repeats=separator_repeats,
                 stoi=stoi,
                 pesq=pesq,
                 sheet=sheet,
                 workers=workers,
-                progress=progress,
-                pattern=pattern,
+                start=shown.reset,
+                advance=shown.update,
             )
     except KeyboardInterrupt:
         log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tisdiss_cli.commands.console import log, plain_console, shown
+from tisdiss_cli.commands.console import log, plain_console
+from tisdiss_cli.files import shown
 
 if TYPE_CHECKING:
     from rich.table import Table

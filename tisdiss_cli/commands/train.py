@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,18 +94,17 @@ def train(
     from tisdiss_cli.devices import choose_device, choose_precision
     from tisdiss_cli.training.checkpoint import CHECKPOINT
     from tisdiss_cli.training.export import WEIGHTS
-    from tisdiss_cli.training.fabric import check_devices, launch
+    from tisdiss_cli.training.fabric import launch
     from tisdiss_cli.training.loop import Training
-    from tisdiss_cli.training.start import gather, make_folder, start_again, start_new
+    from tisdiss_cli.training.start import gather, start_again, start_new
 
     chosen = choose_device(device)
-    check_devices(chosen, devices)
     options = recipe_options(context.params)
     start = start_again(out, options) if resume else start_new(out, recipe=recipe, init=init, options=options)
     computed, _ = choose_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
-    make_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     say_what_is_missing(start.recipe, bool(material.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
     torch.manual_seed(start.recipe.seed)
@@ -143,10 +143,8 @@ def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def say_what_is_missing(recipe: "Recipe", validated: bool) -> None:
     """Logs what a run goes without where it has no validation set or no matplotlib."""
-    from tisdiss_cli.training.curve import can_plot
-
     if not validated:
         paper = not (recipe.minutes or recipe.steps or recipe.open_ended)
         log.info(f"without --valid the last weights are kept{', the rate is never halved' if paper else ''}")
-    if not can_plot():
+    if not find_spec("matplotlib"):
         log.info("no curve.png without matplotlib: pip install 'tisdiss[plot]'")

@@ -16,14 +16,13 @@ from tisdiss_cli.libraries import load_torchaudio
 
 
 def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
-    """Returns the impulse responses of each room, a room being a folder that holds sound files.
+    """Returns the impulse responses of each room, a folder that holds sound files.
 
-    Raises:
-        UserError: no files, files of several channels, or rooms with fewer than `speakers` of them.
+    UserError if there are none, some of several channels, or rooms with fewer than `speakers` of them.
     """
     rooms: dict[Path, list[Path]] = {}
     bad: list[str] = []
-    for path in _files(root, "impulse responses"):
+    for path in sound_files(root, "impulse responses"):
         rooms.setdefault(path.parent, []).append(path)
         with suppress(AudioError):  # reading it gives the reason
             if (channels := channel_count(path)) != 1:
@@ -39,12 +38,8 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
     return list(rooms.values())
 
 
-def find_noises(root: Path) -> list[Path]:
-    """Returns the sound files below `root`; UserError if there are none."""
-    return _files(root, "noise")
-
-
-def _files(root: Path, what: str) -> list[Path]:
+def sound_files(root: Path, what: str) -> list[Path]:
+    """Returns the sound files below `root`; UserError if there are none of `what`."""
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass one that holds sound files of {what}")
     paths = find(root)
@@ -97,8 +92,8 @@ class Noises(OnDevice):
 
     @staticmethod
     def load(root: Path, sample_rate: int) -> "Noises":
-        """Reads all recordings below `root`, on the CPU; errors as `find_noises` and `read_clips`."""
-        found = read_clips(root, find_noises(root), sample_rate)
+        """Reads all recordings below `root`, on the CPU; errors as `sound_files` and `read_clips`."""
+        found = read_clips(root, sound_files(root, "noise"), sample_rate)
         return Noises(Clips.pack((noise / noise.abs().max())[None] for noise in found))
 
     def draw(self, batch: int, samples: int, random: torch.Generator) -> Tensor:

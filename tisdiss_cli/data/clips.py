@@ -1,26 +1,29 @@
 """Many sound files in memory: read ahead by threads, at one rate, kept as 16-bit samples, drawn from in segments."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import Source
+from tisdiss_cli.audio.read import Source, input_rate
 from tisdiss_cli.devices import cores
 from tisdiss_cli.errors import UserError, listed
 
 FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
 CANDIDATES = 8  # positions tried for a segment that is not mostly silence
 ACTIVE_DB = 30.0  # a frame is active within this much of its clip's loudest
-_AHEAD = 256  # files read at a time
+_AHEAD = 256  # files
 
 log = logging.getLogger("tisdiss")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class BadFiles(UserError):
@@ -55,10 +58,8 @@ class Complaints:
 def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterator[Tensor]:
     """Yields (L,) float32 for every path, in order, none silent; the log says once what was resampled.
 
-    `what` is the subject of that sentence, a folder say. After a bad file no more are yielded, but all are read.
-
-    Raises:
-        BadFiles: at the end, the files that cannot be read, or are silent.
+    `what` is the subject of that sentence, a folder say. After a bad file no more are yielded, but all are read; at the
+    end BadFiles has those that cannot be read, or are silent.
     """
     rates: set[int] = set()
 
@@ -76,16 +77,44 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
         return waveform if waveform.any() else f"{path} is silent: take it out"
 
     bad: list[str] = []
-    with ThreadPoolExecutor(min(8, cores())) as pool:
-        for begin in range(0, len(paths), _AHEAD):
-            for clip in pool.map(read, paths[begin : begin + _AHEAD]):
-                if isinstance(clip, str):
-                    bad.append(clip)
-                elif not bad:
-                    yield clip
+    for clip in ahead(read, paths, threads=min(8, cores()), most=_AHEAD):
+        if isinstance(clip, str):
+            bad.append(clip)
+        elif not bad:
+            yield clip
     if bad:
         raise BadFiles(bad)
     say_rates(what, rates, sample_rate)
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int) -> Iterator[Result]:
+    """Yields the function's result for each item, in order; threads are up to `most` items ahead."""
+    pool, coming = ThreadPoolExecutor(threads), deque[Future[Result]]()
+    try:
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) > most:
+                yield coming.popleft().result()
+        for future in coming:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def count_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
+    """Returns how many files have each rate, in Hz, and why others cannot be opened."""
+    rates, bad = Counter[int](), list[str]()
+    for path in paths:
+        try:
+            rates[input_rate(path)] += 1
+        except UserError as error:
+            bad.append(str(error))
+    return rates, bad
+
+
+def commonest(rates: Counter[int]) -> int | None:
+    """Returns the rate of most of the files, of equals the lowest; None of none."""
+    return max(sorted(rates), key=rates.__getitem__, default=None)
 
 
 def say_rates(what: object, rates: set[int], sample_rate: int) -> None:
@@ -146,11 +175,6 @@ class Clips(OnDevice):
 
         Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most active; of
         several signals the least active decides. A clip shorter than the segment lies at a random place in it.
-
-        Args:
-            clip: indices.
-            samples: of a segment.
-            random: on the clips' device.
         """
         start, length = self.starts[clip], self.lengths[clip]
         slack = (length - samples)[..., None]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tisdiss_cli.audio.find import find
 from tisdiss_cli.data.clips import Clips, OnDevice, read_clips
-from tisdiss_cli.data.datasets import is_set
+from tisdiss_cli.data.datasets import is_set, subfolders
 from tisdiss_cli.errors import UserError, listed
 from tisdiss_cli.libraries import load_torchaudio
 
@@ -40,16 +40,15 @@ class Corpus(OnDevice):
 def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
     """Lists the sound files of `root`/<speaker>/** by speaker; the log says which sets of mixtures are left out.
 
-    Raises:
-        UserError: `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
+    UserError if `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
     if is_set(root):
         raise UserError(f"{root} is a set of mixtures: pass a folder that holds clean speech for each speaker")
     folders, sets = speech_files(root)
-    beside = f" beside {len(sets)} sets of mixtures, which are no speakers" if sets else ""
     if len(folders) < speakers:
+        beside = f" beside {len(sets)} sets of mixtures, which are no speakers" if sets else ""
         raise UserError(
             f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}{beside}: mixing needs "
             f"a folder for each of at least {speakers} speakers"
@@ -70,13 +69,11 @@ def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
             known[folder] = above or (folder if is_set(folder) else None)
         return known[folder]
 
-    try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{root} cannot be listed ({error.strerror}): make it readable, or pass another") from None
-    files = {folder.name: [path for path in find(folder) if not outermost_set(path.parent)] for folder in folders}
-    sets = sorted({found for found in known.values() if found})
-    return {name: found for name, found in files.items() if found}, sets
+    files = {}
+    for folder in subfolders(root):
+        if found := [path for path in find(folder) if not outermost_set(path.parent)]:
+            files[folder.name] = found
+    return files, sorted({found for found in known.values() if found})
 
 
 def load_corpus(
@@ -85,19 +82,12 @@ def load_corpus(
     *,
     speeds: list[float],
     speakers: int = 2,
-    exclude: Sequence[tuple[str, str]] = (),
+    exclude: Sequence[Sequence[str]] = (),
 ) -> Corpus:
-    """Reads `root`/<speaker>/**/<any sound file>, resampled to `sample_rate`, on the CPU.
+    """Reads `root`/<speaker>/**/<any sound file>, at `sample_rate` and a copy at each speed, on the CPU.
 
-    Args:
-        root: one folder for each speaker.
-        sample_rate: of the network, Hz.
-        speeds: factors of the speed perturbation; a copy is kept at each.
-        speakers: of a mixture.
-        exclude: pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed.
-
-    Raises:
-        UserError: no folder, too few speakers, silent or unreadable files, a speaker without partners.
+    `exclude` has pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed. UserError if there are
+    too few speakers, silent or unreadable files, or a speaker without partners.
     """
     folders = find_speakers(root, speakers)
     compatible = compatibility(list(folders), exclude, speakers)
@@ -112,21 +102,13 @@ def load_corpus(
                 yield faster.clamp(-1, 1)[None]
 
     counts = torch.tensor([len(files) * len(speeds) for files in folders.values()])
-    return Corpus(
-        names=list(folders),
-        sample_rate=sample_rate,
-        clips=Clips.pack(copies()),
-        first=counts.cumsum(0) - counts,
-        counts=counts,
-        compatible=compatible,
-    )
+    return Corpus(list(folders), sample_rate, Clips.pack(copies()), counts.cumsum(0) - counts, counts, compatible)
 
 
-def compatibility(names: list[str], exclude: Sequence[tuple[str, str]], speakers: int) -> Tensor:
+def compatibility(names: list[str], exclude: Sequence[Sequence[str]], speakers: int) -> Tensor:
     """Returns who may be mixed with whom, (P, P) bool, symmetric.
 
-    Raises:
-        UserError: a pattern matches nobody, or a speaker has too few partners left.
+    UserError if a pattern matches nobody, or a speaker has too few partners left.
     """
     allowed = ~torch.eye(len(names), dtype=torch.bool)
     nobody = list(dict.fromkeys(p for pair in exclude for p in pair if not any(fnmatchcase(name, p) for name in names)))

@@ -36,6 +36,7 @@ LAYOUTS = (
     Layout("WSJ0-2mix", ("mix",), "s{}"),
 )
 _CUSTOM = "custom"
+_Split = tuple[Path, str, str, tuple[str, ...]]  # a folder, its layout, its folders of mixtures and of references
 _DEPTH = 5  # corpus/wav8k/min/train-100/mix_clean
 
 
@@ -83,19 +84,19 @@ def find_dataset(
         raise UserError(f"{root} is not a folder: pass one that holds mixtures and references (mix, s1, s2)")
     if mixture is not None and not mixture.strip():
         raise UserError("--mixture names no folder: leave it out, or name the one of the mixtures")
-    if references is not None and (len(references) < 2 or not all(name.strip() for name in references)):
-        named = len([name for name in references if name.strip()])
-        raise UserError(f"--references names {named} folder: name one for each speaker, as in s1,s2")
-    if references is not None and len(set(references)) < len(references):
-        raise UserError(f"--references {','.join(references)}: name each folder once")
-    splits = _splits(root, mixture, references=references, depth=_DEPTH)
+    if references is not None and not (all(map(str.strip, references)) and len(set(references)) == len(references) > 1):
+        raise UserError(f"--references {','.join(references)}: name a folder for each speaker, each once, as in s1,s2")
+    splits = _splits(root, mixture, references)
     if not splits:
         wanted = [*([mixture] if mixture else []), *(references or [])]
-        known = "; ".join(f"{layout.name}: {layout.mixtures[0]}, {_pair(layout)}" for layout in reversed(LAYOUTS))
         if wanted:
             raise UserError(
                 f"{root} has no folder that holds {', '.join(wanted)} with its counterparts: check the names"
             )
+        known = "; ".join(
+            f"{one.name}: {one.mixtures[0]}, {one.references.format(1)}, {one.references.format(2)}"
+            for one in reversed(LAYOUTS)
+        )
         raise UserError(
             f"{root} has none of the known layouts ({known}): name the folders with --mixture and --references"
         )
@@ -120,30 +121,23 @@ def _example(folder: Path) -> str:
     return str(path.relative_to(folder)) if path else "none"
 
 
-def _pair(layout: Layout) -> str:
-    return ", ".join(layout.references.format(speaker) for speaker in (1, 2))
-
-
-def _splits(
-    folder: Path, mixture: str | None, *, references: Sequence[str] | None, depth: int
-) -> list[tuple[Path, str, str, tuple[str, ...]]]:
+def _splits(folder: Path, mixture: str | None, references: Sequence[str] | None, depth: int = _DEPTH) -> list[_Split]:
     """Finds every split at or below `folder`, which is not searched any further once it is one."""
-    found = _split(folder, mixture, references)
-    if found:
-        return [(folder, *found)]
-    if depth == 0:
-        return []
+    if found := _split(folder, mixture, references):
+        return [found]
+    below = subfolders(folder) if depth else []
+    return [split for path in below for split in _splits(path, mixture, references, depth - 1)]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Lists the folders in a folder, without hidden ones, sorted."""
     try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or pass another") from None
-    return [split for path in below for split in _splits(path, mixture, references=references, depth=depth - 1)]
 
 
-def _split(
-    folder: Path, mixture: str | None, references: Sequence[str] | None
-) -> tuple[str, str, tuple[str, ...]] | None:
-    """Returns layout, mixture folder and reference folders of `folder`, or None if it is no split."""
+def _split(folder: Path, mixture: str | None, references: Sequence[str] | None) -> _Split | None:
     for layout in (*LAYOUTS, Layout(_CUSTOM, (), "s{}")):
         names = layout.mixtures if mixture is None else (mixture,)
         chosen = next((name for name in names if os.path.isdir(folder / name)), None)
@@ -152,7 +146,7 @@ def _split(
             continue
         known = chosen in layout.mixtures and (references is None or layout.references.format(1) == references[0])
         if known or layout.name == _CUSTOM or mixture is None:
-            return layout.name if known else _CUSTOM, chosen, speakers
+            return folder, layout.name if known else _CUSTOM, chosen, speakers
     return None
 
 

@@ -1,7 +1,7 @@
 """Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -97,15 +97,11 @@ class DynamicMixing(OnDevice):
     level_db: float
     rooms: Rooms | None = None
     noises: Noises | None = None
-    noise_db: tuple[float, float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
+    noise_db: Sequence[float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
     speaker_exponent: float = 0.0  # of the length of a speaker's speech, by which they are drawn; 0: evenly
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
     silent_share: float = 0.0  # share of the mixtures in which the last source is silence
     filter_db: float = 0.0  # gains of the filters of each voice are uniform in +-this; 0: none
-
-    def retuned(self, **values: Any) -> "DynamicMixing":
-        """Returns the same with other levels, shares or filters."""
-        return replace(self, **values)
 
     @property
     def checksum(self) -> str:

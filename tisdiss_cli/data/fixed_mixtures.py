@@ -4,14 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tisdiss_cli.data.clips import Clips, Complaints, OnDevice, read_clips
 from tisdiss_cli.data.corpus import speech_files
-from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset
+from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset, subfolders
 from tisdiss_cli.errors import UserError, listed
 
 
@@ -20,10 +19,6 @@ class FixedMixtures(OnDevice):
     """Every mixture and its references; those of one item keep their levels relative to each other."""
 
     clips: Clips  # of 1 + S signals, mixture first
-
-    def retuned(self, **values: Any) -> "FixedMixtures":
-        """Returns the same: what is fixed has its levels, turns and sound."""
-        return self
 
     @property
     def checksum(self) -> str:
@@ -43,15 +38,15 @@ def looks_fixed(root: Path) -> bool:
 
     Sets below it that lie beside the clean speech of two speakers or more are no reason: then the speech is meant.
     """
-    names = {name for layout in LAYOUTS for name in layout.mixtures}
-    speakers = {layout.references.format(number) for layout in LAYOUTS for number in range(1, 10)}
     if not os.path.isdir(root):
         return False
-    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    names = {name for layout in LAYOUTS for name in layout.mixtures}
+    speakers = {layout.references.format(number) for layout in LAYOUTS for number in range(1, 10)}
+    folders = {path.name for path in subfolders(root)}
     if folders & names or (folders and folders <= speakers):
         return True
-    below = any(path.name in names and path.is_dir() for pattern in ("*/*", "*/*/*") for path in root.glob(pattern))
-    return below and len(speech_files(root)[0]) < 2
+    speech, sets = speech_files(root)
+    return bool(sets) and len(speech) < 2
 
 
 def complete_dataset(

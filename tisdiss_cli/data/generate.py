@@ -8,19 +8,19 @@ a shorter one. Source: Hershey et al. 2016 (WSJ0-2mix), Wichern et al. 2019 (WHA
 import csv
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import soundfile
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import input_rate, read
+from tisdiss_cli.audio.read import read
 from tisdiss_cli.audio.write import as_sndfile
-from tisdiss_cli.data.augment import direct_first, find_noises, find_rooms, reverberate
-from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, read_clips
+from tisdiss_cli.data.augment import direct_first, find_rooms, reverberate, sound_files
+from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, commonest, count_rates, read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
 from tisdiss_cli.data.datasets import METADATA
 from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
@@ -33,7 +33,7 @@ _LONGEST = 250  # bytes of a name that every disk takes, without the extension
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What one mixture is made of; levels are dB, relative to the speakers' mean."""
+    """The parts of one mixture; levels are dB, relative to the speakers' mean."""
 
     speakers: list[str]
     utterances: list[Path]
@@ -44,53 +44,39 @@ class Ingredients:
     noise_db: float  # of the loudest speaker over the noise
 
 
+@dataclass(kw_only=True)
 class MixtureSet:
-    """What mixtures are drawn from, and how.
+    """A source of mixtures.
 
-    Args:
-        root: a folder for each speaker.
-        speakers: of a mixture.
-        level_db: relative levels are uniform in +-this.
-        exclude: pairs of patterns of speakers that are never mixed.
-        rirs: impulse responses, a folder for each room.
-        noise: a folder of noise.
-        noise_db: of the loudest speaker over the noise, uniform.
-        seed: of all that is drawn.
-
-    Raises:
-        UserError: fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers that
-            are too long for a mixture's.
+    UserError if there are fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers
+    that are too long for a mixture's.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        speakers: int = 2,
-        level_db: float = 5.0,
-        exclude: Sequence[tuple[str, str]] = (),
-        rirs: Path | None = None,
-        noise: Path | None = None,
-        noise_db: tuple[float, float] = (-6.0, 3.0),
-        seed: int = 0,
-    ) -> None:
-        self.root, self.rirs, self.noise = root, rirs, noise
-        self.speakers, self.level_db, self.noise_db, self.seed = speakers, level_db, noise_db, seed
-        self.folders = find_speakers(root, speakers)  # utterances by speaker
+    root: Path  # a folder for each speaker
+    speakers: int  # of a mixture
+    level_db: float  # relative levels are uniform in +-this
+    exclude: Sequence[Sequence[str]]  # pairs of patterns of speakers that are never mixed
+    rirs: Path | None  # impulse responses, a folder for each room
+    noise: Path | None  # a folder of noise
+    noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform
+    seed: int  # of all that is drawn
+
+    def __post_init__(self) -> None:
+        self.folders = find_speakers(self.root, self.speakers)  # utterances by speaker
         self.speech = [path for paths in self.folders.values() for path in paths]
-        self.compatible = compatibility(list(self.folders), exclude, speakers)
-        self.rooms = find_rooms(rirs, speakers) if rirs else []
-        self.noises = find_noises(noise) if noise else []
-        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-speakers:]
-        if len(os.fsencode(_name(1, longest, [-60.0] * speakers))) > _LONGEST:
-            raise UserError(f"{root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
+        self.compatible = compatibility(list(self.folders), self.exclude, self.speakers)
+        self.rooms = find_rooms(self.rirs, self.speakers) if self.rirs else []
+        self.noises = sound_files(self.noise, "noise") if self.noise else []
+        longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-self.speakers :]
+        if len(os.fsencode(_name(1, longest, [-60.0] * self.speakers))) > _LONGEST:
+            raise UserError(f"{self.root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
 
     def sample_rate(self) -> int:
         """Returns the commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can."""
-        rates, bad = _open(self.speech)
-        if not rates:
+        rates, bad = count_rates(self.speech)
+        if not (rate := commonest(rates)):
             raise BadFiles(bad)
-        return max(sorted(rates), key=lambda rate: rates[rate])
+        return rate
 
     def plan(self, index: int, attempt: int = 0) -> Ingredients:
         """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
@@ -126,15 +112,12 @@ class MixtureSet:
         responses = sorted({path for plan in plans for path in plan.responses})
         noises = sorted({plan.noise for plan in plans if plan.noise})
         complaints = Complaints()
-        with complaints.collected():
-            for path, clip in zip(spoken, read_clips(self.root, spoken, sample_rate), strict=True):
-                if clip.shape[0] < FRAME:
-                    complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
-        complaints.sentences += _open(sorted(set(self.speech) - set(spoken)))[1]
-        for what, paths in (("impulse responses", responses), ("noise", noises)):
+        for what, paths in ((self.root, spoken), ("impulse responses", responses), ("noise", noises)):
             with complaints.collected():
-                for _ in read_clips(what, paths, sample_rate):
-                    pass
+                for path, clip in zip(paths, read_clips(what, paths, sample_rate), strict=True):
+                    if paths is spoken and clip.shape[0] < FRAME:
+                        complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
+        complaints.sentences += count_rates(sorted(set(self.speech) - set(spoken)))[1]
         complaints.check()
 
     def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Ingredients, dict[str, Tensor]]]:
@@ -157,17 +140,6 @@ class MixtureSet:
             yield plan, files
 
 
-def _open(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
-    """Returns how many files have each rate, in Hz, and why others cannot be opened."""
-    rates, bad = Counter[int](), list[str]()
-    for path in paths:
-        try:
-            rates[input_rate(path)] += 1
-        except UserError as error:
-            bad.append(str(error))
-    return rates, bad
-
-
 def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     """Returns every file of a mixture by folder, int16 (L,), as long as its shortest utterance.
 
@@ -184,19 +156,14 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     if plan.responses:
         responses = [direct_first(read(path, sample_rate)) for path in plan.responses]
         parts["reverb"] = torch.stack([reverberate(x, h) for x, h in zip(dry, responses, strict=True)])
-    noise = None
     if plan.noise:
         noise = read(plan.noise, sample_rate)
         begin = int(plan.noise_start * noise.shape[0])
         noise = noise[(begin + torch.arange(length)) % noise.shape[0]]
         loudest = active_level(dry).max()
-        noise = noise / noise.square().mean().sqrt().clamp(min=1e-6) * loudest * 10 ** (-plan.noise_db / 20)
-    peak = max(float(signal.abs().max()) for signal in _folders(parts, noise).values())
-
-    def quantised(x: Tensor) -> Tensor:
-        return (x * (PEAK / peak * 32767)).round().int()
-
-    whole = _folders({name: quantised(x) for name, x in parts.items()}, None if noise is None else quantised(noise))
+        parts["noise"] = noise / noise.square().mean().sqrt().clamp(min=1e-6) * loudest * 10 ** (-plan.noise_db / 20)
+    scale = PEAK / max(float(signal.abs().max()) for signal in _folders(parts).values()) * 32767
+    whole = _folders({name: (signal * scale).round().int() for name, signal in parts.items()})
     return {name: signal.to(torch.int16) for name, signal in whole.items()}
 
 
@@ -212,18 +179,10 @@ def check_place(out: Path, sources: dict[str, Path | None]) -> None:
 def write_set(
     mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, advance: Callable[[], object]
 ) -> None:
-    """Writes `count` mixtures and `mixtures.csv`, what each is made of; `out` is whole or not there.
+    """Writes `count` mixtures, 16 bit, and `mixtures.csv`, what each is made of; `out` is whole or not there.
 
-    Args:
-        mixtures: what they are drawn from.
-        out: a new folder, or an empty one.
-        count: of mixtures.
-        sample_rate: theirs, Hz.
-        format: "wav" or "flac", 16 bit.
-        advance: is called after every mixture.
-
-    Raises:
-        UserError: `out` cannot be written, or as `MixtureSet.draw`.
+    `format` is "wav" or "flac"; `advance` is called after every mixture. UserError if `out`, a new or an empty folder,
+    cannot be written, or as `MixtureSet.draw`.
     """
     out = out.resolve()  # what a link points to
     part = out.with_name(f".{out.name}.part")
@@ -260,28 +219,38 @@ def _name(number: int, speakers: Sequence[str], levels: Sequence[float]) -> str:
 
 def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
     """Returns what a mixture is made of, by column; paths are relative to the folders that were given."""
+
+    def below(path: Path | None, root: Path | None) -> str:
+        return path.relative_to(root).as_posix() if path and root else ""
+
     row: dict[str, object] = {}
-    for number, (speaker, utterance, level) in enumerate(zip(plan.speakers, plan.utterances, plan.levels, strict=True)):
-        row[f"speaker_{number + 1}"] = speaker
-        row[f"utterance_{number + 1}"] = utterance.relative_to(mixtures.root).as_posix()
-        row[f"level_{number + 1}"] = f"{level:.3f}"
-        response = plan.responses[number].relative_to(mixtures.rirs).as_posix() if mixtures.rirs else ""
-        row[f"rir_{number + 1}"] = response
-    noise = plan.noise.relative_to(mixtures.noise).as_posix() if mixtures.noise and plan.noise else ""
-    return {**row, "noise": noise, "noise_level": f"{plan.noise_db:.3f}" if noise else ""}
+    columns = zip_longest(plan.speakers, plan.utterances, plan.levels, plan.responses)
+    for number, (speaker, utterance, level, response) in enumerate(columns, 1):
+        row[f"speaker_{number}"] = speaker
+        row[f"utterance_{number}"] = below(utterance, mixtures.root)
+        row[f"level_{number}"] = f"{level:.3f}"
+        row[f"rir_{number}"] = below(response, mixtures.rirs)
+    return {
+        **row,
+        "noise": below(plan.noise, mixtures.noise),
+        "noise_level": f"{plan.noise_db:.3f}" if plan.noise else "",
+    }
 
 
-def _folders(parts: dict[str, Tensor], noise: Tensor | None) -> dict[str, Tensor]:
-    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms; sums of what is given."""
-    folders: dict[str, Tensor] = {}
+def _folders(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms, by folder: sums of the parts.
+
+    Those are sources (S, L) by what they are heard in, and "noise" (L,) if there is some.
+    """
+    noise = parts.get("noise")
+    folders: dict[str, Tensor] = {} if noise is None else {"noise": noise}
     for room, sources in parts.items():
-        end = f"_{room}" if room else ""
-        clean = sources.sum(dim=0, dtype=sources.dtype)
-        folders["mix_clean" + end if end or noise is not None else "mix"] = clean
-        folders |= {f"s{number}{end}": source for number, source in enumerate(sources, 1)}
-        if noise is not None:
-            folders[f"mix_both{end}"] = clean + noise
-            folders[f"mix_single{end}"] = sources[0] + noise
-    if noise is not None:
-        folders["noise"] = noise
+        if room != "noise":
+            end = f"_{room}" if room else ""
+            clean = sources.sum(dim=0, dtype=sources.dtype)
+            folders["mix_clean" + end if end or noise is not None else "mix"] = clean
+            folders |= {f"s{number}{end}": source for number, source in enumerate(sources, 1)}
+            if noise is not None:
+                folders[f"mix_both{end}"] = clean + noise
+                folders[f"mix_single{end}"] = sources[0] + noise
     return folders

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tisdiss_cli.data.datasets import Dataset
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.loading import read_ahead
+from tisdiss_cli.evaluation.loading import Signals, read_ahead
 from tisdiss_cli.evaluation.metrics import is_silent, si_snri
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
@@ -48,25 +48,25 @@ class Choice:
 
 @torch.inference_mode()
 def trace(
-    separator: Separator, dataset: Dataset, *, most: int, advance: Callable[[], None] = lambda: None
+    separator: Separator, dataset: Dataset, *, most: int, advance: Callable[[], object] = lambda: None
 ) -> list[Trace]:
-    """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is told of each.
+    """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is called after each.
 
     A file that cannot be read, or whose lengths differ too much, is said and left out; one with a silent reference
-    or mixture is left out.
-
-    Raises:
-        UserError: the set does not fit the weights, or no mixture is left.
+    or mixture is left out. UserError if the set does not fit the weights, or no mixture is left.
     """
     if dataset.speakers != separator.sources:
         raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
     traces = []
-    for item, loaded in read_ahead(dataset.items, rate=separator.sample_rate):
-        if isinstance(loaded, str):
-            log.warning(f"left out: {item.id}: {loaded}")
-        elif not (is_silent(loaded.references).any() or is_silent(loaded.mixture)):
-            traces.append(_trace(separator, loaded.mixture, loaded.references, most=most))
-        advance()
+    for _, signals in _heard(separator, dataset, advance, tell=log.warning):
+        found, older = Trace([], []), None
+        for estimate in separator.estimates(signals.mixture[None], most):
+            voices = estimate.waveforms()[0]
+            if older is not None:
+                found.si_snri.append(si_snri(signals.mixture, signals.references, voices.cpu()))
+                found.similarity_db.append(float(similarity(voices[None], older[None])))
+            older = voices
+        traces.append(found)
     if not traces:
         raise UserError(
             f"{dataset.root}: no mixture can be read and has a voice in every reference, nothing can be calibrated"
@@ -74,53 +74,52 @@ def trace(
     return traces
 
 
-def _trace(separator: Separator, mixture: Tensor, references: Tensor, *, most: int) -> Trace:
-    values, near, older = [], [], None
-    for estimate in separator.estimates(mixture[None], most):
-        voices = estimate.waveforms()[0]
-        if older is not None:
-            values.append(si_snri(mixture, references, voices.cpu()))
-            near.append(float(similarity(voices[None], older[None])))
-        older = voices
-    return Trace(values, near)
+def _heard(
+    separator: Separator, dataset: Dataset, advance: Callable[[], object], tell: Callable[[str], None]
+) -> Iterator[tuple[int, Signals]]:
+    """Yields the number and the signals of each mixture that can be read and has nothing silent."""
+    for number, (item, loaded) in enumerate(read_ahead(dataset.items, rate=separator.sample_rate)):
+        if isinstance(loaded, str):
+            tell(f"left out: {item.id}: {loaded}")
+        elif not (is_silent(loaded.references).any() or is_silent(loaded.mixture)):
+            yield number, loaded
+        advance()
 
 
 def choose_threshold(traces: list[Trace]) -> Choice:
     """Finds the smallest whole threshold in dB whose mean SI-SNRi is within ALLOWED_LOSS of the best fixed one's."""
-    most = len(traces[0].si_snri)
-    fixed = [sum(one.si_snri[index] for one in traces) / len(traces) for index in range(most)]
+    gains, near = (np.array([getattr(one, name) for one in traces]) for name in ("si_snri", "similarity_db"))
+    fixed = gains.mean(0)  # by repeats
     for threshold in range(101):
-        stops = [
-            next((index for index, value in enumerate(one.similarity_db) if value >= threshold), most - 1)
-            for one in traces
-        ]
-        mean = sum(one.si_snri[stop] for one, stop in zip(traces, stops, strict=True)) / len(traces)
+        settled = near >= threshold
+        settled[:, -1] = True
+        stops = settled.argmax(1)  # the first
+        mean = float(gains[np.arange(len(gains)), stops].mean())
         if mean >= max(fixed) - ALLOWED_LOSS:
             break
-    return Choice(float(threshold), mean, sum(stop + 1 for stop in stops) / len(stops), fixed)
+    return Choice(float(threshold), mean, float(stops.mean()) + 1, fixed.tolist())
 
 
 @torch.inference_mode()
 def fit_quality(
-    separator: Separator, dataset: Dataset, *, repeats: int, advance: Callable[[], None] = lambda: None
+    separator: Separator, dataset: Dataset, *, repeats: int, advance: Callable[[], object] = lambda: None
 ) -> QualityModel | None:
     """Fits the model for these weights to each mixture of the set as it is and changed; None of fewer than LEAST.
 
-    A file that cannot be read, or has a silent reference, is left out; `advance` is told of each.
+    The same mixtures are left out as by `trace`, which has said it; `advance` is called after each.
     """
     inputs, truths, groups = [], [], []
     earlier: Tensor | None = None
-    for number, (_, loaded) in enumerate(read_ahead(dataset.items, rate=separator.sample_rate)):
-        if not isinstance(loaded, str) and not is_silent(loaded.references).any():
-            references = loaded.references
-            for changed in (references, *_changed(references, earlier, number)):
-                described, truth = _example(separator, changed, repeats)
-                if described is not None and np.isfinite(truth):
-                    inputs.append(described.tolist())
-                    truths.append(truth)
-                    groups.append(number)
-            earlier = references
-        advance()
+    for number, signals in _heard(separator, dataset, advance, tell=log.debug):
+        for references in (signals.references, *_changed(signals.references, earlier, number)):
+            mixture = references.sum(0)
+            voices = separator.batch(mixture[None], repeats)[0].float().cpu()
+            described, truth = describe(mixture, voices), si_snri(mixture, references, voices)
+            if described is not None and np.isfinite(truth):
+                inputs.append(described.tolist())
+                truths.append(truth)
+                groups.append(number)
+        earlier = signals.references
     if len(set(groups)) < LEAST:
         log.warning(
             f"{dataset.root}: {len(set(groups))} mixtures are too few to predict SI-SNRi by: {LEAST} are needed"
@@ -142,12 +141,6 @@ def _changed(references: Tensor, earlier: Tensor | None, number: int) -> Iterato
     changed = references[:, begin : begin + kept] * gains
     if not is_silent(changed).any():
         yield changed
-
-
-def _example(separator: Separator, references: Tensor, repeats: int) -> tuple[Tensor | None, float]:
-    mixture = references.sum(0)
-    voices = separator.batch(mixture[None], repeats)[0].float().cpu()
-    return describe(mixture, voices), si_snri(mixture, references, voices)
 
 
 def fit(inputs: np.ndarray, truths: np.ndarray, groups: np.ndarray) -> QualityModel:

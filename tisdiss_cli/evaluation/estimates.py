@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tisdiss_cli.audio.find import EXTENSIONS, find
@@ -30,39 +29,17 @@ PATTERNS = (
     "{id}/s{n}_estimate",
     "{id}/{n}",
 )
-
-
 _MOST_REPEATS = 64  # that {repeats} is tried for
+_Files = dict[str, tuple[Path, ...]]  # by id, in the order of their numbers; () for none
 
 
-@dataclass(frozen=True)
-class _Match:
-    """What one pattern finds."""
-
-    pattern: str
-    first: int  # the number it counts from, 0 or 1
-    files: dict[str, tuple[Path, ...]]  # by id, in the order of their numbers; () for none
-
-    def fit(self, speakers: int) -> tuple[int, int]:
-        """Counts the items that have one estimate for each speaker, and those that have any."""
-        counts = [len(paths) for paths in self.files.values()]
-        return sum(count == speakers for count in counts), sum(count > 0 for count in counts)
-
-
-def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:
+def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -> _Files:
     """Finds each item's estimates, in the order of their numbers, whatever their extensions; () for none.
 
     All follow one pattern, which is said: `pattern`, or that of PATTERNS which fits the most items. Numbers begin at
     1, or at 0 where there is one. The id may have the mixtures' folder in front, as when the whole set was separated.
-
-    Args:
-        folder: of the estimates.
-        dataset: that they are of.
-        pattern: a path below `folder` with `{id}` and `{n}`, or as `separate --name` takes it; an extension may be
-            left out.
-
-    Raises:
-        UserError: no folder, no pattern, or no file that fits one.
+    A `pattern` is a path below `folder` with `{id}` and `{n}`, or as `separate --name` takes it; an extension may be
+    left out. UserError if there is no folder, or no file that fits.
     """
     if pattern is not None:
         pattern = checked(pattern)
@@ -77,8 +54,8 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
         raise UserError(f"--estimates {folder} has no sound files: pass the folder that the estimates are in")
     wanted = PATTERNS if pattern is None else (pattern,)
     tried = [match for one in wanted for match in _matches(files, dataset, one)]
-    best = max(tried, key=lambda match: match.fit(dataset.speakers))  # the first of equals
-    if not any(best.files.values()):
+    name, found = max(tried, key=lambda match: _fit(match[1], dataset.speakers))  # the first of equals
+    if not any(found.values()):
         id = dataset.items[0].id
         looked = ", ".join(_name(one, id, number=1) for one in wanted)
         example = next(iter(files.values())).relative_to(folder)
@@ -86,8 +63,14 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
             f"--estimates {folder} has no file named like {looked}, but for example {example}: say how they are named "
             "with --pattern, as in --pattern '{id}_est{n}'"
         )
-    log.info(f"estimates are named {best.pattern}, counted from {best.first}")
-    return best.files
+    log.info(f"estimates are named {name}")
+    return found
+
+
+def _fit(found: _Files, speakers: int) -> tuple[int, int]:
+    """Counts the items that have one estimate for each speaker, and those that have any."""
+    counts = [len(paths) for paths in found.values()]
+    return sum(count == speakers for count in counts), sum(count > 0 for count in counts)
 
 
 def checked(pattern: str) -> str:
@@ -116,29 +99,28 @@ def _name(pattern: str, id: str, *, number: int, extension: str = "wav", repeats
     return name
 
 
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
-
-
-def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator[_Match]:
+def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator[tuple[str, _Files]]:
     """Tries with and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
     folder = f"{Path(dataset.mixture).name}/"
     for repeats in ("auto", *map(str, range(1, _MOST_REPEATS + 1))) if "{repeats}" in pattern else ("",):
         yield _match(files, dataset, pattern=pattern, repeats=repeats)
-        yield _match(files, dataset, pattern=_literal(folder) + pattern, repeats=repeats)
+        yield _match(files, dataset, pattern=pattern, repeats=repeats, above=folder)
         if "{folder}" in pattern or "{input}" in pattern:
-            yield _match(files, dataset, pattern=pattern, folder=folder, repeats=repeats)
+            yield _match(files, dataset, pattern=pattern, repeats=repeats, within=folder)
 
 
-def _match(files: dict[str, Path], dataset: Dataset, *, pattern: str, folder: str = "", repeats: str = "") -> _Match:
-    def name(item: Item, number: int) -> str:
-        return _name(pattern, folder + item.id, number=number, extension=item.mixture.suffix[1:], repeats=repeats)
+def _match(
+    files: dict[str, Path], dataset: Dataset, *, pattern: str, repeats: str, above: str = "", within: str = ""
+) -> tuple[str, _Files]:
+    def file(item: Item, number: int) -> Path | None:
+        extension = item.mixture.suffix[1:]
+        return files.get(above + _name(pattern, within + item.id, number=number, extension=extension, repeats=repeats))
 
-    first = 0 if any(name(item, 0) in files for item in dataset.items) else 1
-    found: dict[str, tuple[Path, ...]] = {}
+    first = 0 if any(file(item, 0) for item in dataset.items) else 1
+    found: _Files = {}
     for item in dataset.items:
         paths: list[Path] = []
-        while path := files.get(name(item, first + len(paths))):
+        while path := file(item, first + len(paths)):
             paths.append(path)
         found[item.id] = tuple(paths)
-    return _Match(pattern, first, found)
+    return f"{above}{pattern}, counted from {first}", found

@@ -1,17 +1,14 @@
 """The signals of a set's items, and of their estimates, read ahead of those who work on them."""
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import Source, input_rate
-from tisdiss_cli.data.clips import say_rates
+from tisdiss_cli.audio.read import Source
+from tisdiss_cli.data.clips import ahead, say_rates
 from tisdiss_cli.data.datasets import Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim
@@ -25,7 +22,7 @@ class Signals:
 
     mixture: Tensor  # (L,)
     references: Tensor  # (S, L)
-    estimates: Tensor | None  # (S, L)
+    estimates: Tensor  # (S, L), or nothing where none were made elsewhere
     warnings: list[str]
 
 
@@ -34,34 +31,27 @@ def read_ahead(
 ) -> Iterator[tuple[Item, Signals | str]]:
     """Yields each item's signals, or a sentence why not, read while the caller works on those before.
 
-    `files` are its estimates made elsewhere, by id, one for each reference; None: there are none. At the end the log
-    says which mixtures and references were resampled.
+    `files` are estimates made elsewhere, by id, one for each reference. At the end the log says which mixtures and
+    references were resampled.
     """
     rates: set[int] = set()
 
     def load(item: Item) -> Signals | str:
         try:
-            return _load(item, None if files is None else files[item.id], rate, rates)
+            return _load(item, (files or {}).get(item.id), rate, rates)
         except UserError as error:
             return str(error)
         except (OSError, MemoryError) as error:  # a disk that went away, say
             return f"its files cannot be read ({error or type(error).__name__})"
 
-    with ThreadPoolExecutor(1) as thread:
-        coming: deque[tuple[Item, Future]] = deque()
-        for item in items:
-            coming.append((item, thread.submit(load, item)))
-            if len(coming) > _AHEAD:
-                ready, future = coming.popleft()
-                yield ready, future.result()
-        for ready, future in coming:
-            yield ready, future.result()
+    yield from zip(items, ahead(load, items, threads=1, most=_AHEAD), strict=True)
     say_rates("mixtures and references", rates, rate)
 
 
 def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int, rates: set[int]) -> Signals:
-    if estimates is not None and len(estimates) != len(item.references):
-        raise UserError(f"there are {len(estimates)} estimates for {len(item.references)} references")
+    speakers = len(item.references)
+    if estimates is not None and len(estimates) != speakers:
+        raise UserError(f"there are {len(estimates)} estimates for {speakers} references")
     paths = {"the mixture": item.mixture}
     paths |= {f"reference {number}": path for number, path in enumerate(item.references, 1)}
     paths |= {f"estimate {number}": path for number, path in enumerate(estimates or (), 1)}
@@ -73,17 +63,7 @@ def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int, rates: set[
         warnings += [f"{path}: {warning}" for warning in source.warnings]
         if not name.startswith("estimate"):
             rates.add(source.input_rate)
-    signals, warning = trim(signals, rate)
+    signals, cut = trim(signals, rate)
     mixture, *others = signals.values()
-    references = torch.stack(others[: len(item.references)])
-    voices = torch.stack(others[len(item.references) :]) if estimates else None
-    return Signals(mixture, references, voices, warnings + ([warning] if warning else []))
-
-
-def commonest_rate(paths: Iterable[Path], default: int) -> int:
-    """Returns the rate of most of the files, Hz; of equals the lowest, `default` where none can be read."""
-    rates: Counter[int] = Counter()
-    for path in paths:
-        with suppress(UserError):  # reading it whole gives the reason
-            rates[input_rate(path)] += 1
-    return max(sorted(rates), key=lambda rate: rates[rate], default=default)
+    voices = torch.stack(others[speakers:]) if estimates else mixture.new_zeros(0)
+    return Signals(mixture, torch.stack(others[:speakers]), voices, warnings + ([cut] if cut else []))

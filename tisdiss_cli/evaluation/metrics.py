@@ -49,16 +49,16 @@ class Score:
     warnings: list[str] = field(default_factory=list)
 
 
-def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+def sdr(estimates: Tensor, references: Tensor) -> Tensor:
     """Returns BSS Eval v3's SDR, (..., L), (..., L) -> (...) dB within ±LIMIT; a constant estimate gives -LIMIT.
 
-    The reference must not be constant.
+    The references must not be constant.
     """
-    estimates, references = torch.broadcast_tensors(_unit(estimate), _unit(reference))
+    # In double, of norm 1 so that no metric's epsilon sees the level; silence stays silence.
+    signals = (torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-300) for x in (estimates, references))
     # One pair at a time: torch's batched solver on several threads may hang or be wrong (pytorch/pytorch#142815).
-    pairs = zip(estimates.reshape(-1, estimates.shape[-1]), references.reshape(-1, references.shape[-1]), strict=True)
-    values = torch.stack([_sdr(*pair) for pair in pairs]).view(estimates.shape[:-1])
-    return values.masked_fill(is_silent(estimate), -LIMIT)
+    values = [_sdr(*pair) for pair in zip(*(x.reshape(-1, x.shape[-1]) for x in signals), strict=True)]
+    return torch.stack(values).view(estimates.shape[:-1]).masked_fill(is_silent(estimates), -LIMIT)
 
 
 def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -81,11 +81,7 @@ def si_snri(mixture: Tensor, references: Tensor, estimates: Tensor) -> float:
 
 
 def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor], str | None]:
-    """Cuts (..., L) signals to the shortest, with a warning if that changes one.
-
-    Raises:
-        UserError: the lengths differ by more than TRIM_SECONDS.
-    """
+    """Cuts (..., L) signals to the shortest, with a warning; UserError if they differ by more than TRIM_SECONDS."""
     lengths = {name: signal.shape[-1] for name, signal in signals.items()}
     shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
     difference = lengths[longest] - lengths[shortest]
@@ -113,7 +109,7 @@ def score(
         references: (S, L).
         estimates: each (S, L), at any level and in any order of the speakers.
         sample_rate: Hz; STOI and PESQ depend on it.
-        stoi, pesq: also compute these (pystoi; pesq: narrow band at 8 kHz, wide band at 16 kHz).
+        stoi, pesq: also compute these.
 
     Raises:
         UserError: the mixture or every reference is silent, shapes do not fit, or a sample is NaN or infinite.
@@ -133,9 +129,9 @@ def score(
         if not estimate.isfinite().all():
             raise UserError("the estimates have NaN or infinite samples")
         estimate = estimate.double()
-        pairs = torch.zeros(len(references), len(references), dtype=torch.float64)
-        pairs[audible] = si_snr(estimate[None], references[audible, None])
-        order, _ = best_permutation(pairs)  # rows are references, columns estimates
+        scored = torch.zeros(len(references), len(references), dtype=torch.float64)
+        scored[audible] = si_snr(estimate[None], references[audible, None])
+        order, _ = best_permutation(scored)  # rows are references, columns estimates
         matched = estimate[list(order)][audible]
         si_snr_after, sdr_after = si_snr(matched, references[audible]), sdr(matched, references[audible])
         result = Score(
@@ -147,33 +143,24 @@ def score(
         )
         result.warnings += [f"reference {s + 1} is silent" for s in range(len(references)) if not audible[s]]
         result.warnings += [f"estimate {s + 1} is silent" for s in range(len(estimate)) if is_silent(estimate[s])]
-        _add_perception(result, references[audible], matched, sample_rate=sample_rate, stoi=stoi, pesq=pesq)
+        pairs = list(zip(references[audible].numpy(), matched.numpy(), strict=True))
+        for name, wanted, measure, needs in (
+            ("stoi", stoi, _stoi, "STOI needs 0.4 s of speech"),
+            ("pesq", pesq, _pesq, "PESQ needs a quarter of a second, and an utterance"),
+        ):
+            if wanted:
+                # All speakers or none: of a lost voice and a good one, the good one's value alone would flatter.
+                value = sum(measure(*pair, sample_rate) for pair in pairs) / len(pairs)
+                if np.isfinite(value):
+                    setattr(result, name, value)
+                else:
+                    result.warnings.append(f"without {name.upper()}: {needs}")
         scores.append(result)
     return scores
 
 
-def _add_perception(
-    result: Score, references: Tensor, estimates: Tensor, *, sample_rate: int, stoi: bool, pesq: bool
-) -> None:
-    """Adds STOI and PESQ, where they are wanted, as means over the speakers (S, L); a warning where one is not defined.
-
-    All speakers or none: of a lost voice and a good one, the good one's value alone would flatter.
-    """
-    pairs = list(zip(references.numpy(), estimates.numpy(), strict=True))
-    for name, wanted, measure in (("stoi", stoi, _stoi), ("pesq", pesq, _pesq)):
-        if wanted:
-            try:
-                setattr(result, name, sum(measure(*pair, sample_rate) for pair in pairs) / len(pairs))
-            except NotDefined as error:
-                result.warnings.append(f"without {name.upper()}: {error}")
-
-
-class NotDefined(ValueError):
-    """The measure has no value for these signals; the words say why."""
-
-
 def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Returns pystoi's STOI of (L,) signals; NotDefined where less than 0.4 s is left once pauses are taken out."""
+    """Returns pystoi's STOI of (L,) signals; NaN where less than 0.4 s is left once pauses are taken out."""
     import pystoi
 
     with warnings.catch_warnings(record=True) as said:
@@ -181,33 +168,21 @@ def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> floa
         try:
             value = float(pystoi.stoi(reference, estimate, sample_rate))
         except ValueError:  # not even one of its frames: NumPy's, of an axis that is not there
-            value = np.nan
+            return np.nan
     # Of too few frames pystoi makes 1e-5 and a warning.
-    if not np.isfinite(value) or any("STFT frames" in str(one.message) for one in said):
-        raise NotDefined("STOI needs 0.4 s of speech")
-    return value
+    return np.nan if any("STFT frames" in str(one.message) for one in said) else value
 
 
 def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Returns pesq's PESQ of (L,) signals, narrow band at 8 kHz, wide band at 16 kHz.
 
-    NotDefined below 1/4 s and without an utterance.
+    NaN below 1/4 s and without an utterance.
     """
     import pesq as package
 
     if not estimate.any():
-        raise NotDefined("PESQ has no value for silence")
+        return np.nan
     try:
-        value = float(package.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb"))
-    except package.BufferTooShortError:
-        raise NotDefined("PESQ needs a quarter of a second") from None
+        return float(package.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb"))
     except (package.PesqError, ValueError):  # ValueError: it meets a NaN of its own
-        raise NotDefined("PESQ finds no utterance") from None
-    if not np.isfinite(value):
-        raise NotDefined("PESQ finds no utterance")
-    return value
-
-
-def _unit(signal: Tensor) -> Tensor:
-    """Returns (..., L) in double, of norm 1 so that no metric's epsilon sees the level; silence stays silence."""
-    return torch.nn.functional.normalize(signal.double(), dim=-1, eps=1e-300)
+        return np.nan

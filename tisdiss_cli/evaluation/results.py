@@ -9,12 +9,17 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import appending, fingerprint, replacing
 
+# Names that are not UTF-8 have surrogates for their bytes, which become those bytes again.
+_open = partial(open, newline="", encoding="utf-8", errors="surrogateescape")
 WITHIN = 0.1  # dB; a setting this close to the best is as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
 
@@ -38,6 +43,9 @@ class Row:
     key: str  # of the settings and files that the row follows from
 
 
+_COLUMNS = [field.name for field in fields(Row)]
+
+
 def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
     """Returns 16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
     known = [settings, *(fingerprint(path) for path in files)]
@@ -47,20 +55,18 @@ def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
 class Sheet:
     """A CSV file of rows: read when opened, appended to file by file. Ids of any bytes come back as they were.
 
-    Raises:
-        UserError: the file exists and is no sheet of scores, or it cannot be read or written.
+    UserError if the file exists and is no sheet of scores, or it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
-        names = [field.name for field in fields(Row)]
         with self._sentence("read"):
             if not path.exists() or path.stat().st_size == 0:
                 return
-            with self._open("r") as file:
+            with _open(path) as file:
                 reader = csv.DictReader(file)
-                if reader.fieldnames != names:
+                if reader.fieldnames != _COLUMNS:
                     raise UserError(f"--csv {path} exists and holds no scores of this program: name another file")
                 for values in reader:
                     try:
@@ -73,8 +79,8 @@ class Sheet:
         kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
         dropped = len(self.rows) - len(kept)
         self.rows = list(kept.values())
-        with self._sentence("written"), replacing(self.path) as part, self._open("w", part) as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        with self._sentence("written"), replacing(self.path) as part, _open(part, "w") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(map(_text, self.rows))
         return dropped
@@ -83,11 +89,7 @@ class Sheet:
         """Adds the rows of one file."""
         self.rows += rows
         with self._sentence("written"), appending(self.path) as file:
-            csv.DictWriter(file, [field.name for field in fields(Row)]).writerows(map(_text, rows))
-
-    def _open(self, mode: str, path: Path | None = None) -> TextIO:
-        # A name that is not UTF-8 has surrogates for its bytes, which become those bytes again.
-        return cast(TextIO, (path or self.path).open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
+            csv.DictWriter(file, _COLUMNS).writerows(map(_text, rows))
 
     @contextmanager
     def _sentence(self, done: str) -> Iterator[None]:
@@ -106,10 +108,7 @@ def part_of(path: Path, name: str) -> Path:
 def merge_sheets(path: Path) -> tuple[list[Row], int]:
     """Writes the rows of all of a sheet's parts, and its own, to it; returns them and the number of shares.
 
-    Of an id that several have, the rows of the newest file count.
-
-    Raises:
-        UserError: there are no parts, or one is no sheet of scores.
+    Of an id that several have, the rows of the newest file count. UserError if there are no parts, or one is no sheet.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+)-of-(\d+){re.escape(path.suffix)}")
     parts = {part: int(found[2]) for part in path.parent.iterdir() if (found := pattern.fullmatch(part.name))}
@@ -125,25 +124,22 @@ def merge_sheets(path: Path) -> tuple[list[Row], int]:
 
 
 def _text(row: Row) -> dict[str, Any]:
-    return {
-        name: round(value, 6) if isinstance(value, float) else value  # None becomes an empty cell
-        for name, value in asdict(row).items()
-    }
+    """Returns its cells; None becomes an empty one."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(row).items()}
 
 
 def _parse(values: dict[str, str]) -> Row:
+    """Reads a line; TypeError or ValueError if it is not whole."""
     numbers = {name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")}
-    if any(numbers[name] is None for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")) or not values["key"]:
-        raise ValueError("a cell is empty")
-    if not all(value is None or math.isfinite(value) for value in numbers.values()):
-        raise ValueError("a cell is no number")
+    needed = [numbers[name] for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")]
+    if None in needed or not values["key"] or not all(math.isfinite(value or 0.0) for value in numbers.values()):
+        raise ValueError("a cell is empty, or no number")
     repeats = int(values["repeats"]) if values["repeats"] else None
     cells: dict[str, Any] = {**values, **numbers, "repeats": repeats}
     return Row(**cells)
 
 
-@dataclass(frozen=True)
-class Mean:
+class Mean(NamedTuple):
     """A mean over files."""
 
     mean: float
@@ -152,7 +148,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one setting gave, over all files."""
+    """The means of one setting over all files."""
 
     repeats: int | None  # None: estimates that were made elsewhere
     means: dict[str, Mean]  # of those of METRICS that were measured, by name
@@ -161,7 +157,7 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it for JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
-        means = {metric: asdict(mean) for metric, mean in self.means.items()}
+        means = {metric: mean._asdict() for metric, mean in self.means.items()}
         return {"repeats": self.repeats, **means, "files": self.files, "rtf": self.rtf}
 
 
@@ -171,7 +167,7 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     for repeats in sorted({row.repeats for row in rows}, key=lambda value: value or 0):
         group = [row for row in rows if row.repeats == repeats]
         values = {metric: [v for row in group if (v := getattr(row, metric)) is not None] for metric in METRICS}
-        means = {metric: Mean(*mean_interval(found)) for metric, found in values.items() if found}
+        means = {metric: mean_interval(found) for metric, found in values.items() if found}
         timed = [row for row in group if row.network_seconds is not None]
         seconds = sum(row.seconds for row in timed)
         rtf = sum(row.network_seconds or 0.0 for row in timed) / seconds if seconds else None
@@ -179,32 +175,22 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     return results
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean and the half width of its 95 % confidence interval; None for fewer than two values."""
+def mean_interval(values: Sequence[float]) -> Mean:
+    """Returns the mean of at least one value, and its interval."""
     n, mean = len(values), statistics.fmean(values)
-    return mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None
+    return Mean(mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None)
 
 
+@cache
 def student_t(freedom: int, probability: float = 0.95) -> float:
     """Returns the t that |T| stays below with that probability, for that many degrees of freedom.
 
-    Bisects the closed form of Abramowitz and Stegun 26.7.3 and 26.7.4 over the angle atan(t / √freedom).
+    T is √freedom times the tangent of an angle whose density goes with cos^(freedom - 1), which is summed up here.
     """
-
-    def inside(angle: float) -> float:
-        sine, cosine = math.sin(angle), math.cos(angle)
-        odd = freedom % 2
-        term = total = (cosine if freedom > 1 else 0.0) if odd else 1.0
-        for k in range(2 + odd, freedom - 1, 2):
-            term *= (k - 1) / k * cosine**2
-            total += term
-        return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < probability else (low, middle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+    ends = np.linspace(0, np.pi / 2, 1_000_001)
+    inside = np.cumsum(np.cos((ends[1:] + ends[:-1]) / 2) ** (freedom - 1))
+    angle = np.interp(probability * inside[-1], inside, ends[1:])
+    return math.sqrt(freedom) * math.tan(angle)
 
 
 def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:

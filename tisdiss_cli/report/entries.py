@@ -15,6 +15,7 @@ class Entry:
     """One input and what became of it."""
 
     line: Line  # its latest; bytes in names that are no UTF-8 are surrogates
+    out: Path  # where its voices are
     mixture: Path  # where the input is, or was
     si_snri: float | None = None  # dB: predicted, or true once `with_scores` was asked
     band: tuple[float, float] | None = None  # of the prediction
@@ -41,14 +42,9 @@ class Entry:
 
 
 def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
-    """Returns an entry for each input of OUT's record; the latest line of an input counts.
+    """Returns an entry for each input of OUT's record, by its latest line; UserError if there is nothing to read.
 
-    Args:
-        out: a folder that `tisdiss separate` wrote.
-        source: IN, where the record does not say it or its files were moved.
-
-    Raises:
-        UserError: there is no record, or nothing in it, or it cannot be read.
+    `source` is IN, where the record does not say it or its files were moved.
     """
     lines: dict[tuple[str, str, int | None], Line] = {}
     makers: dict[str, tuple[str, str, int | None]] = {}  # of each output, the input whose voices it holds
@@ -58,15 +54,14 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
-    # What another recording of the same name has replaced is not there to be heard.
-    kept = [line for key, line in lines.items() if all(makers[output] == key for output in line.outputs)]
-    return [_entry(line, below / line.input if below else Path(line.path)) for line in kept]
-
-
-def _entry(line: Line, mixture: Path) -> Entry:
-    quality = line.quality or {}
-    band = (quality["low"], quality["high"]) if {"low", "high"} <= quality.keys() else None
-    return Entry(line, mixture, quality.get("si_snri"), band)
+    entries = []
+    for key, line in lines.items():
+        if all(makers[output] == key for output in line.outputs):  # what another input has replaced cannot be heard
+            quality = line.quality or {}
+            band = (quality["low"], quality["high"]) if {"low", "high"} <= quality.keys() else None
+            mixture = below / line.input if below else Path(line.path)
+            entries.append(Entry(line, out, mixture, quality.get("si_snri"), band))
+    return entries
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:

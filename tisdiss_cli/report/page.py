@@ -9,30 +9,22 @@ import hashlib
 import json
 import os
 import re
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import replacing, shown
 
 _ASSETS = Path(__file__).parent / "assets"
 
 
 def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> None:
-    """Writes the page whole or not at all.
+    """Writes the page whole or not at all; UserError if it cannot be.
 
-    Args:
-        path: of the page.
-        template: its name below assets/.
-        scripts: their names there, in the order in which they run.
-        data: what the scripts read, in JSON's types.
-        values: what the template shows.
-
-    Raises:
-        UserError: the file cannot be written.
+    `template` and `scripts`, in the order in which they run, are names below assets/; the scripts read `data`, in
+    JSON's types, and the template shows `values`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -45,7 +37,8 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         lstrip_blocks=True,
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
-    script, style = "\n".join(map(_asset, scripts)), _asset("page.css")
+    script = "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in scripts)
+    style = (_ASSETS / "page.css").read_text(encoding="utf-8")
     text = environment.get_template(template).render(
         script=Markup(script),
         style=Markup(style),
@@ -63,22 +56,6 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         ) from None
 
 
-def open_page(path: Path) -> bool:
-    """Opens it in the user's browser; False if there is none."""
-    return webbrowser.open(path.absolute().as_uri())
-
-
-def shown(text: str) -> str:
-    """Returns text with control characters, and bytes that are no UTF-8, as escapes to read: \\n, \\xff."""
-    return "".join(map(_character, text))
-
-
-def _character(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":
-        return f"\\x{ord(letter) - 0xDC00:02x}"
-    return letter if letter.isprintable() or letter == " " else repr(letter)[1:-1]
-
-
 def link(target: Path, page: Path) -> str:
     """Returns the percent-encoded address of a folder from a page, with "/" at its end; from the root if need be."""
     target, folder = Path(os.path.abspath(target)), os.path.abspath(page.parent)
@@ -87,10 +64,6 @@ def link(target: Path, page: Path) -> str:
     except ValueError:  # on another drive
         return target.as_uri().rstrip("/") + "/"
     return quote(os.fsencode(relative)) + "/"
-
-
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

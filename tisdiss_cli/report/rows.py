@@ -1,7 +1,7 @@
 """Entries as the page's scripts read them: short rows, for there may be ten thousand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,6 @@ FIELDS = (
     *("settings", "outputs", "remarks", "here", "more"),
 )
 Pairs = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Other:
-    """The same input in the folder that the report is against."""
-
-    out: Path
-    entry: Entry
 
 
 def settings_table(entries: Sequence[Entry]) -> list[Pairs]:
@@ -37,8 +29,8 @@ def _pairs(entry: Entry) -> Pairs:
     )
 
 
-def as_row(entry: Entry, root: int, *, settings: list[Pairs], out: Path, other: Other | None) -> list[Any]:
-    """Returns the values of FIELDS; `here` has a bit for the mixture and each output that is on the disk."""
+def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | None) -> list[Any]:
+    """Returns the values of FIELDS; `other` is the same input in the folder that the report is against."""
     line, (low, high) = entry.line, entry.band or (None, None)
     name, worst = root_of(entry)[1], (line.quality or {}).get("worst", {})
     more = {
@@ -49,36 +41,33 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], out: Path, other: 
         "talkers": line.talkers,
         "overlap": _round(line.overlap_seconds),
         "speech": None if line.speech_seconds is None else _round(sum(line.speech_seconds)),
-        "other": _other_run(entry, other, settings) if other else None,
+        "other": _made(other, entry.name, settings) if other else None,
     }
-    return [
-        entry.name,
-        root,
-        2 if entry.failed else 1 if entry.doubtful else 0,
-        round(line.audio_seconds, 3),
-        round(line.elapsed_seconds, 3),
-        _round(line.repeats),
-        _round(entry.si_snri),
-        _round(low),
-        _round(high),
-        settings.index(_pairs(entry)),
-        _shared(entry.name, line.outputs),
-        entry.remarks,
-        _here(entry, out),
-        {name: value for name, value in more.items() if value is not None},
-    ]
+    row = {
+        "name": entry.name,
+        "root": root,
+        "status": 2 if entry.failed else 1 if entry.doubtful else 0,
+        "low": _round(low),
+        "high": _round(high),
+        "remarks": entry.remarks,
+        "more": {name: value for name, value in more.items() if value is not None},
+        **_made(entry, entry.name, settings),
+    }
+    return [row[field] for field in FIELDS]
 
 
-def _other_run(entry: Entry, other: Other, settings: list[Pairs]) -> dict[str, Any]:
-    line = other.entry.line
+def _made(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
+    """Returns what both runs have; `here` has a bit for the mixture and each output that is on the disk."""
+    line = entry.line
+    files = [entry.mixture, *(entry.out / output for output in line.outputs)]
     return {
-        "repeats": line.repeats,
-        "sisnri": _round(other.entry.si_snri),
         "seconds": round(line.audio_seconds, 3),
         "elapsed": round(line.elapsed_seconds, 3),
-        "settings": settings.index(_pairs(other.entry)),
-        "outputs": _shared(entry.name, line.outputs),
-        "here": _here(other.entry, other.out),
+        "repeats": _round(line.repeats),
+        "sisnri": _round(entry.si_snri),
+        "settings": settings.index(_pairs(entry)),
+        "outputs": _shared(name, line.outputs),
+        "here": sum(1 << bit for bit, path in enumerate(files) if path.is_file()),
     }
 
 
@@ -89,15 +78,10 @@ def _round(value: float | None) -> float | None:
 def _shared(name: str, outputs: Sequence[str]) -> list[int | str]:
     found: list[int | str] = []
     for output in outputs:
-        pairs = enumerate(zip(name, output, strict=False))
-        length = next((at for at, (one, other) in pairs if one != other), min(len(name), len(output)))
-        found += [_units(output[:length]), output[length:]]
+        shared = commonprefix((name, output))  # noqa: RUF071  characters are meant
+        characters = len(shared.encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts them
+        found += [characters, output[len(shared) :]]
     return found
-
-
-def _units(text: str) -> int:
-    """Counts as JavaScript does."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def root_of(entry: Entry) -> tuple[Path, str]:
@@ -106,8 +90,3 @@ def root_of(entry: Entry) -> tuple[Path, str]:
     if entry.mixture.parts[-len(parts) :] == parts:
         return Path(*entry.mixture.parts[: -len(parts)]), entry.name
     return entry.mixture.parent, entry.mixture.name
-
-
-def _here(entry: Entry, out: Path) -> int:
-    files = [entry.mixture, *(out / output for output in entry.line.outputs)]
-    return sum(1 << bit for bit, path in enumerate(files) if path.is_file())

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tisdiss_cli.activity.formats import read_segments
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import require
 from tisdiss_cli.report.entries import Entry, read_entries, read_scores, with_scores, worst_first
 from tisdiss_cli.report.page import link, write_page
-from tisdiss_cli.report.rows import FIELDS, Other, as_row, root_of, settings_table
-from tisdiss_cli.report.spectrograms import check_matplotlib, draw_tracks
+from tisdiss_cli.report.rows import FIELDS, as_row, root_of, settings_table
+from tisdiss_cli.report.spectrograms import draw_tracks
 
 log = logging.getLogger("tisdiss")
 
@@ -41,8 +41,7 @@ def write_report(
         against: another such folder, of other settings.
         html: the page; None: OUT/report/index.html.
         most: files that get pictures: the worst, and one of six from the best.
-        start: is told how many those are.
-        advance: is called after each.
+        start, advance: called with the number of those, and after each.
 
     Raises:
         UserError: no record, no scores, no matplotlib though pictures are wanted, or no place to write to.
@@ -56,34 +55,33 @@ def write_report(
         if all(entry.si_snri is None for entry in entries):
             log.warning(f"warning: --scores {scores} has nothing on the files of {out} at their repeats")
     entries = worst_first(entries)
-    matches = {entry.line.id: Other(against, entry) for entry in others} if against else {}
+    matches = {entry.line.id: entry for entry in others}
     if against and not any(entry.line.id in matches for entry in entries):
         raise UserError(f"--against {against} has no file of {out}: name a folder made of the same recordings")
     if most:
-        check_matplotlib()
+        require("matplotlib", "the report's pictures need", "plot", ", or --most 0 for none")
     try:
         (pictures if most else page.parent).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{page.parent} cannot be made: {error.strerror}: name another file with --html") from None
 
     settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(one)[0] for one in entries))
-    others_of = [matches.get(one.line.id) for one in entries]
     found = [
-        as_row(one, roots.index(root_of(one)[0]), settings=settings, out=out, other=other)
-        for one, other in zip(entries, others_of, strict=True)
+        as_row(one, roots.index(root_of(one)[0]), settings=settings, other=matches.get(one.line.id)) for one in entries
     ]
     chosen = choose(entries, most)
     start(len(chosen))
-    drawn: set[Path] = set()
-    for index in chosen:
-        entry = entries[index]
-        facts, paths = draw_tracks(out, entry, other=others_of[index], folder=pictures, number=index)
-        found[index][-1].update(spoken(out, entry) | facts)
-        drawn |= set(paths)
-        advance()
-    for path in set(pictures.glob("*-*.webp")) - drawn:  # of an earlier report
+    for path in pictures.glob("*-*.webp"):  # of an earlier report
         with suppress(OSError):  # gone already, or a program has it open
             path.unlink()
+    for index in chosen:
+        entry = entries[index]
+        facts = draw_tracks(entry, other=matches.get(entry.line.id), folder=pictures, number=index)
+        segments = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
+        first = entry.line.start  # the page plays the voices, which begin where the sound does
+        spoken = [[[round(begin - first, 2), round(end - first, 2)] for begin, end in voice] for voice in segments]
+        found[index][-1].update(facts | ({"spoken": spoken} if any(spoken) else {}))
+        advance()
     data = {
         "measure": "true" if scores else "predicted" if any(e.si_snri is not None for e in entries) else None,
         "out": link(out, page),
@@ -103,12 +101,3 @@ def choose(entries: Sequence[Entry], most: int) -> list[int]:
     fit = [index for index, entry in enumerate(entries) if not entry.failed and entry.line.outputs]
     best = min(most, len(fit)) // _BEST
     return fit[: most - best] + [index for index in fit[len(fit) - best :] if index not in fit[: most - best]]
-
-
-def spoken(out: Path, entry: Entry) -> dict[str, Any]:
-    """Returns who speaks when, only for the files that are drawn: it may be long."""
-    found = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
-    # The page plays the voices, which begin where the sound does.
-    first = entry.line.start
-    spans = [[[round(begin - first, 2), round(end - first, 2)] for begin, end in voice] for voice in found]
-    return {"spoken": spans} if any(spans) else {}

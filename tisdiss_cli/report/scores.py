@@ -31,18 +31,9 @@ def write_scores(
     curves: Sequence[Curve],
     files: Mapping[str, Sequence[Row]],
 ) -> None:
-    """Writes the page.
+    """Writes the page: a head, facts below it, tables, curves, and rows of scores by the names of the curves.
 
-    Args:
-        path: of the page.
-        title, sentence: its head.
-        facts: names and values below that.
-        tables: as they are printed.
-        curves: quality against time.
-        files: rows of scores by the names of the curves.
-
-    Raises:
-        UserError: the file cannot be written.
+    UserError if the file cannot be written.
     """
     values: dict[str, dict[str, float]] = {}  # by setting, then by file
     remarks: dict[str, str] = {}
@@ -57,15 +48,14 @@ def write_scores(
         "facts": [[name, str(value)] for name, value in facts.items()],
         "settings": settings,
         "pair": {"first": 0, "second": max(0, len(settings) - 1)},
-        "curves": [_curve(curve) for curve in curves],
+        "curves": [
+            {
+                "name": curve.name,
+                "marked": str(curve.marked),
+                "points": [{"label": str(point.repeats), "x": point.rtf, "y": point.si_snri} for point in curve.points],
+            }
+            for curve in curves
+        ],
         "rows": [[id, [values[one].get(id) for one in settings], remarks[id]] for id in remarks],
     }
     write_page(path, "scores.html", scripts=_SCRIPTS, data=data, title=title, tables=tables)
-
-
-def _curve(curve: Curve) -> dict[str, Any]:
-    return {
-        "name": curve.name,
-        "marked": str(curve.marked),
-        "points": [{"label": str(point.repeats), "x": point.rtf, "y": point.si_snri} for point in curve.points],
-    }

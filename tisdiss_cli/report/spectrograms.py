@@ -1,17 +1,15 @@
 """Spectrograms of a mixture and its voices, of any length in flat memory, on one time axis, as small pictures."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tisdiss_cli.audio.read import AudioError, Source
-from tisdiss_cli.errors import UserError
+from tisdiss_cli.audio.read import AudioError, Source, input_rate
 from tisdiss_cli.report.entries import Entry
-from tisdiss_cli.report.rows import Other
 from tisdiss_cli.separation.permutation import best_permutation
 
 log = logging.getLogger("tisdiss")
@@ -23,54 +21,38 @@ _RANGE = 70.0  # dB from a file's loudest point to black
 _FLOOR = 1e-10
 
 
-def check_matplotlib() -> None:
-    """Raises UserError if it is not there."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "the report's pictures need the package matplotlib: pip install 'tisdiss[plot]', or --most 0 for none"
-        ) from None
-
-
-def draw_tracks(
-    out: Path, entry: Entry, *, other: Other | None, folder: Path, number: int
-) -> tuple[dict[str, Any], list[Path]]:
+def draw_tracks(entry: Entry, *, other: Entry | None, folder: Path, number: int) -> dict[str, Any]:
     """Draws `folder`/NUMBER-TRACK.webp for each file that can be read; the others are said and left out.
 
-    Returns what the page must know of them, and the pictures. Track 0 is the mixture, then come the voices, then those
-    of the other run. A network knows no speaker's name, so the other's voices may come in another order: `order` is the
-    one that looks most alike.
+    Returns what the page must know of them. Track 0 is the mixture, then come the voices, then those of the other run.
+    A network knows no speaker's name, so the other's voices may come in another order: `order` is the one that looks
+    most alike.
     """
+    from matplotlib.image import imsave
+
     line = entry.line
-    voices = [out / output for output in line.outputs]
-    others = [other.out / output for output in other.entry.line.outputs] if other else []
+    voices = [entry.out / output for output in line.outputs]
+    others = [other.out / output for output in other.line.outputs] if other else []
     levels: dict[int, np.ndarray] = {}
     rate: int | None = None  # the first voice's that can be read
     for track, path in [*enumerate(voices, 1), (0, entry.mixture), *enumerate(others, 1 + len(voices))]:
         try:
-            rate = rate or shown_rate(path)
+            rate = rate or min(input_rate(path), _HIGHEST_RATE)
             asked = {"track": line.settings.get("track"), "channel": line.channel} if track == 0 else {}
             levels[track] = spectrogram(path, rate, line.audio_seconds, **asked)
         except AudioError as error:
             log.warning(f"warning: not drawn: {error}")
     if rate is None or not levels:
-        return {}, []
-    levels = dict(sorted(levels.items()))
-    paths = [folder / f"{number}-{track}.webp" for track in levels]
-    draw(list(levels.values()), paths)
-    facts: dict[str, Any] = {"pictures": [number, *levels], "top": rate / 2000}
+        return {}
+    top = max(float(one.max()) for one in levels.values())  # all are on the scale of the loudest
+    for track, one in levels.items():
+        looks: dict[str, Any] = {"cmap": "viridis", "format": "webp", "pil_kwargs": {"quality": 70, "method": 4}}
+        imsave(folder / f"{number}-{track}.webp", one[::-1], vmin=top - _RANGE, vmax=top, **looks)
+    facts: dict[str, Any] = {"pictures": [number, *sorted(levels)], "top": rate / 2000}
     if others and len(others) == len(voices) and set(range(1, 2 * len(voices) + 1)) <= set(levels):
         rows, columns = ([levels[first + index] for index in range(len(voices))] for first in (1, 1 + len(voices)))
         facts["order"], _ = best_permutation(torch.tensor([[alike(a, b) for b in columns] for a in rows]))
-    return facts, paths
-
-
-def shown_rate(path: Path) -> int:
-    """Returns the rate, in Hz, at which a voice and what stands beside it are looked at; AudioError as `Source`."""
-    source = Source(path, _HIGHEST_RATE)
-    source.close()
-    return min(source.input_rate, _HIGHEST_RATE)
+    return facts
 
 
 def spectrogram(
@@ -80,10 +62,7 @@ def spectrogram(
 
     A column is the maximum over its stretch of time, a band over its frequencies, so that nothing short or narrow is
     lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed, of a damaged one what
-    there is. `track` as for `Source`; `channel`, from 1 on, else their average.
-
-    Raises:
-        AudioError: as `Source`.
+    there is. `track` and errors are those of `Source`; `channel`, from 1 on, else their average.
     """
     window = 256 if rate <= 8000 else 512
     hop = window // 8 if seconds <= _LONG else window // 2
@@ -94,7 +73,7 @@ def spectrogram(
     rest, start = np.zeros(window // 2, np.float32), 0  # `start`: where the middle of the rest's first frame lies
     wanted = (channel,) if channel else ()
     source = Source(path, rate, track=track, partial=True, wanted=wanted)
-    for block in _padded(source, window // 2):
+    for block in chain((block.numpy() for block in source.blocks()), [np.zeros(window // 2, np.float32)]):
         rest = np.concatenate((rest, block))
         frames = (len(rest) - window) // hop + 1
         if frames < 1:
@@ -109,31 +88,8 @@ def spectrogram(
     return 10 * np.log10(powers.T)
 
 
-def _padded(source: Source, silence: int) -> Iterator[np.ndarray]:
-    for block in source.blocks():
-        yield block.numpy()
-    yield np.zeros(silence, np.float32)
-
-
 def alike(one: np.ndarray, other: np.ndarray) -> float:
     """Returns the correlation of two spectrograms of one size, of what is louder than their middle."""
     a, b = (np.maximum(levels - np.median(levels), 0.0) for levels in (one, other))
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / norm if norm else 0.0
-
-
-def draw(levels: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
-    """Writes each as a WebP picture, all on the scale of the loudest."""
-    from matplotlib.image import imsave
-
-    top = max(float(one.max()) for one in levels)
-    for one, path in zip(levels, paths, strict=True):
-        imsave(
-            path,
-            one[::-1],
-            vmin=top - _RANGE,
-            vmax=top,
-            cmap="viridis",
-            format="webp",
-            pil_kwargs={"quality": 70, "method": 4},
-        )

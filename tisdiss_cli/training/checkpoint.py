@@ -1,6 +1,5 @@
 """Checkpoints of a training run: all that a run has come to, written whole or not at all, read back exactly."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to switch the safety off
-            reason = "it is damaged, or holds other objects than tensors, numbers and text"
+        # Whose words are of no help, or advise to switch the safety off.
+        reason = getattr(error, "strerror", None) or "it is damaged, or holds other objects than tensors and text"
         raise UserError(f"{path} cannot be read as a checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms
@@ -29,6 +30,10 @@ class Example:
     mixture: Tensor  # (L,)
     references: Tensor  # (S, L)
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns them as a batch of one there."""
+        return self.mixture.to(device)[None], self.references.to(device)[None]
+
 
 def load_examples(root: Path, sample_rate: int, *, speakers: int, count: int = 0) -> list[Example]:
     """Reads the mixtures of `root`, or `count` of them evenly spread; UserError names what does not fit."""
@@ -44,14 +49,8 @@ def load_data(
 ) -> Data:
     """Reads all that mixtures are drawn from into memory, on the CPU; the log says how much it is.
 
-    Args:
-        root: a set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or a folder of clean speech for each speaker.
-        recipe: of the run.
-        mixture: folder of fixed mixtures, as `find_dataset` has it.
-        references: folders of their references, likewise.
-
-    Raises:
-        UserError: in one sentence, whatever is wrong with a folder or with files.
+    `root` is a set of mixtures, or a folder of clean speech for each speaker. UserError says in one sentence whatever
+    is wrong with a folder or with files.
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
@@ -60,30 +59,28 @@ def load_data(
                 raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture=mixture, references=references)
         data: Data = (fixed := load_fixed(dataset, config.sample_rate))
-        minutes = int(fixed.clips.lengths.sum()) / config.sample_rate / 60
-        words = f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}, {minutes:.1f} min"
+        clips, words = fixed.clips, f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}"
         if recipe.speeds != [1.0]:
             words += "; speeds are for mixing clean speech and have no effect here"
     else:
-        pairs = [(a, b) for a, b in recipe.exclude]
-        low, high = recipe.noise_db
         rooms, noises, complaints = None, None, Complaints()
         with complaints.collected():
             corpus = load_corpus(
-                root, config.sample_rate, speeds=recipe.speeds, speakers=config.speakers, exclude=pairs
+                root, config.sample_rate, speeds=recipe.speeds, speakers=config.speakers, exclude=recipe.exclude
             )
         with complaints.collected():
             rooms = Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None
         with complaints.collected():
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
         complaints.check()
-        data = DynamicMixing(corpus, recipe.level_db, rooms, noises, (low, high)).retuned(**tuning(recipe))
-        minutes = int(corpus.clips.lengths.sum()) / config.sample_rate / 60
-        words = f"{len(corpus.names)} speakers, {minutes:.1f} min of speech, {len(recipe.speeds)} speeds counted"
-    log.info(f"{root}: {words}")
+        data = tuned(DynamicMixing(corpus, recipe.level_db, rooms, noises, recipe.noise_db), recipe)
+        clips, words = corpus.clips, f"{len(corpus.names)} speakers, {len(recipe.speeds)} speeds counted"
+    log.info(f"{root}: {int(clips.lengths.sum()) / config.sample_rate / 60:.1f} min, {words}")
     return data
 
 
-def tuning(recipe: Recipe) -> dict[str, float]:
-    """Returns the values of TUNING, as `retuned` takes them."""
-    return {name: getattr(recipe, name) for name in TUNING}
+def tuned(data: Data, recipe: Recipe) -> Data:
+    """Returns the same with the recipe's values of TUNING; what is fixed has its levels, turns and sound."""
+    if isinstance(data, FixedMixtures):
+        return data
+    return replace(data, **{name: getattr(recipe, name) for name in TUNING})

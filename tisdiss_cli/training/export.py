@@ -6,15 +6,11 @@ the sources.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.separation.permutation import best_permutation
 from tisdiss_cli.training.loss import pairwise_si_snr
 
@@ -46,34 +42,12 @@ class Best:
         return {name: torch.stack([state[name] for state in self.states]).mean(dim=0) for name in self.states[0]}
 
 
-def export(
-    path: Path, *, config: Config, state: Weights, pairs: Iterable[tuple[Tensor, Tensor]], info: dict[str, Any]
-) -> None:
-    """Writes the weight file of a network whose outputs are brought to the level of the references.
-
-    Args:
-        path: of the file.
-        config: of the network; the level is taken at its Reconstructor repeats, in the precision that is in force.
-        state: of the network, on any device.
-        pairs: mixtures (B, L) and their references (B, S, L) to take the level from, on the device that computes.
-        info: what the file tells of itself, ready for JSON.
-    """
-    pairs = list(pairs)
-    network = TISDiSS(config).to(pairs[0][0].device).eval()
-    network.load_state_dict(state)
-    save_weights(path, config, scale_outputs(state, output_gain(network, pairs)), info=info)
-
-
 @torch.no_grad()
 def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Returns the one factor, negative if need be, that brings the network's voices nearest to the references.
 
-    Args:
-        network: runs at its trained repeats.
-        pairs: mixtures (B, L) and their references (B, S, L), on the network's device.
-
-    In the least-squares sense over all pairs, each item under its best permutation; 1 if the voices
-    have nothing of the references.
+    In the least-squares sense over all pairs of mixtures (B, L) and references (B, S, L), which are on the network's
+    device, each item under its best permutation; 1 if the voices have nothing of the references.
     """
     shared = energy = 0.0
     for mixture, references in pairs:

@@ -14,21 +14,14 @@ except ImportError:
     raise UserError("training needs Lightning Fabric: pip install 'tisdiss[train]'") from None
 
 
-def check_devices(device: torch.device, devices: int) -> None:
-    """Raises UserError if there are fewer CUDA devices; a CPU takes any number of processes."""
-    if device.type == "cuda" and not devices <= torch.cuda.device_count():
-        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
-
-
 def launch(device: torch.device, *, devices: int, precision: str, config: Config) -> Fabric:
     """Starts a process for each of `devices`, this one among them; each goes on from here with its own rank.
 
-    Args:
-        device: the kind, and which one if there is one.
-        devices: how many.
-        precision: "fp32", "tf32" or "bf16".
-        config: of the network.
+    A CPU takes any number of processes; UserError if there are fewer CUDA devices. `precision` is "fp32", "tf32" or
+    "bf16", `config` the network's.
     """
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
     # Applied once, the Separator reads no re-injection, whose parameters then get no gradient on any device.
     once = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection

@@ -52,13 +52,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """Takes one step on `recipe.accumulate` batches, one after the other; nothing waits for the device.
 
-        Args:
-            mixture: (B, L), of all batches.
-            references: (B, S, L), likewise.
-            repeats: of the Reconstructor.
-            recipe: of this step.
-            factor: share of the recipe's learning rates, 0 to 1.
-            step: how many steps were taken before.
+        `step` others were taken before; `factor` is the share of the recipe's learning rates, 0 to 1.
 
         Returns:
             The loss, negative dB, and the length of the gradient before it is clipped.
@@ -88,8 +82,6 @@ class Learner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        self.network.load_state_dict(state["network"])
-        for average, stored in zip(self.averages, state["averages"], strict=True):
-            average.load_state_dict(stored)
-        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
+        parts: list[Any] = [self.network, *self.averages, *self.optimizers]
+        for part, stored in zip(parts, [state["network"], *state["averages"], *state["optimizers"]], strict=True):
+            part.load_state_dict(stored)

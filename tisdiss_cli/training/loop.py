@@ -1,10 +1,12 @@
 """The training loop: draw, step, log, validate, save; devices, ranks and precision are Lightning Fabric's."""
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +16,17 @@ from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.devices import OutOfMemory, memory_guard
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import save_weights
 from tisdiss_cli.training.checkpoint import CHECKPOINT, State, save_checkpoint
-from tisdiss_cli.training.curve import plot_curve
-from tisdiss_cli.training.data import tuning
-from tisdiss_cli.training.export import WEIGHTS, Best, export
+from tisdiss_cli.training.data import tuned
+from tisdiss_cli.training.export import WEIGHTS, Best, output_gain, scale_outputs
 from tisdiss_cli.training.fabric import Fabric, agree
 from tisdiss_cli.training.learner import Learner
-from tisdiss_cli.training.log import LOG, Log, Losses
+from tisdiss_cli.training.log import LOG, Log, Losses, plot_curve
 from tisdiss_cli.training.recipe import Recipe
 from tisdiss_cli.training.schedule import Clock, Schedule
 from tisdiss_cli.training.start import Material
-from tisdiss_cli.training.validation import Validation, rehearse, validate_all
+from tisdiss_cli.training.validation import Validation, rehearse, validate
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -52,16 +54,10 @@ class Training:
         started: float,
         stored: dict[str, Any] | None = None,
     ) -> None:
-        """Puts everything on the device, in the state that a checkpoint has.
+        """Puts everything on the launched fabric's device, in the state of a `stored` checkpoint if there is one.
 
-        Args:
-            fabric: launched.
-            recipe: of the run, with all its changes.
-            network: to train, on the CPU.
-            material: to draw from and to validate on; without examples the latest weights count as the best.
-            out: folder of the run, which is there.
-            started: `time.monotonic()` when the time budget began to run.
-            stored: a checkpoint, to continue from.
+        The recipe has all the run's changes; its folder `out` is there; its time runs since `started`, by
+        `time.monotonic()`. Without examples to validate on the latest weights count as the best.
         """
         self.fabric, self.material, self.out = fabric, material, out
         schedule, best = Schedule(recipe), Best(recipe.average_best)
@@ -69,12 +65,12 @@ class Training:
         if stored:
             self.state.unpack(stored)
         with memory_guard("all that is drawn from"):
-            self.data = material.data.to(fabric.device).retuned(**tuning(schedule.recipe))
+            self.data = tuned(material.data.to(fabric.device), schedule.recipe)
         self.before = material.origin["before"]  # what is behind the weights that the run began with
         self.latest: Validation | None = None  # of this part of the run
         self.saved_step = self.state.step  # of the last checkpoint
         # Only the first rank writes.
-        self.log = Log(out / LOG, recipe.deepest, self.state.step) if fabric.is_global_zero else None
+        self.log = Log(out / LOG if fabric.is_global_zero else Path(os.devnull), recipe.deepest, self.state.step)
 
     def save(self) -> None:
         """Writes the checkpoint, unless a step since the last one was not finite."""
@@ -99,11 +95,10 @@ class Training:
         words = state.schedule.advance(state.step, state.clock.elapsed)
         if not words:
             return
-        self.data = self.data.retuned(**tuning(self.recipe))
+        self.data = tuned(self.data, self.recipe)
         if self.recipe.repeat_range[1] != repeats:
             state.best = Best(self.recipe.average_best)  # the loss of other exits is no measure for these
-        if self.log:
-            self.log.add_change(state.step, state.clock.elapsed, words)
+        self.log.add_change(state.step, state.clock.elapsed, words)
         log.info(f"from step {state.step} on: {words}")
 
     @property
@@ -123,8 +118,7 @@ class Training:
     def train_step(self, factor: float) -> None:
         """Draws, runs and learns from one batch, at a share of the learning rates; nothing waits for the device.
 
-        Raises:
-            UserError: the memory of the device does not suffice.
+        UserError where the memory of the device does not suffice.
         """
         recipe, state = self.recipe, self.state
         random = self.random(self.fabric.device, self.fabric.global_rank)
@@ -149,8 +143,15 @@ class Training:
         return recipe.step_size * recipe.segment_samples * self.fabric.world_size / recipe.config.sample_rate
 
     def validations(self) -> list[Validation]:
-        """Validates every moving average; returns nothing without examples."""
-        return validate_all(self.fabric, self.state.learner.averages, self.material.examples, self.recipe)
+        """Validates every moving average, on the first rank for all; returns nothing without examples."""
+        results: list[Validation] = []
+        recipe, examples, device = self.recipe, self.material.examples, self.fabric.device
+        if examples and self.fabric.is_global_zero:
+            validated = partial(validate, measure=recipe.loss, splitter_weight=recipe.splitter_weight, device=device)
+            with memory_guard("the validation"), self.fabric.autocast():
+                averages, repeats = self.state.learner.averages, recipe.repeat_range[1]
+                results = [validated(network, examples, repeats=repeats) for network in averages]
+        return self.fabric.broadcast(results)
 
     def end_epoch(self) -> None:
         """Validates, keeps the weights if they are among the best, saves the checkpoint, draws the curve."""
@@ -158,10 +159,9 @@ class Training:
         self.check_finite()
         state.epoch, state.ended = state.epoch + 1, state.step
         results = self.validations()
-        if self.log:
-            for decay, one in zip(self.recipe.ema_decay, results, strict=False):
-                seconds = state.clock.elapsed
-                self.log.add_validation(state.step, seconds, ema_decay=decay, loss=one.loss, si_snri=one.si_snri)
+        for decay, one in zip(self.recipe.ema_decay, results, strict=False):
+            seconds = state.clock.elapsed
+            self.log.add_validation(state.step, seconds, ema_decay=decay, loss=one.loss, si_snri=one.si_snri)
         if results:
             state.schedule.plateau.update(min(one.loss for one in results))
         # Without validation the latest weights count as the best, of several averages the last one's.
@@ -192,13 +192,15 @@ class Training:
         if self.latest:
             gains = [round(value, 3) for value in self.latest.si_snri]
             info["validation"] = {"mixtures": len(examples), "step": state.step, "ema_decay": decay, "si_snri": gains}
-            chosen = examples[:: -(-len(examples) // _LEVELS)]
-            pairs = [(one.mixture.to(device)[None], one.references.to(device)[None]) for one in chosen]
+            pairs = [example.on(device) for example in examples[:: -(-len(examples) // _LEVELS)]]
         else:
             size, speakers = recipe.batch_size, recipe.config.speakers
             pairs = [self.data.draw(size, speakers, recipe.segment_samples, self.random(device))]
+        weights, network = state.best.mean(), TISDiSS(recipe.config).to(device).eval()
+        network.load_state_dict(weights)
         with self.fabric.autocast():
-            export(self.out / WEIGHTS, config=recipe.config, state=state.best.mean(), pairs=pairs, info=info)
+            gain = output_gain(network, pairs)
+        save_weights(self.out / WEIGHTS, recipe.config, scale_outputs(weights, gain), info=info)
 
     def draw_curve(self) -> None:
         """Draws the log, on the first rank."""
@@ -206,45 +208,39 @@ class Training:
             plot_curve(self.out)
 
     def run(self, bar: "tqdm") -> signal.Signals | None:
-        """Trains to the end of the schedule; SIGINT or SIGTERM saves first, and is returned.
+        """Takes steps, with their rows, epochs and checkpoints, to the end of the schedule.
 
-        Args:
-            bar: of a total of 100, is brought to the spent share with every row of the log.
-
-        Raises:
-            UserError: a loss or gradient is not finite, or the checkpoint cannot be written.
+        SIGINT or SIGTERM saves first, and is returned. The bar, of a total of 100, is brought to the spent share with
+        every row of the log. UserError if a loss or gradient is not finite, or the checkpoint cannot be written.
         """
-        state, examples, averages = self.state, self.material.examples, self.state.learner.averages
+        state, schedule, clock, examples = self.state, self.state.schedule, self.state.clock, self.material.examples
         if examples:  # so that nothing goes wrong later, and the time it takes is known
-            seconds = rehearse(self.fabric, averages[0], examples, repeats=state.schedule.plan.deepest)
-            state.clock.epoch_end_seconds = max(state.clock.epoch_end_seconds, 2.0 + seconds * len(averages))
-        state.clock.begin_rows(state.step)
+            averages, repeats = state.learner.averages, schedule.plan.deepest
+            with memory_guard("the validation"), self.fabric.autocast():
+                seconds = rehearse(averages[0], examples, repeats=repeats, device=self.fabric.device)
+            clock.epoch_end_seconds = max(clock.epoch_end_seconds, 2.0 + seconds * len(averages))
+        clock.begin_rows(state.step)
         with signals_noted() as signals:
-            return self.loop(bar, signals)
-
-    def loop(self, bar: "tqdm", signals: list[signal.Signals]) -> signal.Signals | None:
-        """Takes steps, with their rows, epochs and checkpoints, until the schedule ends or a signal came."""
-        state, schedule, clock = self.state, self.state.schedule, self.state.clock
-        while True:
-            self.change()
-            spent = schedule.progress(state.step, clock.elapsed, clock.reserve)
-            progress, stop, unsaved = agree(self.fabric, spent, max(signals, default=0), clock.unsaved_minutes)
-            if stop:
-                self.save()
-                self.draw_curve()
-                return signal.Signals(int(stop))  # perhaps another rank's
-            if progress >= 1 or schedule.exhausted:
-                break
-            if unsaved >= schedule.plan.checkpoint_minutes:
-                self.save()
-            factor = schedule.factor(state.step, progress)
-            self.train_step(factor)
-            if state.step % self.recipe.log_steps == 0:
-                self.end_row(bar, factor, progress)
-            if schedule.ends_epoch(state.step, progress, state.epoch):
+            while True:
+                self.change()
+                spent = schedule.progress(state.step, clock.elapsed, clock.reserve)
+                progress, stop, unsaved = agree(self.fabric, spent, max(signals, default=0), clock.unsaved_minutes)
+                if stop:
+                    self.save()
+                    self.draw_curve()
+                    return signal.Signals(int(stop))  # perhaps another rank's
+                if progress >= 1 or schedule.exhausted:
+                    break
+                if unsaved >= schedule.plan.checkpoint_minutes:
+                    self.save()
+                factor = schedule.factor(state.step, progress)
+                self.train_step(factor)
+                if state.step % self.recipe.log_steps == 0:
+                    self.end_row(bar, factor, progress)
+                if schedule.ends_epoch(state.step, progress, state.epoch):
+                    self.end_epoch()
+            if state.ended != state.step:
                 self.end_epoch()
-        if state.ended != state.step:
-            self.end_epoch()
         bar.update(100 - bar.n)
         return None
 
@@ -254,15 +250,14 @@ class Training:
         self.check_finite()
         loss, norm = state.losses.close()
         state.clock.end_row(state.step)
-        if self.log:
-            self.log.add(
-                state.step,
-                state.clock.elapsed,
-                learning_rate=f"{factor * self.recipe.learning_rate:.3e}",
-                loss=f"{loss:.5f}",
-                gradient_norm=f"{norm:.4f}",
-                mixture_seconds_per_second=f"{self.step_seconds / state.clock.step_seconds:.2f}",
-            )
+        self.log.add(
+            state.step,
+            state.clock.elapsed,
+            learning_rate=f"{factor * self.recipe.learning_rate:.3e}",
+            loss=f"{loss:.5f}",
+            gradient_norm=f"{norm:.4f}",
+            mixture_seconds_per_second=f"{self.step_seconds / state.clock.step_seconds:.2f}",
+        )
         seen = " SI-SNRi " + " ".join(f"{value:.2f}" for value in self.latest.si_snri) if self.latest else ""
         bar.set_postfix_str(f"step {state.step} loss {loss:.2f} dB{seen}", refresh=False)
         bar.update(progress * 100 - bar.n)

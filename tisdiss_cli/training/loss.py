@@ -20,16 +20,19 @@ def pairwise_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
     return si_snr(estimates[..., :, None, :], references[..., None, :, :], CLAMP)
 
 
+def best_order(value: Callable[[tuple[int, ...]], Tensor], sources: int) -> Tensor:
+    """Returns the highest value that an assignment of estimates to references has."""
+    return torch.stack([value(order) for order in permutations(range(sources))]).amax(dim=0)
+
+
 def best_mean(scores: Tensor) -> Tensor:
     """Returns the highest mean score over all assignments of estimates to references: (..., S, S) -> (...)."""
-    rows = range(scores.shape[-1])
-    # One by one: a list of indices is a tensor that has to come to the device first, and waits for it.
-    pairs = [[scores[..., row, column] for column in rows] for row in rows]
-    means = [
-        torch.stack([pairs[row][column] for row, column in enumerate(order)], dim=-1).mean(dim=-1)
-        for order in permutations(rows)
-    ]
-    return torch.stack(means).amax(dim=0)
+
+    def mean(order: tuple[int, ...]) -> Tensor:
+        # One by one: a list of indices is a tensor that has to come to the device first, and waits for it.
+        return torch.stack([scores[..., row, column] for row, column in enumerate(order)], dim=-1).mean(dim=-1)
+
+    return best_order(mean, scores.shape[-1])
 
 
 def best_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
@@ -45,9 +48,7 @@ def best_sa_sdr(estimates: Tensor, references: Tensor) -> Tensor:
     laid end to end.
     """
     e, r = centred(estimates), centred(references).flatten(-2)
-    orders = permutations(range(e.shape[-2]))
-    values = [si_snr(torch.cat([e[..., row, :] for row in order], dim=-1), r, CLAMP) for order in orders]
-    return torch.stack(values).amax(dim=0)
+    return best_order(lambda order: si_snr(torch.cat([e[..., i, :] for i in order], dim=-1), r, CLAMP), e.shape[-2])
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si-snr": best_si_snr, "sa-sdr": best_sa_sdr}

@@ -17,8 +17,6 @@ _ITERATIONS = 5
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024), as torch has it, for parameters of any number of axes and on any device.
 
-    Its groups have "lr", and "weight_decay", which is decoupled as AdamW's: a step takes rate x decay of a weight away.
-
     A kernel (out, in, taps ...) is the matrix (out, in x taps ...) of the linear map that it is. torch's own takes
     matrices only, and orthogonalises in bfloat16, which on a CPU without units for it takes longer than the whole
     training step (5.4 s against 0.18 s in float32 for 1.6 M parameters).

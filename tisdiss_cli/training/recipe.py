@@ -122,10 +122,9 @@ class Recipe:
         if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(s, str) for s in p) for p in self.exclude):
             raise UserError("recipe: exclude must be a list of pairs of speakers or patterns")
         decibels = self.noise_db
-        if len(decibels) != 2 or not all(type(v) in (int, float) and abs(v) <= 60 for v in decibels):
-            raise UserError(f"recipe: noise_db must be two levels in dB, within +-60, not {decibels}")
-        if decibels[0] > decibels[1]:
-            raise UserError(f"recipe: noise_db must be the lowest and then the highest level, not {decibels}")
+        known = len(decibels) == 2 and all(type(v) in (int, float) and abs(v) <= 60 for v in decibels)
+        if not known or decibels[0] > decibels[1]:
+            raise UserError(f"recipe: noise_db must be two levels in dB, within +-60, the lower first, not {decibels}")
         self.repeat_range  # noqa: B018  checks it
         if self.segment_seconds * self.config.sample_rate < self.config.n_fft:
             raise UserError(f"recipe: segment_seconds ({self.segment_seconds}) is shorter than one n_fft")
@@ -173,16 +172,12 @@ class Recipe:
     @property
     def config(self) -> Config:
         """The network; its trained repeats are the largest of a step."""
-        config = Config.from_dict(self.network)
-        return Config.from_dict({**self.network, "reconstructor_repeats": self._range(config)[1]})
+        return Config.from_dict({**self.network, "reconstructor_repeats": self.repeat_range[1]})
 
     @property
     def repeat_range(self) -> tuple[int, int]:
         """The fewest and the most Reconstructor repeats of a step."""
-        return self._range(Config.from_dict(self.network))
-
-    def _range(self, config: Config) -> tuple[int, int]:
-        low, _, high = (self.repeats or str(config.reconstructor_repeats)).partition("-")
+        low, _, high = (self.repeats or str(Config.from_dict(self.network).reconstructor_repeats)).partition("-")
         try:
             low_high = int(low), int(high or low)
         except ValueError:
@@ -215,11 +210,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
-    """Reads the keys of a recipe that comes with the package, or of a TOML file.
-
-    Raises:
-        UserError: no such recipe, no TOML, an unknown key or an impossible value; it names the file.
-    """
+    """Reads the keys of a recipe that comes with the package, or of a TOML file; UserError names the file."""
     path = DIRECTORY / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
     if not os.path.isfile(path):
         raise UserError(f"there is no recipe {name_or_path!r}: pass a TOML file or one of {', '.join(recipe_names())}")

@@ -28,18 +28,10 @@ class Plateau:
             self.factor /= 2
 
 
-def warm_up(step: int, steps: int) -> float:
-    """Rises linearly from above 0 at step 0 to 1 at `steps` (the paper: 2000)."""
-    return min(1.0, (step + 1) / max(steps, 1))
-
-
 def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.0) -> float:
-    """Rises linearly over the first share of the budget, stays 1, falls linearly to exactly 0 in the last share.
+    """Rises linearly over the first share of a budget, stays 1, falls linearly to exactly 0 in the last share.
 
-    Args:
-        progress: spent share of the budget, 0 to 1.
-        warm_up_share: 0 to below 1.
-        decay_share: above 0, at most 1; the decay begins after the warm-up at the earliest.
+    `progress` is the spent share, 0 to 1; the decay begins after the warm-up at the earliest.
     """
     if progress < warm_up_share:
         return max(progress / warm_up_share, 1e-3)
@@ -50,7 +42,7 @@ class Clock:
     """Seconds spent on a run, interruptions left out, and those that its end will need."""
 
     def __init__(self, started: float) -> None:
-        """Begins at `started`, the `time.monotonic()` at which the time budget began to run."""
+        """Begins at `started`, by `time.monotonic()`."""
         self.started, self.before = started, 0.0  # before: seconds spent until the run was resumed
         # The longest end of an epoch so far, and a step of the last row: kept free in a time budget for its end.
         self.epoch_end_seconds, self.step_seconds = 2.0, 0.0
@@ -108,10 +100,7 @@ class Schedule:
     def progress(self, step: int, seconds: float, reserve: float) -> float:
         """Returns the share, 0 to 1, that is spent of the budget; of an open-ended run, of its cooldown.
 
-        Args:
-            step: how many steps are done.
-            seconds: since the run began.
-            reserve: seconds at the end of a time budget that are kept for the last step, validation and save.
+        Of a budget of time, `reserve` seconds at its end are kept for the last step, validation and save.
         """
         recipe = self.recipe
         if recipe.open_ended:
@@ -127,7 +116,7 @@ class Schedule:
         recipe = self.recipe
         if self.budgeted:
             return budget_factor(progress, recipe.warm_up_share, recipe.decay_share)
-        warm = warm_up(step, recipe.warm_up_steps)
+        warm = min(1.0, (step + 1) / max(recipe.warm_up_steps, 1))  # linearly, from above 0 (the paper: 2000 steps)
         return warm * (1 - progress) if recipe.open_ended else warm * self.plateau.factor
 
     def ends_epoch(self, step: int, progress: float, epochs: int) -> bool:

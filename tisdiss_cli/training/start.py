@@ -26,20 +26,15 @@ class Start:
 
     recipe: Recipe
     weights: TISDiSS | None = None  # --init
-    before: dict[str, float] = field(default_factory=dict)  # steps, minutes and hours of mixtures behind those
     state: dict[str, Any] | None = None  # --resume
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Where a resumed run's data came from."""
-        return self.state["origin"] if self.state else {}
+    # Of a resumed run its data; "before": steps, minutes and hours of mixtures behind the weights that it began with.
+    origin: dict[str, Any] = field(default_factory=lambda: {"before": {}})
 
     def network(self) -> TISDiSS:
         """Builds the network to train: fresh, or with --init's tensors under the recipe's repeats.
 
-        Of those the Decoder is brought to the length of a fresh one. Exported weights have it at the sources' level,
-        a ten-thousandth of that or less; the loss knows no level, but the optimiser's first steps, as long as fresh
-        weights need them, would overwrite so short a Decoder.
+        Of those the Decoder is brought to the length of a fresh one: exported weights have it at the sources' level, a
+        ten-thousandth of that or less, which the optimiser's first steps would overwrite.
         """
         network = TISDiSS(self.recipe.config)
         if self.weights is not None:
@@ -53,26 +48,20 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
     """Starts from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
 
     Without a recipe, `init` decides the network; its trained repeats and its hop, on which no tensor depends, give way
-    to those of the options or the recipe.
-
-    Raises:
-        UserError: OUT holds a run, the recipe or the weights are bad, or the two do not fit.
+    to those of the options or the recipe. UserError if OUT holds a run, or the two do not fit.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"OUT {out} is a file: name a folder")
     if (out / CHECKPOINT).exists():
         raise UserError(f"{out} holds a run already: go on with --resume, or name another OUT")
     if "cooldown" in options:
         raise UserError("--cooldown ends an open-ended run: pass it with --resume")
     values = read_recipe(recipe or "small")
-    values = {**values, **in_proportion(options, Recipe.from_dict(values))}
+    values |= in_proportion(options, Recipe.from_dict(values))
     if init is None:
         return Start(Recipe.from_dict(values))
     network = load_weights(init)
     trained = network.config.to_dict()
     if recipe:
-        wanted = Recipe.from_dict(values).config.to_dict()
-        for key, value in wanted.items():
+        for key, value in Recipe.from_dict(values).config.to_dict().items():
             if key.endswith("_repeats") or key == "hop_length":
                 trained[key] = value
             elif trained[key] != value:
@@ -82,14 +71,13 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
     facts = read_info(find_weights(init)).info.get("training", {})
     known = facts.items() if isinstance(facts, dict) else ()
     before = {key: value for key, value in known if isinstance(value, int | float) and 0 <= value < math.inf}
-    return Start(Recipe.from_dict({**values, "network": trained}), network, before)
+    return Start(Recipe.from_dict({**values, "network": trained}), network, origin={"before": before})
 
 
 def start_again(out: Path, options: dict[str, Any]) -> Start:
     """Goes on from a checkpoint, perhaps with a larger budget, or from here on otherwise if it is open-ended.
 
-    Raises:
-        UserError: an option would make it another run.
+    UserError if an option would make it another run.
     """
     state = load_checkpoint(out / CHECKPOINT)
     stored = Recipe.from_dict(state["recipe"]).to_dict()  # with the keys that have come since
@@ -108,17 +96,15 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
     if grown:
         spent = state["seconds"] / 60 / recipe.minutes if recipe.minutes else state["step"] / recipe.steps
         state["epoch"] = int(spent * recipe.budget_epochs)  # those of the larger budget are longer
-    return Start(recipe, state=state)
+    return Start(recipe, state=state, origin=state["origin"])
 
 
 def in_proportion(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Returns the options, where they name one rate with Muon's in the proportion that the recipe has."""
-    if "learning_rate" not in options or "muon_learning_rate" in options or not recipe.muon_learning_rate:
-        return options
-    return {
-        **options,
-        "muon_learning_rate": options["learning_rate"] * recipe.muon_learning_rate / recipe.learning_rate,
-    }
+    if "learning_rate" in options and recipe.muon_learning_rate:
+        rate = options["learning_rate"] * recipe.muon_learning_rate / recipe.learning_rate
+        return {"muon_learning_rate": rate, **options}
+    return options
 
 
 def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[str, Any]:
@@ -133,23 +119,14 @@ def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[
             "leave it out to go on"
         )
     kept = {key: value for key, value in options.items() if key not in CHANGEABLE}
-    if not change:
-        return kept
-    changes = [*recipe.changes, {"step": step, **change}]
-    return {**kept, "changes": sorted(changes, key=lambda one: one["step"])}
-
-
-def make_folder(out: Path) -> None:
-    """Makes OUT; UserError says why it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be made ({error.strerror}): name another folder") from None
+    if change:
+        kept["changes"] = sorted([*recipe.changes, {"step": step, **change}], key=lambda one: one["step"])
+    return kept
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a run draws from and is validated on, and where that came from, for its checkpoint."""
+    """The data of a run, and where they came from, for its checkpoint."""
 
     data: Data
     examples: list[Example]
@@ -166,8 +143,7 @@ def gather(
 ) -> Material:
     """Reads what a run needs into memory, as `load_data` and `load_examples` do; a resumed run remembers `valid`.
 
-    Raises:
-        UserError: what they raise; or a resumed run would train or validate on other data than before.
+    UserError as theirs, or if a resumed run would train or validate on other data than before.
     """
     recipe, config = start.recipe, start.recipe.config
     if valid is None and start.origin.get("valid"):
@@ -184,7 +160,7 @@ def gather(
         "valid": str(valid.resolve()) if valid else None,
         "data": data.checksum,
         "examples": sum(example.mixture.shape[0] for example in examples),
-        "before": start.origin.get("before", start.before),
+        "before": start.origin["before"],
     }
     for key, what in (("data", "DATA is"), ("examples", "--valid is")):
         if start.state and start.origin[key] != origin[key]:
