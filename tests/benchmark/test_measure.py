@@ -113,7 +113,7 @@ def test_the_fit_is_the_line():
     rows = [timed("fp32", 1, 4.0, repeats, 0.5 + 0.2 * repeats) for repeats in (1, 2, 4, 8)]
     others = [timed("bf16", 1, 4.0, 1, 0.3), timed("fp32", 2, 4.0, 1, 1.0), timed("fp32", 2, 4.0, 2, None)]
     (line,) = Findings(measurements=rows + others).fits()
-    assert (line.precision, line.batch_size, line.audio_seconds) == ("fp32", 1, 4.0)
+    assert (line.variant, line.batch_size, line.audio_seconds) == ("fp32", 1, 4.0)
     assert (line.a, line.b) == pytest.approx((0.5, 0.2))
 
 
@@ -162,6 +162,25 @@ def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
     points = curve["points"]
     assert [one["si_snri"] for one in points] == [entry["si_snri"]["mean"] for entry in content["scores"]["fp32"]]
     assert [one["rtf"] for one in points] == [row["rtf"] for row in content["results"][:2]]
+
+
+def test_shifts_cost_their_number_and_have_a_curve_each(data, weights, tmp_path):
+    report = tmp_path / "bench.json"
+    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2", "--shifts", "1,3"]
+    tisdiss("bench", *options, "--data", data, "--json", report)
+    content = json.loads(report.read_text())
+    macs = {(row["variant"], row["repeats"]): row["macs"] for row in content["results"]}
+    assert len(macs) == 4
+    for repeats in (1, 2):  # three passes, and a matrix product for each order of two voices
+        assert macs["fp32, 3 shifts", repeats] == pytest.approx(3 * macs["fp32", repeats], rel=0.2)
+    assert [curve["name"] for curve in content["curves"]] == ["fp32", "fp32, 3 shifts"]
+    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--shifts", 3]
+    tisdiss("score", data, *options, "--json", tmp_path / "score.json")
+    scored = json.loads((tmp_path / "score.json").read_text())
+    assert scored["settings"]["shifts"] == 3
+    assert [row["si_snri"] for row in scored["results"]] == [
+        pytest.approx(row["si_snri"], abs=1e-3) for row in content["scores"]["fp32, 3 shifts"]
+    ]
 
 
 def test_the_script_compares_with_the_naive_network(weights):

@@ -15,7 +15,7 @@ from tisdiss_cli.separation.separator import Separator
 class Fit:
     """time = a + b x repeats, in seconds, for one shape of input."""
 
-    precision: str
+    variant: str
     batch_size: int
     audio_seconds: float
     a: float
@@ -28,7 +28,7 @@ class Findings:
 
     ceilings: dict[str, float | None] = field(default_factory=dict)  # by precision, from `matmul_ceiling`
     measurements: list[Measurement] = field(default_factory=list)
-    scores: dict[str, list[Summary]] = field(default_factory=dict)  # by precision
+    scores: dict[str, list[Summary]] = field(default_factory=dict)  # by variant
 
     def fits(self) -> list[Fit]:
         """Returns a line, by least squares, for each shape of input that was measured at two settings or more."""
@@ -41,14 +41,14 @@ class Findings:
         return found
 
     def curves(self) -> list[Curve]:
-        """Returns, for each precision that was scored and timed, quality against time on its first shape of input."""
+        """Returns, for each variant that was scored and timed, quality against time on its first shape of input."""
         found = []
-        for precision, summaries in self.scores.items():
+        for variant, summaries in self.scores.items():
             quality = {one.repeats: one.means["si_snri"].mean for one in summaries}
-            cell = next((one.cell for one in self.measurements if one.precision == precision), None)
+            cell = next((one.cell for one in self.measurements if one.variant == variant), None)
             timed = [one for one in self.measurements if one.cell == cell]
             if points := [Point(one.repeats, one.rtf, quality[one.repeats]) for one in timed if one.rtf is not None]:
-                found.append(Curve(precision if len(self.scores) > 1 else "", points))
+                found.append(Curve(variant if len(self.scores) > 1 else "", points))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Findings:
             "ceilings": self.ceilings,
             "results": [asdict(measurement) for measurement in self.measurements],
             "fits": [asdict(line) for line in self.fits()],
-            "scores": {precision: [one.as_dict() for one in found] for precision, found in self.scores.items()},
+            "scores": {variant: [one.as_dict() for one in found] for variant, found in self.scores.items()},
             "curves": [{**asdict(curve), "marked": curve.marked} for curve in self.curves()],
         }
 
@@ -68,7 +68,7 @@ def run_grid(
     repeats: Sequence[int],
     on_row: Callable[[Measurement], None],
 ) -> Findings:
-    """Measures each of ascending `repeats` on shapes (batch size, seconds of each mixture), in every precision.
+    """Measures each of ascending `repeats` on shapes (batch size, seconds of each mixture), in every variant.
 
     `on_row` is given what was measured, as soon as it is.
     """

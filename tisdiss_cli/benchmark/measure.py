@@ -37,7 +37,7 @@ class Measurement:
     Where it ran out for the count alone, `macs`, `flops` and `of_ceiling` are None.
     """
 
-    precision: str  # "fp32", "tf32" or "bf16"
+    variant: str  # precision and shifts, as `Engine.variant`
     batch_size: int
     audio_seconds: float  # of each item of the batch
     repeats: int
@@ -53,8 +53,8 @@ class Measurement:
 
     @property
     def cell(self) -> tuple[str, int, float]:
-        """Precision, batch size and length: what the settings of a group of rows share."""
-        return self.precision, self.batch_size, self.audio_seconds
+        """Variant, batch size and length: what the settings of a group of rows share."""
+        return self.variant, self.batch_size, self.audio_seconds
 
 
 def measure(
@@ -76,7 +76,7 @@ def measure(
     with suppress(OutOfMemory), memory_guard(what):
         macs = count_macs(separator, samples, repeats)
     for setting in repeats:
-        shape = (separator.precision, batch_size, audio_seconds, setting)
+        shape = (separator.variant, batch_size, audio_seconds, setting)
         try:
             with memory_guard(what):
                 run = partial(separator.batch, seeded_mixture(separator, batch_size, audio_seconds), setting)

@@ -21,6 +21,7 @@ from tisdiss_cli.commands.options import (
     write_json,
 )
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.model.config import MOST_SHIFTS
 
 if TYPE_CHECKING:
     from tisdiss_cli.benchmark.grid import Findings
@@ -59,6 +60,7 @@ def bench(  # the options make it long
             help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.",
         ),
     ] = "auto",
+    shifts: Annotated[str, _grid(help="Passes a part of a hop apart, whose mean is the estimate, as in 1,2,4.")] = "1",
     compile: Annotated[
         bool, _network("--compile", help="torch.compile the network first; none of its time is counted.")
     ] = False,
@@ -71,6 +73,7 @@ def bench(  # the options make it long
     wanted = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
     batches = _numbers("--batch-size", batch_size, int, 1, 65536)
+    passes = _numbers("--shifts", shifts, int, 1, MOST_SHIFTS)
     for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
         check_output(option, path)
     if plot is not None:
@@ -84,7 +87,7 @@ def bench(  # the options make it long
     from tisdiss_cli.data.datasets import find_dataset
 
     dataset = find_dataset(data, mixture, parse_names(references)) if data else None
-    separators = _load(weights, device, precision, compile=compile)
+    separators = _load(weights, device, precision, passes, compile=compile)
     first = separators[0]
     machine = describe_machine(first.device)
     warn_if_untrained(first.weights)
@@ -98,7 +101,7 @@ def bench(  # the options make it long
             log.info(in_words(row))
 
         found = run_grid(separators, shapes, wanted, done)
-    outcomes = {one.precision: _score(dataset, one, wanted) for one in separators} if dataset else {}
+    outcomes = {one.variant: _score(dataset, one, wanted) for one in separators} if dataset else {}
     found.scores = {name: outcome.results for name, outcome in outcomes.items()}
     title = f"{first.weights.name} on {machine.get('gpu') or '{cpu}, {threads} threads'.format(**machine)}"
     _print(found, title)
@@ -124,12 +127,13 @@ def bench(  # the options make it long
         log.info(f"drew {plot}")
 
 
-def _load(weights: str | None, device: str, precision: str, *, compile: bool) -> "list[Separator]":
-    """Loads the network in every precision; UserError where two names mean one."""
+def _load(weights: str | None, device: str, precision: str, passes: list[int], *, compile: bool) -> "list[Separator]":
+    """Loads the network in every precision with every number of shifts; UserError where two names mean one."""
     from tisdiss_cli.separation.separator import Separator
 
-    separators = [Separator.load(weights, device, name) for name in parse_names(precision) or []]
-    if len({separator.precision for separator in separators}) < len(separators):
+    names = parse_names(precision) or []
+    separators = [Separator.load(weights, device, name, shifts) for name in names for shifts in passes]
+    if len({separator.variant for separator in separators}) < len(separators):
         raise UserError(f"--precision {precision}: name each once")
     for separator in separators:
         if compile:
@@ -151,7 +155,7 @@ def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Ev
     """Scores every setting; a file that cannot be scored is said and left out."""
     from tisdiss_cli.evaluation.evaluate import default_workers, evaluate
 
-    with bar(unit="file", desc=f"scoring {separator.precision}", leave=False) as shown:
+    with bar(unit="file", desc=f"scoring {separator.variant}", leave=False) as shown:
         workers = default_workers(dataset)
         outcome = evaluate(dataset, separator, wanted, workers=workers, start=shown.reset, advance=shown.update)
     for sentence in outcome.failed:

@@ -13,12 +13,12 @@ def in_words(row: "Measurement") -> str:
     """Returns a setting and what it took."""
     batch = f"{row.batch_size} x " if row.batch_size > 1 else ""
     took = "out of memory" if row.median is None else duration(row.median)
-    return f"{row.precision}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}: {took}"
+    return f"{row.variant}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}: {took}"
 
 
 def fit_in_words(line: "Fit") -> str:
     """Returns a line of time over repeats as a formula."""
-    shape = f"{line.precision}, batch {line.batch_size}, {line.audio_seconds:g} s"
+    shape = f"{line.variant}, batch {line.batch_size}, {line.audio_seconds:g} s"
     return f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})"
 
 
@@ -28,7 +28,7 @@ def bench_table(found: "Findings") -> "Table":
 
     measurements, scored = found.measurements, found.scores
     grid = {
-        "precision": [m.precision for m in measurements],
+        "variant": [m.variant for m in measurements],
         "batch": [str(m.batch_size) for m in measurements],
         "audio": [f"{m.audio_seconds:g} s" for m in measurements],
     }
@@ -52,7 +52,7 @@ def bench_table(found: "Findings") -> "Table":
             cells += [memory, *("" if value is None else si(value) for value in (m.macs, m.flops))]
             cells.append("" if m.of_ceiling is None else f"{m.of_ceiling:.0%}")
         if scored:
-            summary = next((one for one in scored[m.precision] if one.repeats == m.repeats), None)
+            summary = next((one for one in scored[m.variant] if one.repeats == m.repeats), None)
             cells.append(f"{summary.means['si_snri'].mean:.2f} dB" if summary else "")
         table.add_row(*cells)
         if row + 1 < len(measurements) and m.cell != measurements[row + 1].cell:

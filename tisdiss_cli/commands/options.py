@@ -11,7 +11,7 @@ import typer
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json, replacing, why_unwritable
 from tisdiss_cli.libraries import installed
-from tisdiss_cli.model.config import MOST_REPEATS
+from tisdiss_cli.model.config import MOST_REPEATS, MOST_SHIFTS
 
 NETWORK = "Network and device"  # a group of the help
 
@@ -29,6 +29,16 @@ DeviceOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_PRECISION", help="auto, fp32, bf16 or, on CUDA, tf32."),
+]
+
+ShiftsOption = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel="Depth",
+        min=1,
+        max=MOST_SHIFTS,
+        help="Passes over each chunk, a part of a hop apart, whose mean is taken: better, and as many times slower.",
+    ),
 ]
 
 

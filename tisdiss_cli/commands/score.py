@@ -14,6 +14,7 @@ from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn
 from tisdiss_cli.commands.options import (
     DeviceOption,
     PrecisionOption,
+    ShiftsOption,
     WeightsOption,
     check_output,
     parse_names,
@@ -67,6 +68,7 @@ def score(
     separator_repeats: Annotated[
         int | None, _what(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
     ] = None,
+    shifts: ShiftsOption = 1,
     workers: Annotated[
         int | None,
         _sharing(min=0, max=1024, help="Processes that compute SDR; 0: this one. [default: by the CPU's cores]"),
@@ -109,7 +111,7 @@ def score(
     if not dataset.items:
         return
     sheet = Sheet(csv) if csv else None
-    separator = None if estimates else Separator.load(weights, device, precision)
+    separator = None if estimates else Separator.load(weights, device, precision, shifts)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
     log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
     if separator:

@@ -170,6 +170,7 @@ def _plan(
         "weights_sha256": separator.weights.digest,
         "separator_repeats": separator_repeats or separator.config.separator_repeats,
         "precision": separator.precision,
+        **({"shifts": separator.shifts} if separator.shifts > 1 else {}),
         "device": separator.device.type,
         "sample_rate": separator.sample_rate,
     }

@@ -10,6 +10,7 @@ from typing import Any
 from tisdiss_cli.errors import UserError
 
 MOST_REPEATS = 1000  # of Separator or Reconstructor that a command takes: beyond it a slip of the finger is likelier
+MOST_SHIFTS = 64  # passes over a chunk
 _MOST = 1_000_000  # of any other number
 
 

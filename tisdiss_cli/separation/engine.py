@@ -22,7 +22,7 @@ from tisdiss_cli.devices import (
     side_by_side,
 )
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.config import MOST_SHIFTS, Config
 from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
@@ -35,7 +35,6 @@ log = logging.getLogger("tisdiss")
 
 Repeats = int | EarlyExit | None  # None: the weights' default
 
-MOST_SHIFTS = 64
 MOST_CHUNKS = 16  # in a batch, where nobody asks for more
 CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
 
@@ -121,6 +120,11 @@ class Engine:
     def default_repeats(self) -> int:
         """Repeats of the Reconstructor unless asked for: as the weights' calibration recommends, else as trained."""
         return self.weights.default_repeats
+
+    @property
+    def variant(self) -> str:
+        """Precision and shifts in words, by which settings of one network are told apart: "fp32", "bf16, 2 shifts"."""
+        return self.precision + (f", {self.shifts} shifts" if self.shifts > 1 else "")
 
     def autocast(self) -> AbstractContextManager[None]:
         """Returns the context in which the network runs at this precision."""
