@@ -21,6 +21,7 @@ _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hu
 def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Print versions, device, precision and bundled weights: what one pastes into a bug report."""
     facts = {
+        "format": 1,
         "broken": broken_libraries(),
         "versions": {**versions(), "libsndfile": _or_error(_libsndfile)},
         "machine": _or_error(_machine),

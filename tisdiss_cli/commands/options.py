@@ -128,6 +128,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes the file whole or not at all; UserError when it cannot be."""
     try:
         with replacing(path) as part:
-            part.write_text(dump_json(content, indent=2) + "\n", encoding="utf-8")
+            part.write_text(dump_json({"format": 1, **content}, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -143,4 +143,4 @@ def _table(lines: "list[Line]") -> "Table":
 
 
 def _print(content: dict[str, Any]) -> None:
-    print(json.dumps(content, allow_nan=False))  # in ASCII: any name, and any terminal or pipe
+    print(json.dumps({"format": 1, **content}, allow_nan=False))  # in ASCII: any name, and any terminal or pipe

@@ -46,6 +46,7 @@ def status(
 def _as_dict(found: "Status") -> dict[str, Any]:
     shards = [{"shard": index, **vars(counts)} for index, counts in found.shards.items()]
     return {
+        "format": 1,
         **vars(found.total),
         "hours": found.seconds / 3600,
         "rtf": found.rtf,

@@ -28,7 +28,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
             {"name": file.name, "default": file is files[0], "trained": file.trained, "sha256": file.digest}
             for file in files
         ]
-        print(dump_json(rows, indent=2))
+        print(dump_json({"format": 1, "weights": rows}, indent=2))
         return
     for file in files:
         print(f"{file.name}{'  (default)' if file is files[0] else ''}{'' if file.trained else '  (untrained)'}")
