@@ -51,7 +51,7 @@ def write_json(name: str, segments: Segments, seconds: float) -> str:
     """Returns an object with the segments by time, `{"start", "end", "speaker"}` each, in seconds."""
     rows = [{"start": round(b, 3), "end": round(e, 3), "speaker": voice} for b, e, voice in _by_time(segments)]
     speakers = [_voice(index) for index in range(len(segments))]
-    whole = {"recording": name, "seconds": round(seconds, 3), "speakers": speakers, "segments": rows}
+    whole = {"format": 1, "recording": name, "seconds": round(seconds, 3), "speakers": speakers, "segments": rows}
     return dump_json(whole, indent=1) + "\n"
 
 
