@@ -12,7 +12,7 @@ from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.pipeline import Pipeline
 from tisdiss_cli.folder.record import Record, read_lines
 from tisdiss_cli.folder.run_lock import PARTS
-from tisdiss_cli.folder.settings import Settings
+from tisdiss_cli.folder.settings import Options, Settings
 from tisdiss_cli.separation.separator import Separator
 
 RATE = 8000
@@ -41,10 +41,15 @@ def separate(
     separator = options.pop("separator", None) or Separator.load(weights, "cpu", "fp32")
     jobs = plan_jobs(folder, out, voices=separator.sources, extension=options.get("format", "wav"))
     out.mkdir(exist_ok=True)
-    plan = separator.plan(seconds)
-    settings = Settings(repeats=1, separator_repeats=1, plan=plan, batch_size=batch_size, **options)
+    settings = Settings(
+        options=Options(out=out, **options),
+        repeats=1,
+        separator_repeats=1,
+        plan=separator.plan(seconds),
+        batch_size=batch_size,
+    )
     record = Record(out)
-    for _ in Pipeline(separator, settings, out, out / PARTS, lambda job, line: record.append(line)).run(jobs):
+    for _ in Pipeline(separator, settings, out / PARTS, lambda job, line: record.append(line)).run(jobs):
         pass
     shutil.rmtree(out / PARTS)
     return records(out)

@@ -142,7 +142,7 @@ def test_channels_are_chosen_and_missing_ones_fail_alone(tmp_path, mini_weights)
     assert np.allclose(told(path, wanted=(1, 3))[0], (channels[0] + channels[2]) / 2, atol=1e-7)
     with pytest.raises(AudioError, match=r"three.wav has 3 channels, no channel 4"):
         told(path, wanted=(1, 4))
-    lines = separate(tmp_path / "in", tmp_path / "out", mini_weights, channels=(2,))
+    lines = separate(tmp_path / "in", tmp_path / "out", mini_weights, channels="2")
     assert lines["three.wav"]["status"] == "done"
     assert "one.wav has one channel, no channel 2" in lines["one.wav"]["reason"]
 

@@ -164,7 +164,7 @@ def test_a_rate_that_a_format_does_not_know_fails_alone(tmp_path, mini_weights, 
     (tmp_path / "in").mkdir()
     for name, hertz in (("bad", rate), ("good", 16_000)):
         soundfile.write(tmp_path / "in" / f"{name}.wav", speech_like(0.3, 0, hertz), hertz)
-    lines = separate(tmp_path / "in", tmp_path / "out", mini_weights, format=format, input_rate=True)
+    lines = separate(tmp_path / "in", tmp_path / "out", mini_weights, format=format, sample_rate="input")
     assert "--format" in lines["bad.wav"]["reason"] and "bad.wav" in lines["bad.wav"]["reason"]
     assert lines["good.wav"]["status"] == "done"
 

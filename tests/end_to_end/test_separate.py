@@ -108,7 +108,7 @@ def test_outputs_at_the_inputs_rate(tmp_path, mini_weights, rate):
     soundfile.write(tmp_path / "in.wav", speech_like(3.01, 0, rate, 2), rate)
     for flag, expected in (("model", RATE), ("input", rate)):
         out = tmp_path / flag
-        separate(tmp_path / "in.wav", out, mini_weights, input_rate=flag == "input")
+        separate(tmp_path / "in.wav", out, mini_weights, sample_rate=flag)
         info = soundfile.info(out / "in_s1.wav")
         assert info.samplerate == expected
         if flag == "input":

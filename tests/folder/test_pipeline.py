@@ -75,9 +75,3 @@ def test_the_kind_that_has_waited_longest_makes_room():
     batcher = Batcher(4, most_waiting=5)
     assert [batcher.add(kind, place) for place, kind in enumerate("abbba")] == [[], [], [], [], [[0, 4]]]
     assert batcher.finish() == [[1, 2, 3]]
-
-
-def test_a_batch_must_fit_among_what_may_wait():
-    for size, most in ((0, 4), (5, 4)):
-        with pytest.raises(ValueError, match="size"):
-            Batcher(size, most_waiting=most)

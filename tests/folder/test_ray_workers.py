@@ -1,5 +1,6 @@
 """What a worker of several checks and says, and who is given what: without Ray, in this process."""
 
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,30 +11,34 @@ import torch
 
 from tests.cli import tisdiss
 from tests.folders import contents, separate
+from tisdiss_cli.devices import OutOfMemory
+from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder import ray_driver
 from tisdiss_cli.folder.jobs import Job, plan_jobs
 from tisdiss_cli.folder.pipeline import Progress
 from tisdiss_cli.folder.ray_driver import Fleet, NoDevice, Place
-from tisdiss_cli.folder.ray_workers import Answer, Said, Trouble, Worker, make_task
+from tisdiss_cli.folder.ray_workers import Worker, make_task
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.run_lock import PARTS, RunLock
-from tisdiss_cli.folder.settings import Options
+from tisdiss_cli.folder.settings import Options, Settings
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import read_info
 
 
 @pytest.fixture
 def driver(folder, tmp_path, mini_weights):
-    """A driver's lock, its jobs, its task, and the weights' bytes."""
+    """A driver's lock, its jobs and its task."""
     out = tmp_path / "out"
     out.mkdir()
     with RunLock(out) as lock:
         jobs = plan_jobs(folder, out, voices=2, extension="wav")
         options = Options(out=out, precision="fp32", repeats="1", chunk=1.0, separator_repeats=1)
-        task = make_task(options, read_info(mini_weights), 1, jobs[0], lock.parts)
-        yield SimpleNamespace(
-            out=out, lock=lock, jobs=jobs, task=task, weights=mini_weights.read_bytes(), source=folder
-        )
+        task = make_task(options, read_info(mini_weights), 1, jobs[0], lock)
+        yield SimpleNamespace(out=out, lock=lock, jobs=jobs, task=task, source=folder)
+
+
+def run(task, jobs: list[Job], threads: int = 1) -> list:
+    return list(Worker(task, "cpu", threads).run(jobs))
 
 
 def lines_of(items: list) -> list[Line]:
@@ -41,10 +46,7 @@ def lines_of(items: list) -> list[Line]:
 
 
 def test_a_worker_does_a_bundle_and_leaves_the_record_to_its_driver(driver, tmp_path, mini_weights):
-    worker = Worker()
-    answer = worker.load(driver.task, "cpu", threads=torch.get_num_threads(), weights=driver.weights)
-    assert answer.trouble is None
-    items = list(worker.run(driver.jobs))
+    settings, *items = run(driver.task, driver.jobs, torch.get_num_threads())
     lines = lines_of(items)
     assert {line.input for line in lines} == {job.input for job in driver.jobs}
     assert {line.status for line in lines} == {"done"}
@@ -53,48 +55,45 @@ def test_a_worker_does_a_bundle_and_leaves_the_record_to_its_driver(driver, tmp_
     assert not list(driver.out.glob("*.jsonl"))
     marks = {path.name for path in (driver.out / PARTS / "all").iterdir() if path.is_dir()}
     assert marks == {job.key for job in driver.jobs}  # until their driver has recorded them
-    assert lines[0].settings == answer.settings.recorded
+    assert lines[0].settings == settings.recorded
     assert lines[0].settings["weights"] == "mini"
     separate(driver.source, tmp_path / "one", mini_weights)
     assert contents(driver.out) == contents(tmp_path / "one")
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"token": "another"}, "OUT"),
+def test_what_does_not_fit_is_found_before_the_work(driver):
+    task = driver.task
+    for change, word in (
+        ({"seen": {"OUT": (driver.lock.facts, [1, 2])}}, "OUT"),
         ({"versions": {"tisdiss": "0.0.0"}}, "tisdiss"),
         ({"versions": {"torch": "1.0"}}, "torch"),
-        ({"digest": "0123456789abcdef"}, "weights"),
-        ({"precision": "fp8"}, "--precision"),
-    ],
-)
-def test_what_does_not_fit_is_found_before_the_work(driver, change, word):
-    asked = {"options": replace(driver.task.options, **change)} if "precision" in change else change
-    answer = Worker().load(replace(driver.task, **asked), "cpu", threads=1, weights=driver.weights)
-    assert answer.settings is None
-    assert answer.trouble.startswith(answer.host) or answer.host in answer.trouble
-    assert word in answer.trouble and "\n" not in answer.trouble
+        ({"content": b"no weights"}, "mini.safetensors"),
+        ({"options": replace(task.options, precision="fp8")}, "--precision"),
+    ):
+        with pytest.raises(UserError) as error:
+            run(replace(task, **change), driver.jobs)
+        assert word in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path, monkeypatch):
-    path, known = driver.task.sample
-    for sample in ((tmp_path / "nowhere.wav", known), (path, [1, 2])):
-        answer = Worker().load(replace(driver.task, sample=sample), "cpu", threads=1, weights=driver.weights)
-        assert answer.trouble.startswith("IN ")
-    task = replace(driver.task, sample=(Path(path.name), known))
-    assert Worker().load(task, "cpu", threads=1, weights=driver.weights).trouble.startswith("IN ")
-    lost = replace(task, folder=tmp_path / "nowhere")
-    assert str(lost.folder) in Worker().load(lost, "cpu", threads=1, weights=driver.weights).trouble
+    path, known = driver.task.seen["IN"]
+    for folder, sample in (
+        (Path.cwd(), (tmp_path / "nowhere.wav", known)),
+        (Path.cwd(), (path, [1, 2])),
+        (Path.cwd(), (Path(path.name), known)),
+        (tmp_path / "nowhere", (Path(path.name), known)),
+    ):
+        with pytest.raises(UserError, match=r"^IN ") as error:
+            run(replace(driver.task, folder=folder, seen={"IN": sample}), [])
+        assert str(folder / sample[0]) in str(error.value)
     monkeypatch.chdir(tmp_path)  # and a relative one is found, from wherever the worker was started
-    task = replace(task, folder=path.parent)
-    assert Worker().load(task, "cpu", threads=1, weights=driver.weights).trouble is None
+    (settings,) = run(replace(driver.task, folder=path.parent, seen={"IN": (Path(path.name), known)}), [])
+    assert isinstance(settings, Settings)
 
 
-def test_memory_that_runs_out_goes_on_smaller_and_for_nothing_is_trouble(driver, monkeypatch):
-    worker = Worker()
+def test_memory_that_runs_out_goes_on_smaller_and_for_nothing_ends_the_worker(driver, monkeypatch):
     task = replace(driver.task, options=replace(driver.task.options, chunk=2.0))
-    worker.load(task, "cpu", threads=torch.get_num_threads(), weights=driver.weights)
+    worker = Worker(task, "cpu", torch.get_num_threads())
     network, most = TISDiSS.separate, 10_000
 
     def network_separates(self, mixture, *arguments):
@@ -104,63 +103,90 @@ def test_memory_that_runs_out_goes_on_smaller_and_for_nothing_is_trouble(driver,
 
     monkeypatch.setattr(TISDiSS, "separate", network_separates)
     items = list(worker.run(driver.jobs[:2]))
-    assert ["memory" in item.text for item in items if isinstance(item, Said)] == [True]
+    said = [item.getMessage() for item in items if isinstance(item, logging.LogRecord)]
+    assert ["memory" in sentence for sentence in said] == [True]
     assert [line.status for line in lines_of(items)] == ["done"] * 2
     most = 0
-    items = list(worker.run(driver.jobs[2:]))
-    (trouble,) = [item for item in items if isinstance(item, Trouble)]
-    assert "memory" in trouble.text
-    assert not lines_of(items)
+    with pytest.raises(OutOfMemory, match="memory"):
+        list(worker.run(driver.jobs[2:]))
+
+
+class Death(Exception):
+    """What Ray raises for what a dead worker was asked for."""
+
+
+class Failure(Death):
+    """What it raises where the worker has."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
 
 
 class StandIn(Fleet):
-    """Workers that do what they are told in no time, or die at some inputs."""
+    """Workers that do what they are told in no time, die at some inputs, or do not come up; in place of Ray's.
 
-    class ray:
-        class exceptions:
-            RayError = ZeroDivisionError
+    Args:
+        out: the folder OUT.
+        places: how many devices there are.
+        deadly: inputs that kill their worker.
+        barren: whether each worker dies of nothing.
+        settings: of each device's workers, or what they raise.
+    """
 
-        @staticmethod
-        def get(item):
-            if item is None:
-                raise ZeroDivisionError
-            return item
+    exceptions = SimpleNamespace(RayError=Death, RayTaskError=Failure)
 
-    def __init__(self, parts: Path, places: int, deadly: set[str] = frozenset(), barren: bool = False):
-        self.deadly, self.barren, self.settings = deadly, barren, SimpleNamespace(recorded={})
-        self.lock = SimpleNamespace(parts=parts)
-        self.given: list[list[str]] = []
-        self.prepare()
-        self.places = [Place(node="node", host="", number=number, gpu=False, cpus=1) for number in range(places)]
+    def __init__(self, out: Path, places: int, deadly: set[str] = frozenset(), barren: bool = False, settings=()):
+        self.deadly, self.barren, self.given, self.devices = deadly, barren, [], places
+        self.answers = dict(enumerate(settings))
+        lock = SimpleNamespace(parts=out, dropped=lambda job: None)
+        super().__init__(self, Options(out=out, devices="all"), None, lock)
 
-    def _look(self, now: bool = False) -> None:
-        for place in self.places:
-            if not place.answer and not place.given_up:
-                place.answer, place.actor = Answer("here"), SimpleNamespace(run=self)
+    # As Ray
 
-    def options(self, num_returns: str):
-        assert num_returns == "streaming"
-        return self
+    def nodes(self) -> list[dict]:
+        return [{"NodeID": "node", "NodeManagerAddress": "", "Alive": True, "Resources": {"CPU": 8.0}}]
 
-    def remote(self, bundle: list[Job]):
-        self.given.append([job.input for job in bundle])
-        return self._work(bundle)
+    def wait(self, calls: list, num_returns: int, timeout: float) -> tuple[list, list]:
+        return calls, []
+
+    def get(self, item):
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def kill(self, actor) -> None:
+        pass
+
+    # As its workers
+
+    def _places_on(self, node: dict) -> list[Place]:
+        return [Place(node="node", host="", number=n, gpu=False, cpus=1) for n in range(self.devices)]
+
+    def _start(self, place: Place) -> None:
+        place.actor = SimpleNamespace(run=SimpleNamespace(remote=self._work))
+        place.call = iter([self.answers.get(place.number, settings_of(repeats=1))])
 
     def _work(self, bundle: list[Job]):
+        self.given.append([job.input for job in bundle])
         for job in bundle:
             if self.barren:
-                yield None
+                yield Death()
             (self.lock.parts / job.key).mkdir(exist_ok=True)
             if job.input in self.deadly:
-                yield None
+                yield Death()
             yield Progress(1.0)
             yield Line(job.input, "done", job.place, outputs=job.outputs, audio_seconds=1.0)
 
-    def _poll(self, strict: bool = False) -> list[Place]:
-        return [place for place in self.places if place.generator]
 
-    def _end(self, place: Place) -> None:
-        place.actor = place.answer = place.generator = None
+def settings_of(**recorded: object) -> Settings:
+    return Settings(
+        options=Options(out=Path()), repeats=1, separator_repeats=1, plan=None, batch_size=1, recorded=recorded
+    )
+
+
+def work(fleet: StandIn, first: list[Job], last: list[Job] = (), settle=lambda job, line: None) -> list:
+    fleet.muster()
+    return list(fleet.run(first, list(last), settle))
 
 
 @pytest.fixture
@@ -172,7 +198,7 @@ def jobs(tmp_path):
 
 def test_the_longest_come_first_in_bundles_of_minutes(jobs, tmp_path):
     fleet, settled = StandIn(tmp_path, places=3), []
-    lines = lines_of(list(fleet.run(jobs[0], [], lambda job, line: settled.append((job.input, line.input)))))
+    lines = lines_of(work(fleet, jobs[0], settle=lambda job, line: settled.append((job.input, line.input))))
     assert fleet.given[0] == ["ages.wav"]
     given = [name for bundle in fleet.given for name in bundle]
     assert sorted(given) == sorted(jobs[1])  # each once
@@ -185,7 +211,7 @@ def test_the_longest_come_first_in_bundles_of_minutes(jobs, tmp_path):
 
 def test_what_kills_its_worker_goes_to_another_then_it_is_alone_then_it_has_failed(jobs, tmp_path):
     fleet = StandIn(tmp_path, places=2, deadly={"005.wav", "120.wav"})
-    events = list(fleet.run(jobs[0], [], lambda job, line: None))
+    events = work(fleet, jobs[0])
     lines = {line.input: line for line in lines_of(events)}
     assert {name for name, line in lines.items() if line.status == "failed"} == fleet.deadly
     assert set(lines) == set(jobs[1])
@@ -200,7 +226,7 @@ def test_what_kills_its_worker_goes_to_another_then_it_is_alone_then_it_has_fail
 def test_what_was_on_its_way_when_a_run_died_comes_last_and_alone(jobs, tmp_path):
     first, last = jobs[0][:100], jobs[0][100:103]
     fleet = StandIn(tmp_path, places=2, deadly={last[1].input})
-    lines = lines_of(list(fleet.run(first, last, lambda job, line: None)))
+    lines = lines_of(work(fleet, first, last))
     assert [len(bundle) for bundle in fleet.given[-3:]] == [1, 1, 1]
     assert {name for bundle in fleet.given[-3:] for name in bundle} == {job.input for job in last}
     assert [line.input for line in lines if line.status == "failed"] == [last[1].input]
@@ -209,8 +235,31 @@ def test_what_was_on_its_way_when_a_run_died_comes_last_and_alone(jobs, tmp_path
 def test_a_device_whose_workers_die_of_nothing_is_given_up(jobs, tmp_path):
     fleet = StandIn(tmp_path, places=2, barren=True)
     with pytest.raises(NoDevice, match="files are left"):
-        list(fleet.run(jobs[0], [], lambda job, line: None))
+        work(fleet, jobs[0])
     assert len(fleet.given) == 6
+
+
+def test_workers_that_would_not_do_the_same_are_told_before_the_work(tmp_path):
+    for settings, sentence in (
+        ([settings_of(precision="fp32"), settings_of(precision="bf16")], "cpu1: .*precision bf16, cpu0 with fp32"),
+        ([settings_of(), Failure(UserError("IN is not there"))], "cpu1: IN is not there"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            StandIn(tmp_path, places=2, settings=settings).muster()
+
+
+def test_one_that_comes_later_and_would_not_do_the_same_is_left_out(jobs, tmp_path, said):
+    fleet = StandIn(tmp_path, places=1, settings=[settings_of(repeats=1), settings_of(repeats=2)])
+    fleet.muster()
+    fleet.devices, fleet.looked = 2, -60
+    assert len(lines_of(work(fleet, jobs[0]))) == len(jobs[0])
+    assert [sentence for sentence in said if "going on without cpu1" in sentence and "repeats 2" in sentence]
+
+
+def test_workers_that_never_come_up_are_no_device(tmp_path, said):
+    with pytest.raises(NoDevice, match="could be started"):
+        StandIn(tmp_path, places=2, settings=[Death("no such node"), Death("no such node")]).muster()
+    assert sum("no such node" in sentence for sentence in said) == 2
 
 
 def test_without_ray_one_sentence_says_how_to_get_it(folder, tmp_path, mini_weights, monkeypatch):
@@ -243,8 +292,8 @@ def test_places_by_what_nodes_have(tmp_path):
 
     def places(address: str | None, *nodes: dict, gpu: bool) -> list[tuple[str, int]]:
         fleet = StandIn(tmp_path, places=0)
-        fleet.address, fleet.count, fleet.gpu = address, 3, gpu
-        return [(str(place), place.cpus) for each in nodes for place in fleet._places_on(each)]
+        fleet.local, fleet.count, fleet.gpu = address is None, 3, gpu
+        return [(str(place), place.cpus) for each in nodes for place in Fleet._places_on(fleet, each)]
 
     gpus, cpus, head = node("a", CPU=32.0, GPU=4.0), node("b", CPU=16.0), node("head")
     assert places("auto", gpus, cpus, head, gpu=True) == [(f"a:gpu{number}", 1) for number in range(4)]

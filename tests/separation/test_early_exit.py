@@ -16,7 +16,8 @@ from tests.reference_cases import reference_network
 from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.evaluation.calibrate import ALLOWED_LOSS, Trace, choose_threshold, trace
 from tisdiss_cli.evaluation.results import smallest_within
-from tisdiss_cli.folder.pace import Pace, parse_duration
+from tisdiss_cli.folder.pace import Pace
+from tisdiss_cli.folder.settings import parse_duration
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
 from tisdiss_cli.separation.early_exit import Auto, UntilQuality, settle, similarity
 from tisdiss_cli.separation.quality import QualityModel, describe

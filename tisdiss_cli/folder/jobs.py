@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from tisdiss_cli.activity.formats import FORMATS
 from tisdiss_cli.audio.read import AudioError, channel_count
 from tisdiss_cli.folder.inputs import Input, list_inputs
 from tisdiss_cli.folder.naming import Template, find_collisions, loose, split_name
+from tisdiss_cli.folder.record import Line
 
 
 @dataclass(slots=True)
@@ -51,6 +53,11 @@ class Job:
         """The same, for the name of a folder."""
         name = self.input if self.channel is None else f"{self.input}/{self.channel}"  # no file is a folder too
         return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def line(self, failure: str | None, **facts: Any) -> Line:
+        """Returns its line of the record, which says "failed" where there is a reason."""
+        status, outputs = ("failed", []) if failure else ("done", self.outputs)
+        return Line(self.input, status, self.resolved, failure, outputs, channel=self.channel, **facts)
 
 
 def plan_jobs(

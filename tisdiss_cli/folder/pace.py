@@ -1,27 +1,15 @@
 """`--rtf` and `--budget`: as many repeats as time allows."""
 
 import logging
-import re
 import time
 from dataclasses import dataclass
-from math import inf
 
 import torch
 
-from tisdiss_cli.errors import UserError
-from tisdiss_cli.separation.chunking import ChunkPlan
+from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.separation.separator import Separator
 
 log = logging.getLogger("tisdiss")
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The time that work may take: one of the two."""
-
-    text: str  # the option as it was given, for the record
-    rtf: float | None = None  # seconds of work for a second of audio
-    budget: float | None = None  # seconds for all of it
 
 
 @dataclass
@@ -52,7 +40,7 @@ class Pace:
         )
 
     def choose(self) -> int:
-        """The repeats for the next input, at least 1."""
+        """Returns the repeats for the next input, at least 1."""
         best = int((self._allowed() / self.scale - self.fixed) / self.each + 1e-9)
         best = max(1, min(self.most, best))
         if self.chosen and best != self.chosen:
@@ -68,16 +56,15 @@ class Pace:
             self.scale += 0.3 * (seconds / audio / (self.fixed + self.each * repeats) - self.scale)
 
     def _allowed(self) -> float:
-        """Seconds of work for a second of audio."""
+        """Returns the seconds of work for a second of audio."""
         if self.rtf is not None:
             return self.rtf
         return max(0.0, self.deadline - time.perf_counter()) / max(self.audio_left, 1e-6)
 
 
-def measure_pace(
-    separator: Separator, *, plan: ChunkPlan, batch_size: int, separator_repeats: int | None, most: int
-) -> Pace:
-    """A `Pace` from timing the network on a batch of chunks of noise at one and at two repeats; OutOfMemory."""
+def measure_pace(separator: Separator, settings: Settings) -> Pace:
+    """Times the network on a batch of chunks of noise at one and at two repeats; OutOfMemory."""
+    plan, batch_size = settings.plan, settings.batch_size
     length = min(plan.chunk, 4 * separator.sample_rate)
     stacked = separator.stacks(batch_size)
     if not stacked:
@@ -88,30 +75,13 @@ def measure_pace(
     costs = []
     for repeats in (1, 1, 2):  # the first only warms up
         began = time.perf_counter()
-        list(separator.run_each(noise.unbind(), repeats, separator_repeats, stacked=stacked))
+        list(separator.run_each(noise.unbind(), repeats, settings.separator_repeats, stacked=stacked))
         costs.append((time.perf_counter() - began) / audio)
     each = max(costs[2] - costs[1], 0.01 * costs[1])
+    most = settings.options.max_repeats or separator.config.reconstructor_repeats
     return Pace(max(costs[1] - each, 0.0), each, most)
 
 
 def counted(repeats: int) -> str:
-    """ "1 repeat", "2 repeats"."""
+    """Returns "1 repeat", "2 repeats"."""
     return f"{repeats} repeat" + "s" * (repeats != 1)
-
-
-def parse_limit(rtf: float | None, budget: str | None) -> Limit | None:
-    """`--rtf` or `--budget` as a limit, None if neither is given; UserError as `parse_duration`."""
-    if rtf:
-        return Limit(f"--rtf {rtf:g}", rtf=rtf)
-    return Limit(f"--budget {budget}", budget=parse_duration(budget)) if budget is not None else None
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of "90", "90s", "10m", "1.5h" or "1h30m"."""
-    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    seconds = (
-        sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
-    )
-    if not 0 < seconds < inf:
-        raise UserError(f"--budget {text}: write a time above 0, as in 90s, 10m or 1h30m")
-    return seconds

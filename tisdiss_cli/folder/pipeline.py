@@ -21,6 +21,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.outputs import VoiceFiles
+from tisdiss_cli.folder.pace import Pace
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.separation.early_exit import EarlyExit
@@ -28,7 +29,6 @@ from tisdiss_cli.separation.separator import Separator
 
 _WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their length
 
-Kind = TypeVar("Kind", bound=Hashable)
 Item = TypeVar("Item")
 
 
@@ -53,7 +53,6 @@ class Reading:
     voices: VoiceFiles | None = None  # made when the input is opened; from then on the writing thread's
     frames: int | None = None  # of the outputs, where they are to be as long as the input
     warnings: list[str] = field(default_factory=list)  # the source's own list, which grows while it is read
-    failure: str | None = None  # why it cannot be read
 
 
 @dataclass
@@ -75,30 +74,18 @@ class Computing:
 
 
 @dataclass
-class Writing:
-    """What the writing thread owns."""
-
-    failure: str | None = None  # why its voices cannot be written
-
-
-@dataclass
 class File:
     """An input in flight."""
 
     job: Job
     reading: Reading = field(default_factory=Reading)
     computing: Computing = field(default_factory=Computing)
-    writing: Writing = field(default_factory=Writing)
-
-    @property
-    def failure(self) -> str | None:
-        """Why it failed, if it has."""
-        return self.reading.failure or self.writing.failure
+    failure: str | None = None  # why it cannot be read or written, by the thread that found it
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an input, read and not yet run."""
+    """A piece of an input, on its way to the network and from there."""
 
     file: File
     start: int  # in samples of the input at the network's rate
@@ -110,17 +97,7 @@ class Chunk:
         return self.start + self.mixture.shape[0]
 
 
-@dataclass(frozen=True)
-class Separated:
-    """A chunk's voices, computed and not yet written."""
-
-    file: File
-    start: int  # as the chunk's
-    voices: Tensor  # (S, n)
-    mixture: Tensor  # (n,)
-
-
-class Batcher(Generic[Kind, Item]):
+class Batcher(Generic[Item]):
     """Gathers items of one kind into batches.
 
     A batch is due once it is full, or once too many items wait: then the kind whose first item has waited longest
@@ -132,13 +109,11 @@ class Batcher(Generic[Kind, Item]):
     """
 
     def __init__(self, size: int, *, most_waiting: int) -> None:
-        if not 1 <= size <= most_waiting:
-            raise ValueError(f"1 <= size ({size}) <= most_waiting ({most_waiting}) must hold")
         self.size, self.most_waiting = size, most_waiting
         self.waiting = 0
-        self._groups: dict[Kind, list[Item]] = {}  # the kind that has waited longest comes first
+        self._groups: dict[Hashable, list[Item]] = {}  # the kind that has waited longest comes first
 
-    def add(self, kind: Kind, item: Item) -> list[list[Item]]:
+    def add(self, kind: Hashable, item: Item) -> list[list[Item]]:
         """Takes an item; returns the batches that are due now."""
         group = self._groups.setdefault(kind, [])
         group.append(item)
@@ -153,7 +128,7 @@ class Batcher(Generic[Kind, Item]):
         """Returns the batches of all that still waits."""
         return [self._take(kind) for kind in list(self._groups)]
 
-    def _take(self, kind: Kind) -> list[Item]:
+    def _take(self, kind: Hashable) -> list[Item]:
         batch = self._groups.pop(kind)
         self.waiting -= len(batch)
         return batch
@@ -168,26 +143,26 @@ class Pipeline:
 
     Args:
         separator: the network.
-        settings: for all jobs.
-        out: the folder OUT, which must exist.
+        settings: for all jobs; OUT must exist.
         parts: the folder for unfinished outputs, in which each job gets its own.
         settle: is given each job with its line, in the writing thread, and does away with its folder once the line is
             recorded; RecordError ends the run.
+        pace: chooses each input's repeats in place of the settings.
     """
 
     def __init__(
         self,
         separator: Separator,
         settings: Settings,
-        out: Path,
         parts: Path,
         settle: Callable[[Job, Line], object] = lambda job, line: None,
+        pace: Pace | None = None,
     ) -> None:
-        self.separator, self.settings, self.out, self.parts, self.settle = separator, settings, out, parts, settle
+        self.separator, self.settings, self.parts, self.settle, self.pace = separator, settings, parts, settle, pace
         self.stacked = separator.stacks(settings.batch_size)
         self.stop = threading.Event()
         self.chunks: Queue[Chunk | File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
-        self.results: Queue[Separated | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
+        self.results: Queue[tuple[Chunk, Tensor] | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
         self.lines: SimpleQueue[Line] = SimpleQueue()
         self.begun: dict[str, VoiceFiles] = {}  # by the jobs' keys, until their outputs have their names
         self.error: BaseException | None = None  # of a thread
@@ -199,25 +174,25 @@ class Pipeline:
             RecordError: as `settle` does.
             OutOfMemory: memory does not suffice for the shortest chunk, so that no input could be separated.
         """
-        threads = [
-            threading.Thread(target=self._guarded, args=(lambda: self._read(jobs),), daemon=True),
-            threading.Thread(target=self._guarded, args=(self._write,), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        reader, writer = (
+            threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            for work in (lambda: self._read(jobs), self._write)
+        )
         try:
+            reader.start()
+            writer.start()
             yield from self._compute()
             self._put(self.results, None)
-            while threads[1].is_alive():
-                threads[1].join(timeout=0.1)
+            while writer.is_alive():
+                writer.join(timeout=0.1)
                 yield from self._settled()
             yield from self._settled()
         except _Stopped:
             pass
         finally:
             self.stop.set()
-            for thread in threads:
-                thread.join()
+            reader.join()
+            writer.join()
             for voices in self.begun.values():
                 voices.discard()
         if self.error:
@@ -233,36 +208,27 @@ class Pipeline:
             except _Stopped:
                 raise
             except Exception as error:  # whatever is wrong with one input, the others are still to do
-                file.reading.failure = _sentence(job, error)
+                file.failure = _sentence(job, error)
             self._put(self.chunks, file)
         self._put(self.chunks, None)
 
     def _read_file(self, file: File) -> None:
-        settings, job, own = self.settings, file.job, file.reading
+        options, job, own = self.settings.options, file.job, file.reading
         own.fingerprint = fingerprint(job.path)
-        wanted = settings.channels if job.channel is None else (job.channel,)
-        source = Source(
-            job.path, self.separator.sample_rate, track=settings.track, partial=settings.partial, wanted=wanted
-        )
+        wanted = options.averaged if job.channel is None else (job.channel,)
+        inner = self.separator.sample_rate
+        source = Source(job.path, inner, track=options.track, partial=options.partial, wanted=wanted)
         own.warnings = source.warnings
-        rate = source.input_rate if settings.input_rate else self.separator.sample_rate
+        as_input = options.sample_rate == "input"
+        rates, folder = (inner, source.input_rate if as_input else inner), self.parts / job.key
         own.voices = VoiceFiles(
-            job,
-            self.out,
-            self.parts / job.key,
-            plan=settings.plan,
-            rates=(self.separator.sample_rate, rate),
-            format=settings.format,
-            subtype=settings.subtype,
-            source_subtype=source.subtype,
-            start=source.start,
-            told=settings.told,
+            job, self.settings, folder, rates=rates, source_subtype=source.subtype, start=source.start
         )
         self.begun[job.key] = own.voices
-        chunker = settings.plan.chunker()
+        chunker = self.settings.plan.chunker()
         for block in source.blocks():
             self._enqueue(file, chunker.push(block))
-        own.frames = source.frames if settings.input_rate else None
+        own.frames = source.frames if as_input else None
         self._enqueue(file, chunker.finish())
 
     def _enqueue(self, file: File, chunks: list[tuple[int, Tensor]]) -> None:
@@ -273,7 +239,7 @@ class Pipeline:
 
     def _compute(self) -> Iterator[Progress | Line]:
         size = self.settings.batch_size
-        batcher: Batcher[Any, Chunk] = Batcher(size, most_waiting=_WAITING_BATCHES * size)
+        batcher: Batcher[Chunk] = Batcher(size, most_waiting=_WAITING_BATCHES * size)
         while (item := self._get(self.chunks)) is not None:
             if isinstance(item, File):
                 item.computing.all_read = True
@@ -281,7 +247,7 @@ class Pipeline:
             else:
                 own = item.file.computing
                 if own.repeats is None:
-                    own.repeats = self.settings.pace.choose() if self.settings.pace else self.settings.repeats
+                    own.repeats = self.pace.choose() if self.pace else self.settings.repeats
                 own.waiting += 1
                 for batch in batcher.add((self._shape(item), own.repeats), item):
                     yield from self._run(batch)
@@ -290,21 +256,19 @@ class Pipeline:
             yield from self._run(batch)
 
     def _shape(self, chunk: Chunk) -> int:
-        """What is alike in all chunks of a batch: of one tensor the length, of runs side by side the threads."""
+        """Returns what all chunks of a batch have alike: their length in one tensor, side by side their threads."""
         length = chunk.mixture.shape[0]
         return length if self.stacked else self.separator.threads_of(length)
 
-    def _run(self, batch: list[Chunk]) -> Iterator[Progress]:
-        wanted = list[Chunk]()
-        for chunk in batch:
-            if chunk.file.failure:
-                self._through(chunk)
-            else:
-                wanted.append(chunk)
+    def _run(self, batch: list[Chunk]) -> Iterator[Progress | Line]:
+        wanted = [chunk for chunk in batch if not chunk.file.failure]
         if wanted:
             yield from self._separate(wanted)
+        for chunk in batch:
+            chunk.file.computing.waiting -= 1
+            self._pass_on(chunk.file)
 
-    def _separate(self, batch: list[Chunk]) -> Iterator[Progress]:
+    def _separate(self, batch: list[Chunk]) -> Iterator[Progress | Line]:
         began, advanced, used = time.perf_counter(), 0.0, 0
         separated = self.separator.run_each(
             [chunk.mixture for chunk in batch],
@@ -316,17 +280,13 @@ class Pipeline:
             own = chunk.file.computing
             own.used.append(used)
             own.elapsed += seconds
-            self._put(self.results, Separated(chunk.file, chunk.start, voices, chunk.mixture))
+            self._put(self.results, (chunk, voices))
             fresh, own.end = (chunk.end - own.end) / self.separator.sample_rate, chunk.end
             advanced += fresh
-            self._through(chunk)
             yield Progress(fresh)
-        if self.settings.pace:  # which chooses numbers, alike for all of a batch, and never auto
-            self.settings.pace.report(used, advanced, time.perf_counter() - began)
-
-    def _through(self, chunk: Chunk) -> None:
-        chunk.file.computing.waiting -= 1
-        self._pass_on(chunk.file)
+            yield from self._settled()
+        if self.pace:  # which chooses numbers, alike for all of a batch, and never auto
+            self.pace.report(used, advanced, time.perf_counter() - began)
 
     def _pass_on(self, file: File) -> None:
         """Hands a file to the writing thread once its last chunk is through."""
@@ -343,39 +303,36 @@ class Pipeline:
         while (item := self._get(self.results)) is not None:
             if isinstance(item, File):
                 self._finish(item)
-            elif not item.file.failure:
+                continue
+            chunk, separated = item
+            voices = chunk.file.reading.voices
+            if voices and not chunk.file.failure:
                 try:
-                    item.file.reading.voices.push(item.start, item.voices, item.mixture)
+                    voices.push(chunk.start, separated, chunk.mixture)
                 except Exception as error:
-                    item.file.writing.failure = _sentence(item.file.job, error)
+                    chunk.file.failure = _sentence(chunk.file.job, error)
 
     def _finish(self, file: File) -> None:
-        voices, warnings = file.reading.voices, list[str]()
+        job, voices, facts = file.job, file.reading.voices, dict[str, Any]()
         if voices and not file.failure:
             try:
-                warnings = voices.finish(file.reading.frames)
+                facts = voices.finish(file.reading.frames)
             except Exception as error:
-                file.writing.failure = _sentence(file.job, error)
-        line = Line(
-            file.job.input,
-            "failed" if file.failure else "done",
-            file.job.resolved,
-            reason=file.failure,
-            outputs=[] if file.failure else file.job.outputs,
+                file.failure = _sentence(job, error)
+        line = job.line(
+            file.failure,
             repeats=file.computing.mean_repeats,
             audio_seconds=round(file.computing.end / self.separator.sample_rate, 6),
             elapsed_seconds=round(file.computing.elapsed, 6),
-            warnings=[*file.reading.warnings, *warnings],
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
-            **(voices.facts() if voices and not file.failure else {}),
-            channel=file.job.channel,
             precision_why=self.separator.precision_why,
+            **facts | {"warnings": [*file.reading.warnings, *facts.get("warnings", ())]},
         )
         if voices and file.failure:
             voices.discard()
-        self.begun.pop(file.job.key, None)  # it stays marked as begun until its line is recorded
-        self.settle(file.job, line)
+        self.begun.pop(job.key, None)  # it stays marked as begun until its line is recorded
+        self.settle(job, line)
         self.lines.put(line)
 
     # Threads ------------------------------------------------------------------------------------

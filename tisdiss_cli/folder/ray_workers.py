@@ -5,31 +5,30 @@ A worker's environment is its machine's, not the driver's: whatever it must know
 
 import logging
 import os
-import platform
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from logging.handlers import QueueHandler
 from pathlib import Path
-from queue import Queue
+from queue import SimpleQueue
 
-from tisdiss_cli.devices import OutOfMemory
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.pipeline import Pipeline, Progress
 from tisdiss_cli.folder.record import Line
+from tisdiss_cli.folder.run_lock import RunLock
 from tisdiss_cli.folder.settings import Options, Settings, choose_settings, load_separator
-from tisdiss_cli.model.weights import WeightFile, bundled
+from tisdiss_cli.model.weights import WeightFile
 
 log = logging.getLogger("tisdiss")
 
-_TOLD = 0.5  # seconds between two words on how far it is
 _LIBRARIES = ("torch", "torchaudio", "soundfile", "av", "numpy")
+
+Item = Settings | Progress | Line | logging.LogRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,63 +37,33 @@ class Task:
 
     folder: Path  # in which the driver was started: where relative paths begin
     parts: Path  # absolute; for unfinished outputs
-    token: str  # what stands in the file `token` there, which a worker finds if OUT is on a disk that all share
     options: Options
     inputs: int  # how many there are
-    weights: str  # a bundled name, or the name of the file whose bytes come with it
-    digest: str
-    sample: tuple[Path, list[int]]  # one of the inputs and its fingerprint
+    weights: str  # the file's name
+    content: bytes  # and what is in it
+    seen: dict[str, tuple[Path, list[int]]]  # by IN and OUT a file there and its fingerprint, as the driver sees it
     versions: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a worker says once it is ready, or cannot be."""
-
-    host: str
-    settings: Settings | None = None
-    trouble: str | None = None  # one sentence
-
-
-@dataclass(frozen=True)
-class Said:
-    """A sentence of the library's, for the driver to log."""
-
-    level: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a worker can do no more; the rest of its bundle is not begun or is to be done again."""
-
-    text: str
-
-
-Item = Progress | Line | Said | Trouble
-
-
-def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, parts: Path) -> Task:
-    """Returns a run's task, and leaves the token for its workers to find.
+def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, lock: RunLock) -> Task:
+    """Returns a run's task.
 
     Args:
         options: of the run.
-        weights: a bundled file, or one whose bytes are sent.
+        weights: the network's.
         inputs: how many there are.
         sample: one of them.
-        parts: the run's folder for unfinished outputs.
+        lock: the run's.
     """
-    token = os.urandom(16).hex()
-    (parts / "token").write_text(token, encoding="ascii")
+    facts = lock.facts.absolute()
     return Task(
         folder=Path.cwd(),
-        parts=parts.absolute(),
-        token=token,
+        parts=lock.parts.absolute(),
         options=replace(options, out=options.out.absolute()),
         inputs=inputs,
-        weights=weights.path.name if weights.path not in bundled() else weights.name,
-        digest=weights.digest,
-        sample=(sample.path, fingerprint(sample.path)),
+        weights=weights.path.name,
+        content=weights.path.read_bytes(),
+        seen={"OUT": (facts, fingerprint(facts)), "IN": (sample.path, fingerprint(sample.path))},
         versions=versions_here(),
     )
 
@@ -109,103 +78,62 @@ def versions_here() -> dict[str, str]:
 
 
 class Worker:
-    """Holds a network on one device; `load` comes first."""
+    """Holds a network on one device.
 
-    def load(self, task: Task, device: str, *, threads: int, weights: bytes | None) -> Answer:
-        """Makes ready, or says in one sentence why that cannot be.
+    Args:
+        task: the run's.
+        device: "cpu", "cuda", ...
+        threads: of torch's on a CPU.
+    """
 
-        Args:
-            task: the run's.
-            device: "cpu", "cuda", ...
-            threads: of torch's on a CPU.
-            weights: the weight file's bytes; None: `task.weights` is bundled.
-        """
-        self.task, host = task, platform.node()
-        try:
-            if trouble := self._mismatch(host):
-                return Answer(host, trouble=trouble)
-            import torch
-
-            torch.set_num_threads(threads)
-            self._load_network(device, weights)
-            if (found := self.settings.recorded["weights_sha256"]) != task.digest:
-                raise UserError(f"its weights {task.weights} are others ({found}, not {task.digest}): install the same")
-        except (UserError, OutOfMemory, OSError) as error:
-            return Answer(host, trouble=f"{host}: {error}")
-        return Answer(host, self.settings)
+    def __init__(self, task: Task, device: str, threads: int) -> None:
+        # Whatever may fail waits for `run`: of what is raised here Ray gives back the text only.
+        self.task, self.device, self.threads = task, device, threads
+        self.settings: Settings | None = None
 
     def run(self, jobs: list[Job]) -> Iterator[Item]:
-        """Does a bundle; yields each input's line, and what else there is to tell, as it comes.
+        """Does a bundle; yields the settings the first time, each input's line, and what else there is to tell.
 
-        The jobs' folders stay, for the driver to remove once the line is in the record.
+        The jobs' folders stay, for the driver to remove once the line is in the record. UserError, OutOfMemory and
+        OSError say in one sentence why the worker can do nothing, or no more.
         """
-        items: Queue[Item | None] = Queue()
-        thread = threading.Thread(target=self._work, args=(jobs, items), daemon=True)
-        thread.start()
-        while (item := items.get()) is not None:
-            yield item
-        thread.join()
-
-    def _work(self, jobs: list[Job], items: "Queue[Item | None]") -> None:
-        listener, seconds, told = _Listener(items), 0.0, 0.0
+        if not self.settings:
+            yield self._load()
+        assert self.settings
+        said = SimpleQueue[logging.LogRecord]()
+        listener = QueueHandler(said)
         log.addHandler(listener)
         log.setLevel(logging.INFO)
-        # A line goes out at once: once an output has its name, its line should not be lost with this process.
-        pipeline = Pipeline(
-            self.separator, self.settings, self.task.options.out, self.task.parts, lambda job, line: items.put(line)
-        )
         try:
-            for event in pipeline.run(jobs):
-                seconds += event.seconds if isinstance(event, Progress) else 0.0
-                if time.monotonic() - told > _TOLD:
-                    items.put(Progress(seconds))
-                    seconds, told = 0.0, time.monotonic()
-            items.put(Progress(seconds))
-        except Exception as error:
-            known = isinstance(error, UserError | OutOfMemory | OSError)
-            items.put(Trouble(f"{platform.node()}: " + (str(error) if known else f"{type(error).__name__}: {error}")))
+            for event in Pipeline(self.separator, self.settings, self.task.parts).run(jobs):
+                while not said.empty():
+                    yield said.get()
+                yield event
         finally:
             log.removeHandler(listener)
-            items.put(None)
 
-    def _load_network(self, device: str, weights: bytes | None) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            name = self.task.weights
-            if weights is not None:
-                name = str(Path(folder) / self.task.weights)
-                Path(name).write_bytes(weights)
-            options = replace(self.task.options, weights=name, device=device)
-            self.separator = load_separator(options)
-            self.settings = choose_settings(
-                self.separator, options, self.task.inputs
-            )  # the file's digest is among them
-
-    def _mismatch(self, host: str) -> str | None:
+    def _load(self) -> Settings:
         task, here = self.task, versions_here()
         for name, wanted in task.versions.items():
             if here.get(name) != wanted:
-                return f"{host} has {name} {here.get(name, 'not')}, this machine {wanted}: install the same on both"
-        try:
-            shared = (task.parts / "token").read_text(encoding="ascii") == task.token
-        except OSError:
-            shared = False
-        if not shared:
-            return f"OUT {task.options.out} is not on a disk that {host} shares: name a folder that every machine sees"
-        path, expected = task.sample
-        try:
+                raise UserError(
+                    f"it has {name} {here.get(name, 'not')}, this machine {wanted}: install the same on both"
+                )
+        with suppress(OSError):  # where it is missed, so are relative paths
             os.chdir(task.folder)
-        except OSError:
-            if not path.is_absolute():
-                return f"IN is not on a disk that {host} shares: the folder {task.folder} is not there"
-        if fingerprint(path) != expected:
-            return f"IN is not on a disk that {host} shares: {path} is not there, or another file"
-        return None
+        for what, (path, expected) in task.seen.items():
+            if fingerprint(path) != expected:
+                raise UserError(
+                    f"{what} is not on a disk that it shares: {task.folder / path} is not there, or another file: name "
+                    "a folder that every machine sees"
+                )
+        import torch
 
-
-class _Listener(logging.Handler):
-    def __init__(self, items: "Queue[Item | None]") -> None:
-        super().__init__()
-        self.items = items
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.items.put(Said(record.levelno, record.getMessage()))
+        torch.set_num_threads(self.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, task.weights)
+            path.write_bytes(task.content)
+            options = replace(task.options, weights=str(path), device=self.device)
+            self.separator = load_separator(options)
+            self.settings = choose_settings(self.separator, options, task.inputs)  # the file's digest is among them
+        return self.settings

@@ -14,10 +14,10 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json
@@ -85,7 +85,6 @@ class Made:
     key: tuple[str, str, int | None]  # of its input
     settings: dict[str, Any]
     source: list[int]  # fingerprint of the input then
-    number: int  # of the line, in the order in which they count
 
 
 class Record:
@@ -113,12 +112,11 @@ class Record:
         self._told = False  # where the lines are from
         self.makers: dict[str, Made] = {}
         self.torn: set[str] = set()
-        self._failed: dict[tuple[str, str, int | None], int] = {}  # the newest line that says so
-        self._count = 0
+        self._failed: set[tuple[str, str, int | None]] = set()  # whose newest line says so
         self._settings: dict[str, Any] = {}  # the last: most are alike
         for line in read_lines(out, self.torn):
             self._take(line)
-        if not self._count and any(path.stat().st_size for path in record_files(out)):
+        if not self.makers and not self._failed and any(path.stat().st_size for path in record_files(out)):
             log.warning(f"warning: {self.path} holds no line of a record: nothing counts as done")
 
     def done(self, outputs: Sequence[str], settings: dict[str, Any], source: list[int]) -> bool:
@@ -129,7 +127,7 @@ class Record:
             and made.settings == settings
             and made.source == source
             and all(self.makers.get(output) is made for output in outputs)
-            and self._failed.get(made.key, 0) < made.number
+            and made.key not in self._failed
             and all(os.path.isfile(os.path.join(self.out, output)) for output in outputs)
         )
 
@@ -162,17 +160,17 @@ class Record:
             raise RecordError(f"{self.path} cannot be written: {error.strerror or error}: {advice}") from None
 
     def _take(self, line: Line) -> None:
-        self._count += 1
-        if line.status != "done":
-            self._failed[line.key] = self._count
-        if line.outputs:
-            self._settings = self._settings if line.settings == self._settings else line.settings
-            made = Made(line.key, self._settings, line.source, self._count)
-            self.makers.update(dict.fromkeys([*line.outputs, *line.segments], made))
+        if line.status == "failed":
+            self._failed.add(line.key)
+            return
+        self._failed.discard(line.key)
+        self._settings = self._settings if line.settings == self._settings else line.settings
+        made = Made(line.key, self._settings, line.source)
+        self.makers.update(dict.fromkeys([*line.outputs, *line.segments], made))
 
 
 def read_lines(out: Path, torn: set[str] | None = None) -> Iterator[Line]:
-    """The lines of OUT's record, of all its files, in the order in which they count; what is none is passed over.
+    """Yields the lines of OUT's record, of all its files, in the order in which they count; passes over what is none.
 
     `torn` takes the inputs of lines that cannot be read. UserError as `Record`.
     """
@@ -182,7 +180,7 @@ def read_lines(out: Path, torn: set[str] | None = None) -> Iterator[Line]:
 
 
 def record_files(out: Path) -> list[Path]:
-    """Every file of OUT's record, sorted."""
+    """Returns every file of OUT's record, sorted."""
     try:
         with os.scandir(out) as entries:
             return sorted(out / entry.name for entry in entries if _NAME.fullmatch(entry.name))
@@ -191,30 +189,25 @@ def record_files(out: Path) -> list[Path]:
 
 
 def shard_count(out: Path) -> int:
-    """How many shards wrote OUT's record, by the newest file that one wrote; 0 if none did."""
+    """Returns how many shards wrote OUT's record, by the newest file that one wrote; 0 if none did."""
     found = {path: match for path in record_files(out) if (match := _NAME.fullmatch(path.name)) and match[2]}
     return int(found[max(found, key=lambda path: path.stat().st_mtime)][2]) if found else 0
 
 
 def _timed(path: Path, torn: set[str]) -> Iterator[tuple[float, Line]]:
-    """The lines of a file, each with the time by which it counts."""
+    """Yields the lines of a file, each with the time by which it counts."""
     latest = 0.0
-    for row in _rows(path):
-        if line := _parse(row):
-            latest = max(latest, line.time)
-            yield latest, line
-        elif found := _INPUT.match(row):
-            with suppress(ValueError):
-                torn.add(json.loads(found[1]))
-
-
-def _rows(path: Path) -> Iterator[bytes]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path} is where the record of OUT must be: move it away, or name another OUT")
         with path.open("rb") as file:
             while row := file.readline(_LONGEST):
-                yield row
+                if line := _parse(row):
+                    latest = max(latest, line.time)
+                    yield latest, line
+                elif found := _INPUT.match(row):
+                    with suppress(ValueError):
+                        torn.add(json.loads(found[1]))
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -223,7 +216,7 @@ def _rows(path: Path) -> Iterator[bytes]:
 
 
 def _parse(row: bytes) -> Line | None:
-    """The line in a row; None if there is none, or a field is of another kind than ours."""
+    """Returns the line in a row; None if there is none, or a field is of another kind than ours."""
     try:
         values = json.loads(row)
     except (ValueError, RecursionError):
@@ -234,66 +227,39 @@ def _parse(row: bytes) -> Line | None:
     return Line(**known) if all(_KINDS[name](value) for name, value in known.items()) else None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value)
-
-
-def _lists(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(kind, value))
-
-
-def _maybe(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or kind(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool) or _is_number(value)
-
-
-def _is_settings(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_plain(each) or _lists(_is_plain)(each) for each in value.values())
+def _of_kind(kind: Any) -> Callable[[Any], bool]:
+    """Returns what tells the values of JSON's that are of a type; numbers are finite."""
+    parts = [_of_kind(part) for part in get_args(kind)]
+    if get_origin(kind) is list:
+        return lambda value: type(value) is list and all(map(parts[0], value))
+    if get_origin(kind) is dict:
+        return lambda value: type(value) is dict and all(map(parts[1], value.values()))
+    if parts:
+        return lambda value: any(of_part(value) for of_part in parts)
+    if kind in (int, float):
+        return lambda value: type(value) in (int, kind) and -1e300 < value < 1e300
+    return lambda value: type(value) is kind
 
 
 def _is_quality(value: Any) -> bool:
-    """Numbers by name, and those of the worst stretch."""
-    if not isinstance(value, dict):
-        return False
-    worst = value.get("worst", {})
-    numbers = [number for name, number in value.items() if name != "worst"]
-    return isinstance(worst, dict) and all(map(_is_number, [*numbers, *worst.values()]))
+    """Tells numbers by name, with those of the worst stretch among them."""
+    numbers = _of_kind(dict[str, float])
+    return value is None or (type(value) is dict and numbers(value.get("worst", {})) and numbers({**value, "worst": 0}))
 
 
+_PLAIN = str | float | bool | None
 _ORIGIN = ("sources", "files_from")
 _KINDS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("input", "path", "precision_why"), _is_text),
-    **dict.fromkeys(("repeats", "audio_seconds", "elapsed_seconds", "start", "time"), _is_number),
-    **dict.fromkeys(("overlap_seconds", "silence_seconds"), _maybe(_is_number)),
-    **dict.fromkeys(("talkers", "channel"), _maybe(_is_count)),
-    **dict.fromkeys(("outputs", "warnings", "segments"), _lists(_is_text)),
+    **{each.name: _of_kind(each.type) for each in fields(Line)},
     "status": lambda value: value in ("done", "failed"),
     "format": lambda value: value == FORMAT,
-    "reason": _maybe(_is_text),
-    "settings": _is_settings,
-    "source": _lists(_is_count),
-    "seams": _lists(_is_number),
-    "speech_seconds": _maybe(_lists(_is_number)),
-    "quality": _maybe(_is_quality),
-    "doubtful": lambda value: isinstance(value, bool),
-    "sources": _maybe(_lists(_is_text)),
-    "files_from": _maybe(_is_text),
+    "settings": _of_kind(dict[str, _PLAIN | list[_PLAIN]]),
+    "quality": _is_quality,
 }
 
 
 def _absolute(files_from: str | None) -> str | None:
-    """A list's path from anywhere; of standard input and of pipes, which cannot be read again, as it was given."""
+    """Returns a list's path from anywhere; of standard input and pipes, which end once read, as it was given."""
     if files_from is None:
         return None
     path = os.path.abspath(os.path.expanduser(files_from))

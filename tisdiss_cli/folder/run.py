@@ -12,10 +12,11 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.inputs import list_inputs
 from tisdiss_cli.folder.jobs import Job, plan_jobs
 from tisdiss_cli.folder.naming import Template, parse_name
+from tisdiss_cli.folder.pace import measure_pace
 from tisdiss_cli.folder.pipeline import Pipeline, Progress
 from tisdiss_cli.folder.record import Line, Record
-from tisdiss_cli.folder.run_lock import RunLock, check_free
-from tisdiss_cli.folder.settings import Options, Settings, choose_settings, load_separator, with_pace
+from tisdiss_cli.folder.run_lock import RunLock
+from tisdiss_cli.folder.settings import Options, Settings, choose_settings, load_separator
 from tisdiss_cli.folder.shards import parse_shard
 from tisdiss_cli.folder.triage import triage
 from tisdiss_cli.model.weights import WeightFile, find_weights, read_info
@@ -56,14 +57,13 @@ def run_folder(options: Options) -> Generator[Event]:
     options.check()
     shard, out = parse_shard(options.shard), options.out
     inputs = list_inputs(options.sources, out, options.files_from)
-    if not options.dry_run:
-        check_free(out, shard)
     weights, separator, settings = read_info(find_weights(options.weights)), None, None
     template = _template(options, weights)
     if options.several and not options.dry_run:
-        from tisdiss_cli.folder.ray_driver import Fleet, find_ray
+        from tisdiss_cli.folder.ray_driver import find_ray, start_fleet
+        from tisdiss_cli.folder.ray_workers import make_task
 
-        find_ray(options.cluster)
+        find_ray(options.cluster)  # before OUT is made
     else:
         separator = load_separator(options)
         settings = choose_settings(separator, options, len(inputs))
@@ -79,21 +79,26 @@ def run_folder(options: Options) -> Generator[Event]:
     )
     sample, places = jobs[0], [one.place for one in inputs]
     jobs = [job for job in jobs if shard is None or shard.takes(job.input)]
-    if options.dry_run and settings:
-        found = triage(jobs, Record(out), settings.recorded, overwrite=options.overwrite, places=places)
-        yield Planned(_measured(found.todo, options.track), found.refused, len(found.done), settings, weights)
-        return
-    _make_folder(out)
-    with RunLock(out, shard) as lock, ExitStack() as stack:
+    with ExitStack() as stack:
+        lock, fleet = None, None
+        if not options.dry_run:
+            _make_folder(out)
+            lock = stack.enter_context(RunLock(out, shard))
+        if lock and not settings:
+            task = make_task(options, weights, len(inputs), sample, lock)
+            fleet = stack.enter_context(start_fleet(options, task, lock))
+            settings = fleet.muster()
+        assert settings
         record = Record(out, shard, sources=options.sources, files_from=options.files_from)
-        fleet = None
-        if not settings:
-            fleet = stack.enter_context(Fleet(options, weights, len(inputs), sample, lock))
-            settings = fleet.settings
-        found = triage(jobs, record, settings.recorded, overwrite=options.overwrite, begun=lock.left, places=places)
+        begun = lock.left if lock else {}
+        found = triage(jobs, record, settings.recorded, overwrite=options.overwrite, begun=begun, places=places)
+        for job in found.todo:
+            job.seconds = seconds if isfinite(seconds := announced_seconds(job.path, options.track)) else 0.0
+        yield Planned(found.todo, found.refused, len(found.done), settings, weights)
+        if not lock:
+            return
         for job in found.done:
             lock.settled(job)
-        yield Planned(_measured(found.todo, options.track), found.refused, len(found.done), settings, weights)
         if found.todo or found.refused:
             record.prepare()
         for line in found.refused:
@@ -106,31 +111,28 @@ def run_folder(options: Options) -> Generator[Event]:
             record.append(line)
             lock.settled(job)
 
-        first = [job for job in found.todo if not lock.begun(job)]
+        first = [job for job in found.todo if job.key not in begun]
         # One of these may have killed the run: each by itself, the one that was begun last at the very end.
-        last = sorted((job for job in found.todo if lock.begun(job)), key=lock.last_begun)
+        last = sorted((job for job in found.todo if job.key in begun), key=lambda job: begun[job.key])
         if fleet:
             yield from fleet.run(first, last, settle)
         elif separator:
-            settings = with_pace(settings, separator, options, sum(job.seconds for job in found.todo))
+            pace = None
+            if options.limit:
+                pace = measure_pace(separator, settings)
+                seconds = sum(job.seconds for job in found.todo)
+                log.info(pace.limit(seconds, rtf=options.rtf, budget=options.budget_seconds))
             for together in (first, *([job] for job in last)):
-                yield from Pipeline(separator, settings, out, lock.parts, settle).run(together)
+                yield from Pipeline(separator, settings, lock.parts, settle, pace).run(together)
 
 
 def _template(options: Options, weights: WeightFile) -> Template:
-    repeats: str | None = (
-        "auto" if options.quality is not None else str(options.wanted_repeats or weights.default_repeats)
-    )
-    if options.limit:
+    repeats: str | None = str(options.wanted_repeats or weights.default_repeats)
+    if options.quality is not None:
+        repeats = "auto"
+    elif options.limit:
         repeats = None
     return parse_name(options.name, options.format, repeats=repeats, each_channel=options.each_channel)
-
-
-def _measured(jobs: list[Job], track: int | None) -> list[Job]:
-    """Returns the jobs, which now know their seconds of audio, as the headers have it, 0 where that is unknown."""
-    for job in jobs:
-        job.seconds = seconds if isfinite(seconds := announced_seconds(job.path, track)) else 0.0
-    return jobs
 
 
 def _make_folder(out: Path) -> None:

@@ -54,7 +54,9 @@ class RunLock:
 
     Attributes:
         parts: the folder for unfinished outputs, in which each input has its own.
-        left: for inputs that were on their way when a run died, by `Job.key`, their folders, which are empty now.
+        facts: the file that says who holds the lock.
+        left: inputs that were on their way when a run died, by `Job.key`, and when they were begun, in seconds since
+            1970; outputs of theirs may be there without a line of the record.
 
     Raises:
         UserError: another run is at work on some of the same inputs, or OUT cannot be written to.
@@ -62,18 +64,24 @@ class RunLock:
 
     def __init__(self, out: Path, shard: Shard | None = None) -> None:
         self.out, self.name = out, shard.name if shard else _ALL
-        self.parts, self._lock = out / PARTS / self.name, FileLock(_lock(out, self.name), thread_local=False)
-        self.left: dict[str, list[Path]] = {}
-        self._dead: list[str] = []  # names of runs that have left something
+        self.parts, self.facts = out / PARTS / self.name, _facts(out, self.name)
+        self._lock = FileLock(_lock(out, self.name), thread_local=False)
+        self.left: dict[str, float] = {}
+        self._names = [self.name]  # of all runs whose inputs these are
         try:
             self._acquire()
         except OSError as error:
             raise UserError(f"OUT {out} cannot be written to: {error.strerror or error}: name another") from None
         try:
-            check_free(out, shard, mine=self.name)
+            others = [name for name in _names(out) if name != self.name and _overlap(shard, name)]
+            if held := next((name for name in others if _held(out, name)), None):
+                raise _busy(out, held)
+            self._names += others
             who = Who(platform.node() or "localhost", os.getpid(), time.time(), str(shard or ""))
-            _facts(out, self.name).write_text(json.dumps(asdict(who)), encoding="utf-8")
-            self._take_over(shard)
+            self.facts.write_text(json.dumps(asdict(who)), encoding="utf-8")
+            for folder in (folder for name in self._names for folder in (out / PARTS / name).iterdir()):
+                self.left[folder.name] = max(self.left.get(folder.name, 0.0), folder.stat().st_mtime)
+                _empty(folder)
         except BaseException:
             self.leave()
             raise
@@ -84,29 +92,21 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self.leave()
 
-    def begun(self, job: Job) -> bool:
-        """Whether a run that died had begun the job, whose outputs may then be there without a line of the record."""
-        return job.key in self.left
-
-    def last_begun(self, job: Job) -> float:
-        """When that was, in seconds since 1970."""
-        return max((_changed(folder) for folder in self.left.get(job.key, ())), default=0.0)
-
     def settled(self, job: Job) -> None:
         """Removes what marks the job as begun: its line is in the record."""
-        for folder in (self.parts / job.key, *self.left.get(job.key, ())):
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in self._names:
+            shutil.rmtree(self.out / PARTS / name / job.key, ignore_errors=True)
 
     def dropped(self, job: Job) -> None:
         """Forgets a job that was stopped, unless a file of it has its name already, without a line of the record."""
-        if any(os.path.lexists(self.out / name) for name in job.files):
-            _empty(self.parts / job.key)
-        else:
+        if not any(os.path.lexists(self.out / name) for name in job.files):
             self.settled(job)
+        elif (self.parts / job.key).exists():
+            _empty(self.parts / job.key)
 
     def leave(self) -> None:
         """Gives the right up, and removes what nobody needs; may be called again."""
-        for name in (self.name, *self._dead):
+        for name in self._names:
             with suppress(OSError):
                 (self.out / PARTS / name).rmdir()  # unless something is still to be done again
             if name == self.name or not (self.out / PARTS / name).exists():
@@ -117,7 +117,6 @@ class RunLock:
         with suppress(OSError):
             if os.name == "nt":  # where an open file cannot be removed
                 _lock(self.out, self.name).unlink()
-        with suppress(OSError):
             (self.out / PARTS).rmdir()
 
     def _acquire(self) -> None:
@@ -137,35 +136,14 @@ class RunLock:
                     f"warning: the disk of OUT {self.out} keeps no locks: do not let two runs write there at once"
                 )
                 return
-            if _lock(
-                self.out, self.name
-            ).exists():  # else another that left has removed it, and a third may have made it
+            # Another that left may have removed it meanwhile, and a third have made it.
+            if _lock(self.out, self.name).exists():
                 return
             self._lock.release()
 
-    def _take_over(self, shard: Shard | None) -> None:
-        for name in _names(self.out):
-            if name != self.name and not _overlap(shard, name):
-                continue
-            if name != self.name:
-                self._dead.append(name)
-            for folder in (self.out / PARTS / name).iterdir():
-                if not folder.is_dir():
-                    folder.unlink(missing_ok=True)
-                    continue
-                _empty(folder)
-                self.left.setdefault(folder.name, []).append(folder)
-
-
-def check_free(out: Path, shard: Shard | None, *, mine: str = "") -> None:
-    """UserError if a run, other than `mine`, is at work in OUT on some of the shard's inputs."""
-    for name in _names(out):
-        if name != mine and _overlap(shard, name) and _held(out, name):
-            raise _busy(out, name)
-
 
 def at_work(out: Path) -> list[Who]:
-    """The runs that are at work in OUT, in the order of their start."""
+    """Returns the runs that are at work in OUT, in the order of their start."""
     found = [_who(out, name) for name in _names(out) if _held(out, name)]
     return sorted((who for who in found if who), key=lambda who: who.since)
 
@@ -177,7 +155,7 @@ def _busy(out: Path, name: str) -> UserError:
 
 
 def _names(out: Path) -> list[str]:
-    """Of every run that has left something, or is at work."""
+    """Returns the names of all runs that have left something, or are at work."""
     try:
         with os.scandir(out / PARTS) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -186,23 +164,23 @@ def _names(out: Path) -> list[str]:
 
 
 def _overlap(shard: Shard | None, name: str) -> bool:
-    """Whether a run of that name may have inputs of the shard."""
+    """Tells whether a run of that name may have inputs of the shard."""
     found = re.fullmatch(r"(\d+)-of-(\d+)", name)
     return shard is None or shard.overlaps(Shard(int(found[1]), int(found[2])) if found else None)
 
 
 def _held(out: Path, name: str) -> bool:
-    """Whether a run holds its lock; on a disk that keeps none, nobody knows."""
+    """Tells whether a run holds its lock; on a disk that keeps none, nobody knows."""
     if not _lock(out, name).exists():
         return False
     lock = FileLock(_lock(out, name), thread_local=False)
     try:
         lock.acquire(blocking=False)
+        lock.release()
     except Timeout:
         return True
     except (NotImplementedError, OSError):
-        return False
-    lock.release()
+        pass
     return False
 
 
@@ -214,19 +192,12 @@ def _who(out: Path, name: str) -> Who | None:
 
 
 def _empty(folder: Path) -> None:
-    """Removes what is unfinished from a job's folder; which job was begun last is still to be seen."""
-    when = _changed(folder)
+    """Removes what is unfinished from a job's folder; when the job was begun is still to be seen."""
+    when = folder.stat().st_mtime
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
         os.utime(folder, (when, when))
-
-
-def _changed(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _lock(out: Path, name: str) -> Path:

@@ -1,7 +1,8 @@
 """Options of a run, and the settings that these weights, this device and the clock make of them."""
 
-import logging
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,12 @@ from tisdiss_cli.audio.channels import parse_channels
 from tisdiss_cli.audio.write import check_rate, choices
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.naming import DEFAULT
-from tisdiss_cli.folder.outputs import Told
-from tisdiss_cli.folder.pace import Limit, Pace, measure_pace, parse_limit
 from tisdiss_cli.model.config import MOST_REPEATS
 from tisdiss_cli.model.weights import QUALITY
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.early_exit import EarlyExit
 from tisdiss_cli.separation.quality import QualityModel
 from tisdiss_cli.separation.separator import Separator
-
-log = logging.getLogger("tisdiss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +68,26 @@ class Options:
         return int(self.devices)
 
     @property
-    def limit(self) -> Limit | None:
-        """The time that the work may take; UserError if it is none."""
-        return parse_limit(self.rtf, self.budget)
+    def limit(self) -> str | None:
+        """The limit of time as it was given, which chooses each input's repeats."""
+        if self.rtf is not None:
+            return f"--rtf {self.rtf:g}"
+        return None if self.budget is None else f"--budget {self.budget}"
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The time for all of it; UserError if that is none."""
+        return None if self.budget is None else parse_duration(self.budget)
 
     @property
     def each_channel(self) -> bool:
         """Whether every channel is a mixture of its own; UserError if the channels are none."""
         return parse_channels(self.channels) == "each"
+
+    @property
+    def averaged(self) -> tuple[int, ...]:
+        """The channels that are averaged, from 1 on; () for all."""
+        return () if (channels := parse_channels(self.channels)) == "each" else channels
 
     @property
     def formats(self) -> list[str]:
@@ -100,10 +109,8 @@ class Options:
 
     def check(self) -> None:
         """UserError if they cannot be meant, as far as that can be told without weights and a device."""
-        if self.quality is not None and self.repeats not in (None, "auto"):
-            raise UserError("--quality and --repeats each choose the repeats: give one of them")
-        chosen = (self.quality if self.quality is not None else self.repeats, self.rtf, self.budget)
-        if sum(option is not None for option in chosen) > 1:
+        repeats = None if self.quality is not None and self.repeats == "auto" else self.repeats
+        if sum(option is not None for option in (repeats, self.quality, self.rtf, self.budget)) > 1:
             raise UserError("--repeats, --quality, --rtf and --budget each choose the repeats: give one of them")
         if self.subtype not in choices(self.format):
             others, given = " or ".join(choices(self.format)), f"--subtype {self.subtype}: --format {self.format}"
@@ -114,25 +121,20 @@ class Options:
             )
         if self.several and self.limit:
             raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
-        _ = self.wanted_repeats, self.limit, self.each_channel, self.formats, self.device_count
+        _ = self.wanted_repeats, self.budget_seconds, self.each_channel, self.formats, self.device_count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every input of a run is separated with."""
+    """What every input of a run is separated with: the options, and what weights and device make of them."""
 
+    options: Options
     repeats: int | EarlyExit
     separator_repeats: int
     plan: ChunkPlan
     batch_size: int
-    format: str = "wav"  # or another of audio.write.FORMATS
-    subtype: str = "auto"  # or another of audio.write.SUBTYPES
-    channels: tuple[int, ...] = ()  # that are averaged, from 1 on; () for all
-    input_rate: bool = False  # outputs at the input's rate instead of the network's
-    track: int | None = None  # which audio track of a container; None: the first
-    partial: bool = False  # whether what there is of a truncated or damaged input is separated
-    pace: Pace | None = None  # chooses each input's repeats instead
-    told: Told = field(default_factory=Told)  # what is told of the inputs
+    listens: bool = False  # whether it is told who speaks when
+    quality: QualityModel | None = None  # predicts SI-SNRi
     recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
 
 
@@ -147,7 +149,7 @@ def load_separator(options: Options) -> Separator:
 def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> Settings:
     """Returns what these options are with these weights on this device.
 
-    What the samples depend on goes into `recorded`. A time limit is only recorded: `with_pace` makes it count.
+    What the samples depend on goes into `recorded`.
 
     Args:
         separator: whose weights and device decide.
@@ -160,22 +162,21 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
     """
     if options.sample_rate == "model":
         check_rate(options.format, separator.sample_rate)
-    chosen: int | EarlyExit
+    repeats: int | EarlyExit
     if options.quality is not None:
-        chosen = separator.until_quality(options.quality, options.max_repeats)
+        repeats = separator.until_quality(options.quality, options.max_repeats)
     elif options.repeats == "auto":
-        chosen = separator.auto(options.max_repeats)
+        repeats = separator.auto(options.max_repeats)
     else:
-        chosen = int(options.wanted_repeats or separator.default_repeats)
+        repeats = int(options.wanted_repeats or separator.default_repeats)
     if options.min_quality is not None:
         separator.predictor("--min-quality")
-    plan, limit, formats = separator.plan(options.chunk), options.limit, options.formats
-    channels, separator_repeats = parse_channels(options.channels), options.separator_repeats
-    separator_repeats = separator_repeats or separator.config.separator_repeats
+    plan, channels, formats = separator.plan(options.chunk), parse_channels(options.channels), options.formats
+    separator_repeats = options.separator_repeats or separator.config.separator_repeats
     recorded = {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
-        "repeats": limit.text if limit else chosen if isinstance(chosen, int) else str(chosen),
+        "repeats": options.limit or (repeats if isinstance(repeats, int) else str(repeats)),
         "separator_repeats": separator_repeats,
         "precision": separator.precision,
         "chunk_seconds": plan.chunk / separator.sample_rate,
@@ -188,47 +189,23 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
         **({"segments": sorted(formats)} if formats else {}),
     }
     return Settings(
-        repeats=chosen,
+        options=options,
+        repeats=repeats,
         separator_repeats=separator_repeats,
         plan=plan,
         batch_size=options.batch_size or separator.default_batch(plan, inputs),
-        format=options.format,
-        subtype=options.subtype,
-        channels=() if channels == "each" else channels,
-        input_rate=options.sample_rate == "input",
-        track=options.track,
-        partial=options.partial,
-        told=Told(
-            # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
-            speech=separator.device.type == "cpu" or bool(formats),
-            segments=tuple(formats),
-            quality=QualityModel.of(separator.weights.info.get(QUALITY)),
-            least=options.min_quality,
-        ),
+        # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
+        listens=separator.device.type == "cpu" or bool(formats),
+        quality=QualityModel.of(separator.weights.info.get(QUALITY)),
         recorded=recorded,
     )
 
 
-def with_pace(settings: Settings, separator: Separator, options: Options, seconds: float) -> Settings:
-    """Returns the settings with a pace, measured here and now, that keeps the options' limit; the log has its choice.
-
-    Args:
-        settings: whose chunks and batches are timed.
-        separator: the network.
-        options: of the run.
-        seconds: of audio in all.
-
-    Raises:
-        OutOfMemory: memory does not suffice for the shortest chunk.
-    """
-    if not (limit := options.limit):
-        return settings
-    pace = measure_pace(
-        separator,
-        plan=settings.plan,
-        batch_size=settings.batch_size,
-        separator_repeats=settings.separator_repeats,
-        most=options.max_repeats or separator.config.reconstructor_repeats,
-    )
-    log.info(pace.limit(seconds, rtf=limit.rtf, budget=limit.budget))
-    return replace(settings, pace=pace)
+def parse_duration(text: str) -> float:
+    """Returns the seconds of "90", "90s", "10m", "1.5h" or "1h30m"; UserError for another text."""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    hours, minutes, rest = (float(part or 0) for part in (found.groups() if found else ("", "", "")))
+    seconds = 3600 * hours + 60 * minutes + rest
+    if not 0 < seconds < inf:
+        raise UserError(f"--budget {text}: write a time above 0, as in 90s, 10m or 1h30m")
+    return seconds

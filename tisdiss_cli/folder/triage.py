@@ -59,10 +59,7 @@ def triage(
                 whose = f"{record.out / stranger} exists and is not from this folder's runs"
                 reason = f"{whose}: pass --overwrite to replace it"
         if reason:
-            line = Line(
-                job.input, "failed", job.resolved, reason, settings=recorded, source=source, channel=job.channel
-            )
-            found.refused.append(line)
+            found.refused.append(job.line(reason, settings=recorded, source=source))
         else:
             found.todo.append(job)
     return found
