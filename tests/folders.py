@@ -39,7 +39,7 @@ def separate(
 ) -> dict[str, dict]:
     """The command's work, in this process."""
     separator = options.pop("separator", None) or Separator.load(weights, "cpu", "fp32")
-    jobs = plan_jobs(folder, out, voices=separator.sources, extension=options.get("format", "wav"))
+    jobs = plan_jobs(folder, Options(out=out, **options), separator.sources)
     out.mkdir(exist_ok=True)
     settings = Settings(
         options=Options(out=out, **options),

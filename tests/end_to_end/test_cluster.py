@@ -26,6 +26,7 @@ from tests.cli import ROOT, start, tisdiss
 from tests.folders import RATE, contents, records, speech_like
 from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.run_lock import PARTS
+from tisdiss_cli.folder.settings import Options
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 NAME = ("--name", "{voice}/{folder}/{stem} of {ext}")
@@ -118,7 +119,7 @@ def interrupted(many, options, tmp_path_factory):
     """
     home = tmp_path_factory.mktemp("home")
     out, found = home / "out", SimpleNamespace(out=home / "out", workers=set(), listening=set())
-    jobs = plan_jobs(many, out, voices=2, extension="wav")
+    jobs = plan_jobs(many, Options(out=out), 2)
     environment = {"RAY_AUTH_MODE": "token", "HOME": str(home)}
     process = start("separate", many, out, "--devices", 2, *options, env=environment, start_new_session=True)
 
@@ -141,7 +142,7 @@ def interrupted(many, options, tmp_path_factory):
 def test_files_that_kill_their_workers_fail_alone(cluster, many, one, tmp_path, options):
     """One that kills its worker each time, one whose worker is killed once, one that is no sound; then the rest."""
     out = tmp_path / "out"
-    jobs = {job.input: job for job in plan_jobs(many, out, voices=2, extension="wav")}
+    jobs = {job.input: job for job in plan_jobs(many, Options(out=out), 2)}
     killed: dict[str, set[int]] = {"poison.wav": set(), "once.wav": set()}
 
     def kill(over: threading.Event) -> None:
@@ -184,7 +185,7 @@ def test_a_node_that_is_lost_and_one_that_comes(cluster, many, one, tmp_path, op
     out = tmp_path / "out"
     paths = sorted(path.relative_to(many) for path in many.rglob("*.wav"))
     (many / "list.txt").write_text("".join(f"{path}\n" for path in paths))
-    jobs = plan_jobs(many, out, voices=2, extension="wav")
+    jobs = plan_jobs(many, Options(out=out), 2)
     came: set[str] = set()  # inputs that the new node's worker has begun
 
     def change(over: threading.Event) -> None:

@@ -11,7 +11,8 @@ from tests.cli import tisdiss
 from tests.folders import RATE, contents, records, speech_like
 from tisdiss_cli.folder import naming
 from tisdiss_cli.folder.jobs import plan_jobs
-from tisdiss_cli.folder.naming import find_collisions, same_file
+from tisdiss_cli.folder.naming import find_collisions
+from tisdiss_cli.folder.settings import Options
 
 
 def recording(path: Path, seed: int, seconds: float = 0.1) -> Path:
@@ -57,13 +58,8 @@ def test_names_that_differ_in_case_or_accents_are_both_done_where_the_disk_holds
 def test_a_disk_that_takes_them_for_one_refuses_that_pair_alone(tmp_path, monkeypatch):
     """Such a disk is played by one whose probe folder knows small letters only."""
     monkeypatch.setattr(naming, "Path", lambda folder, *names: Path(folder, *(name.lower() for name in names)))
-    assert same_file(["B_s1.wav", "b_s1.wav", "c_s1.wav"], tmp_path / "not" / "yet") == {
-        "B_s1.wav": "B_s1.wav",
-        "b_s1.wav": "B_s1.wav",
-        "c_s1.wav": "c_s1.wav",
-    }
     inputs = [tmp_path / name for name in ("b.wav", "c.wav", "B.wav")]
-    reasons = find_collisions(inputs, [[f"{path.stem}_s1.wav"] for path in inputs], tmp_path)
+    reasons = find_collisions(inputs, [[f"{path.stem}_s1.wav"] for path in inputs], tmp_path / "not" / "yet")
     assert set(reasons) == {0, 2}
     for reason in reasons.values():
         assert str(inputs[0]) in reason and str(inputs[2]) in reason
@@ -173,4 +169,4 @@ def test_a_linked_folder_is_entered_once_and_out_may_not_lie_in_it(tmp_path, min
     inside = tmp_path / "elsewhere" / "out"
     run = tisdiss("separate", tmp_path / "in", inside, "--weights", mini_weights, "--device", "cpu", status=2)
     assert "inside" in run.stderr and not inside.exists()
-    assert plan_jobs(tmp_path / "in", tmp_path / "out", voices=2, extension="wav")
+    assert plan_jobs(tmp_path / "in", Options(out=tmp_path / "out"), 2)

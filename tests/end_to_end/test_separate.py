@@ -9,6 +9,7 @@ from tests.cli import start, tisdiss
 from tests.folders import RATE, contents, records, separate, speech_like
 from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.run_lock import PARTS
+from tisdiss_cli.folder.settings import Options
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.separator import Separator
 
@@ -128,9 +129,7 @@ def test_inputs_that_would_collide_both_get_their_extension(tmp_path):
     for name in ("a.wav", "a.flac", "b.wav", "sub/a.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    outputs = {
-        job.input: job.outputs[0] for job in plan_jobs(tmp_path, tmp_path.parent / "out", voices=2, extension="wav")
-    }
+    outputs = {job.input: job.outputs[0] for job in plan_jobs(tmp_path, Options(out=tmp_path.parent / "out"), 2)}
     assert outputs == {
         "a.flac": "a_flac_s1.wav",
         "a.wav": "a_wav_s1.wav",
@@ -138,7 +137,7 @@ def test_inputs_that_would_collide_both_get_their_extension(tmp_path):
         "sub/a.wav": "sub/a_s1.wav",
     }
     (tmp_path / "a_wav.mp3").touch()
-    jobs = {job.input: job for job in plan_jobs(tmp_path, tmp_path.parent / "out", voices=2, extension="wav")}
+    jobs = {job.input: job for job in plan_jobs(tmp_path, Options(out=tmp_path.parent / "out"), 2)}
     assert {name for name, job in jobs.items() if job.refused} == {"a.wav", "a_wav.mp3"}
     for one, other in (("a.wav", "a_wav.mp3"), ("a_wav.mp3", "a.wav")):
         assert str(tmp_path / other) in jobs[one].refused and "rename" in jobs[one].refused

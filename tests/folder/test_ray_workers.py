@@ -31,7 +31,7 @@ def driver(folder, tmp_path, mini_weights):
     out = tmp_path / "out"
     out.mkdir()
     with RunLock(out) as lock:
-        jobs = plan_jobs(folder, out, voices=2, extension="wav")
+        jobs = plan_jobs(folder, Options(out=out), 2)
         options = Options(out=out, precision="fp32", repeats="1", chunk=1.0, separator_repeats=1)
         task = make_task(options, read_info(mini_weights), 1, jobs[0], lock)
         yield SimpleNamespace(out=out, lock=lock, jobs=jobs, task=task, source=folder)
@@ -160,7 +160,7 @@ class StandIn(Fleet):
     # As its workers
 
     def _places_on(self, node: dict) -> list[Place]:
-        return [Place(node="node", host="", number=n, gpu=False, cpus=1) for n in range(self.devices)]
+        return [Place(f"cpu{number}", ("node", number), 1) for number in range(self.devices)]
 
     def _start(self, place: Place) -> None:
         place.actor = SimpleNamespace(run=SimpleNamespace(remote=self._work))
@@ -241,7 +241,10 @@ def test_a_device_whose_workers_die_of_nothing_is_given_up(jobs, tmp_path):
 
 def test_workers_that_would_not_do_the_same_are_told_before_the_work(tmp_path):
     for settings, sentence in (
-        ([settings_of(precision="fp32"), settings_of(precision="bf16")], "cpu1: .*precision bf16, cpu0 with fp32"),
+        (
+            [settings_of(precision="fp32"), settings_of(precision="bf16")],
+            "cpu1: .*precision bf16, the others with fp32",
+        ),
         ([settings_of(), Failure(UserError("IN is not there"))], "cpu1: IN is not there"),
     ):
         with pytest.raises(UserError, match=sentence):

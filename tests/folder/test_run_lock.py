@@ -20,6 +20,7 @@ from tisdiss_cli.folder import run_lock
 from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.outputs import VoiceFiles
 from tisdiss_cli.folder.run_lock import PARTS, RunLock, at_work
+from tisdiss_cli.folder.settings import Options
 from tisdiss_cli.folder.shards import Shard
 
 
@@ -129,7 +130,7 @@ def test_an_out_that_takes_nothing_is_one_sentence(tmp_path, monkeypatch):
 
 def test_an_input_that_kills_its_process_does_not_bar_the_way(many, out, options, monkeypatch):
     """Of those that were on their way each comes by itself, the one that was begun last at the very end."""
-    poison, names = "0/00.wav", {job.input for job in plan_jobs(many, out, voices=2, extension="wav")}
+    poison, names = "0/00.wav", {job.input for job in plan_jobs(many, Options(out=out), 2)}
 
     def kill() -> None:
         script = (
@@ -161,7 +162,7 @@ def test_killed_between_the_names_and_the_record_the_outputs_are_still_ours(many
     """Whoever comes in between, for another shard or with other inputs."""
     tisdiss("separate", many, out, *options)
     whole = contents(out)
-    job = plan_jobs(many, out, voices=2, extension="wav")[0]
+    job = plan_jobs(many, Options(out=out), 2)[0]
     record = out / "tisdiss.jsonl"
     rows = [row for row in record.read_text().splitlines(keepends=True) if json.loads(row)["input"] != job.input]
     record.write_text("".join(rows))

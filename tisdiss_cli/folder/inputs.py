@@ -8,9 +8,10 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from tisdiss_cli.audio.find import EXTENSIONS, Listing, list_folder
+from tisdiss_cli.audio.find import EXTENSIONS, list_folder
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.naming import loose
 
@@ -36,32 +37,25 @@ def list_inputs(sources: Sequence[Path], out: Path | None, files_from: str | Non
     list's folder: as if that folder were separated, whatever else the list holds. One that lies elsewhere is called by
     its whole path.
 
-    Args:
-        sources: files and folders.
-        out: the folder OUT; None: the same command has passed its checks before, and all has been said.
-        files_from: a list, as `read_list` reads it.
-
-    Raises:
-        UserError: there are no inputs, or as `check_ends` and `read_list`.
+    Without `out` nothing is checked or said: the same command has passed before. UserError if there are no inputs, IN
+    is neither a file nor a folder that can be read, OUT lies inside it, or as `read_list`.
     """
-    found: list[Input] = []
-    empty: list[Path] = []
-    kinds = Counter[str]()
+    found, empty, kinds = list[Input](), list[Path](), Counter[str]()
     for source in sources:
         if out:
-            check_ends(source, out)
+            _check_in(source)
         if not source.is_dir():
             found.append(Input(source.name, str(source)))
             continue
         listing = list_folder(source)
-        if out:
-            _check_linked(listing, source, out)
+        for folder in (source, *(source / link for link in listing.links)):
+            if out and out.resolve().is_relative_to(folder.resolve()):
+                inside = f"OUT {out} lies inside IN {folder}"
+                raise UserError(f"{inside}: name a folder outside it, or its voices become inputs")
         found += (Input(name, os.path.join(source, name)) for name in listing.names)
         kinds += listing.left_out
         empty += [] if listing.names else [source]
     if files_from is not None:
-        if out:
-            check_out(out)
         found += _of_list(files_from)
     if out:
         if empty and not found:
@@ -75,50 +69,19 @@ def list_inputs(sources: Sequence[Path], out: Path | None, files_from: str | Non
     return found if len(sources) == 1 and files_from is None else _once(found)
 
 
-def check_ends(source: Path, out: Path) -> None:
-    """UserError unless IN is a file or a folder that can be read and OUT a folder, or nothing yet, outside it."""
+def _check_in(source: Path) -> None:
+    advice = "name a sound file or a folder of them"
     try:
         mode = source.stat().st_mode
         if stat.S_ISDIR(mode):
             os.scandir(source).close()
-        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        elif not stat.S_ISREG(mode):
             kind = _KINDS.get(stat.S_IFMT(mode), "no file")
             raise UserError(f"IN {source} is {kind}: write the recording to a file first, and name that")
     except FileNotFoundError:
-        raise UserError(f"IN {source} does not exist: name a sound file or a folder of them") from None
+        raise UserError(f"IN {source} does not exist: {advice}") from None
     except OSError as error:
-        raise UserError(
-            f"IN {source} cannot be read: {error.strerror}: name a sound file or a folder of them"
-        ) from None
-    check_out(out)
-    if stat.S_ISDIR(mode) and out.resolve().is_relative_to(source.resolve()):
-        raise _inside(out, source)
-
-
-def check_out(out: Path) -> None:
-    """UserError unless OUT is a folder or nothing yet."""
-    try:
-        if not stat.S_ISDIR(out.stat().st_mode):
-            raise UserError(f"OUT {out} is a file: name a folder")
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # is made, or that fails with its own sentence
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be used: {error.strerror}: name another folder") from None
-
-
-def _check_linked(listing: Listing, source: Path, out: Path) -> None:
-    """UserError if OUT lies in a folder that a link within IN leads to, where there are sound files."""
-    if not listing.links:
-        return
-    inside = {name[:point] for name in listing.names for point, sign in enumerate(name) if sign == "/"}
-    place = out.resolve()
-    for link in listing.links:
-        if link in inside and place.is_relative_to(os.path.realpath(os.path.join(source, link))):
-            raise _inside(out, source / link)
-
-
-def _inside(out: Path, source: Path) -> UserError:
-    return UserError(f"OUT {out} lies inside IN {source}: name a folder outside it, or its voices become inputs")
+        raise UserError(f"IN {source} cannot be read: {error.strerror}: {advice}") from None
 
 
 def _once(inputs: list[Input]) -> list[Input]:
@@ -135,22 +98,19 @@ def _once(inputs: list[Input]) -> list[Input]:
 
 def _of_list(files_from: str) -> list[Input]:
     folder, texts = read_list(files_from)
-    found: list[Input] = []
-    extensions: dict[Path, dict[str, frozenset[str]]] = {}
+    found, extensions_in = list[Input](), cache(_extensions)
     for text in texts:
         path = folder / text
         if ".." in path.parts:  # behind a link that is another folder than the text says
             path = Path(os.path.realpath(path.parent), path.name)
-        if path.parent not in extensions:
-            extensions[path.parent] = _extensions(path.parent)
-        siblings = extensions[path.parent].get(loose(path.stem), frozenset())
+        siblings = extensions_in(path.parent).get(loose(path.stem), frozenset())
         name = path.relative_to(folder if path.is_relative_to(folder) else path.anchor).as_posix()
         found.append(Input(path.name or "root" if name == "." else name, str(path), siblings))
     return found
 
 
 def _extensions(folder: Path) -> dict[str, frozenset[str]]:
-    """By stem, those of a folder's sound files, none hidden."""
+    """Returns those of a folder's sound files, none hidden, by stem."""
     found = defaultdict[str, set[str]](set)
     try:
         for name in os.listdir(folder):
@@ -167,15 +127,20 @@ def read_list(name: str) -> tuple[Path, list[str]]:
 
     A list is plain paths, one a line (or each ended by a zero byte, as `find -print0` writes them); JSON objects, one a
     line, with `audio_filepath` or `path`; or Kaldi's `wav.scp`, `id path`, known by the extension .scp or by its
-    lines: none is a file as it stands, each has two words, and the rest of one is a file. Empty lines are skipped.
-
-    Args:
-        name: of the file; "-": standard input. Its folder is the list's, of "-" and of pipes the working directory.
-
-    Raises:
-        UserError: it cannot be read, names nothing, or has a line of another form.
+    lines: none is a file as it stands, each has two words, and the rest of one is a file. Empty lines are skipped. The
+    folder is the list's; of standard input ("-") and of pipes it is the working directory. UserError if the list cannot
+    be read, names nothing, or has a line of another form.
     """
-    content, folder = _read(name)
+    folder = Path.cwd()
+    try:
+        if name == "-":
+            content = sys.stdin.buffer.read() if sys.stdin else b""
+        else:
+            path = Path(os.path.expanduser(name))
+            content = path.read_bytes()
+            folder = Path(os.path.abspath(path.parent)) if path.is_file() else folder
+    except OSError as error:
+        raise UserError(f"--files-from {name} cannot be read: {error.strerror}: name a list of files") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"--files-from {name} is in UTF-16: save it in UTF-8")
     content = content.removeprefix(b"\xef\xbb\xbf")
@@ -192,20 +157,6 @@ def read_list(name: str) -> tuple[Path, list[str]]:
     return folder, [text for _, text in texts]
 
 
-def _read(name: str) -> tuple[bytes, Path]:
-    here = Path.cwd()
-    if name == "-":
-        if sys.stdin is None:
-            raise UserError("--files-from -: standard input is closed: name a file")
-        return sys.stdin.buffer.read(), here
-    path = Path(os.path.expanduser(name))
-    try:
-        content, regular = path.read_bytes(), stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        raise UserError(f"--files-from {name} cannot be read: {error.strerror}: name a list of files") from None
-    return content, Path(os.path.abspath(path.parent)) if regular else here
-
-
 def _object(text: str) -> dict | None:
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else None
@@ -217,11 +168,11 @@ def _object(text: str) -> dict | None:
 def _from_json(texts: list[tuple[int, str]], name: str) -> Iterator[str]:
     parts = 0
     for number, text in texts:
-        row = _object(text)
-        path = next((row[key] for key in _KEYS if key in row), None) if row else None
+        row = _object(text) or {}
+        path = next((row[key] for key in _KEYS if key in row), None)
         if not isinstance(path, str) or not path or "\0" in path:
             raise UserError(f"--files-from {name}, line {number}: it must be a JSON object with {' or '.join(_KEYS)}")
-        parts += bool(row and row.get("offset"))
+        parts += bool(row.get("offset"))
         yield path
     if parts:
         log.warning(f"warning: {name}: offset is not heeded, whole files are separated (lines that have one: {parts})")

@@ -11,8 +11,9 @@ from typing import Any
 from tisdiss_cli.activity.formats import FORMATS
 from tisdiss_cli.audio.read import AudioError, channel_count
 from tisdiss_cli.folder.inputs import Input, list_inputs
-from tisdiss_cli.folder.naming import Template, find_collisions, loose, split_name
+from tisdiss_cli.folder.naming import Template, find_collisions, loose
 from tisdiss_cli.folder.record import Line
+from tisdiss_cli.folder.settings import Options
 
 
 @dataclass(slots=True)
@@ -61,65 +62,48 @@ class Job:
 
 
 def plan_jobs(
-    source: Path | Sequence[Input],
-    out: Path,
-    *,
-    voices: int,
-    extension: str,
-    template: Template | None = None,
-    each_channel: bool = False,
-    track: int | None = None,
-    segments: Sequence[str] = (),
+    source: Path | Sequence[Input], options: Options, voices: int, template: Template | None = None
 ) -> list[Job]:
-    """Returns a job for every input; OUT mirrors the inputs' trees.
+    """Returns a job for every input, or for every channel of each; OUT mirrors the inputs' trees.
 
     `sub/call.wav` becomes `sub/call_s1.wav`, ..., or as the template has it, and its segments are `sub/call.rttm`, ...;
     inputs of one folder that differ only in their extension get it into the name, all of them: `call_wav_s1.wav`,
-    `call_flac_s1.wav`. Inputs whose files would meet all the same are refused.
+    `call_flac_s1.wav`. With a job for each channel `_c1`, ... comes before the voice: `call_c1_s1.wav`. Inputs whose
+    files would meet all the same are refused.
 
     Args:
         source: a file or a folder, or inputs that are listed already.
-        out: the folder OUT.
+        options: of the run.
         voices: of each input.
-        extension: of the outputs.
-        template: of their names; None: the default.
-        each_channel: a job for every channel of every input, with `_c1`, ... before the voice: `call_c1_s1.wav`. An
-            input that cannot be opened has one, which says why when it is run.
-        track: the audio track whose channels these are.
-        segments: formats of the files of who speaks when.
+        template: of the outputs' names; None: the default.
 
     Raises:
         UserError: the template gives two outputs of the inputs one name, or as `list_inputs`.
     """
-    inputs = list_inputs([source], out) if isinstance(source, Path) else source
-    template, alike = template or Template(), _alike(inputs)
+    inputs = list_inputs([source], options.out) if isinstance(source, Path) else source
+    template, alike = template or Template(), defaultdict[str, set[str]](set)
+    for one in inputs:
+        stem, suffix = os.path.splitext(one.name)
+        alike[loose(stem)] |= {suffix, *one.siblings}
     jobs: list[Job] = []
     for one in inputs:
-        stem, suffix = split_name(one.name)
-        told = f"{stem}_{suffix[1:]}" if len(alike.get(loose(stem), ())) > 1 else stem
-        for channel in _channels(one.place, track) if each_channel else (None,):
-            names = [
-                template.fill(one.name, stem, told=told, voice=voice, channel=channel) for voice in range(1, voices + 1)
-            ]
+        stem, suffix = os.path.splitext(one.name)
+        told = f"{stem}_{suffix[1:]}" if len(alike[loose(stem)]) > 1 else stem
+        for channel in _channels(one.place, options.track) if options.each_channel else (None,):
             beside = told if channel is None else f"{told}_c{channel}"
-            files = [f"{name}.{extension}" for name in names], [beside + FORMATS[name].ending for name in segments]
-            jobs.append(Job(one.name, one.place, files[0], beside, files[1], channel))
+            names = [template.fill(one.name, stem, told=told, voice=n, channel=channel) for n in range(1, voices + 1)]
+            outputs = [f"{name}.{options.format}" for name in names]
+            segments = [beside + FORMATS[name].ending for name in options.formats]
+            jobs.append(Job(one.name, one.place, outputs, beside, segments, channel))
     template.check_apart((job.input, job.outputs) for job in jobs)
-    for index, reason in find_collisions([job.place for job in jobs], [job.files for job in jobs], out).items():
+    reasons = find_collisions([job.place for job in jobs], [job.files for job in jobs], options.out)
+    for index, reason in reasons.items():
         jobs[index].refused = reason
     return jobs
 
 
-def _alike(inputs: Sequence[Input]) -> dict[str, set[str]]:
-    """Returns the extensions of names, here or in their folder, by what they have in common."""
-    found = defaultdict[str, set[str]](set)
-    for one in inputs:
-        stem, suffix = split_name(one.name)
-        found[loose(stem)] |= {suffix, *one.siblings}
-    return found
-
-
 def _channels(place: str, track: int | None) -> Iterable[int]:
+    """Returns the channels of an input; one for what cannot be opened, which says why when it is run."""
     try:
         return range(1, channel_count(Path(place), track) + 1)
     except AudioError:

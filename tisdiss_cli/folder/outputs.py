@@ -33,18 +33,14 @@ class VoiceFiles:
         source_subtype: the input's, as libsndfile calls it; "auto" holds at least as much.
         start: when the input's sound begins, in seconds of its container's clock, which the segments go by.
 
-    Its methods raise OSError when the disk does not take the voices, AudioError when they cannot be
-    written as asked, also when it is made.
+    It raises OSError when the disk does not take the voices, AudioError when they cannot be written as asked.
     """
 
     def __init__(
         self, job: Job, settings: Settings, folder: Path, *, rates: tuple[int, int], source_subtype: str, start: float
     ) -> None:
         self.job, self.settings, self.options, self.folder, self.rates = job, settings, settings.options, folder, rates
-        try:
-            check_rate(self.options.format, rates[1])
-        except AudioError as error:
-            raise AudioError(f"{job.path}: {error}") from None
+        check_rate(self.options.format, rates[1])
         self.least, self.start = least_subtype(source_subtype), start
         self.stitcher = settings.plan.stitcher()
         self.resamplers = [Resampler(*rates) for _ in job.outputs]
@@ -97,9 +93,7 @@ class VoiceFiles:
     def _write(self, parts: list[Tensor]) -> None:
         for index, part in enumerate(parts):
             if not torch.isfinite(part).all():
-                raise AudioError(
-                    f"{self.job.path}: its voices are not finite: are its samples near the limit of 32 bit?"
-                )
+                raise AudioError("its voices are not finite: are its samples near the limit of 32 bit?")
             if index == len(self.writers):
                 self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rates[1]))
             self.writers[index].write(part)
@@ -108,10 +102,7 @@ class VoiceFiles:
         """Yields each voice's file, whole, and what it is to be called."""
         for writer, output in zip(self.writers, self.job.outputs, strict=True):
             path = writer.path.with_suffix(".final")
-            try:
-                writer.convert(path, self.options.format, subtype)
-            except AudioError as error:
-                raise AudioError(f"{self.job.path}: {error}") from None
+            writer.convert(path, self.options.format, subtype)
             yield path, output
 
     def _segments(self, speech: Speech) -> Iterator[tuple[Path, str]]:
@@ -145,9 +136,7 @@ class VoiceFiles:
             name = {"flac": "FLAC", "mp3": "MP3"}.get(format, format.capitalize())
             what = name if auto else f"{subtype} bit"
             mend = "--format wav" if auto or "float" not in choices(format) else "--subtype float"
-            raise AudioError(
-                f"{self.job.path}: a voice peaks at {peak:.2f} of full scale, which {what} would clip: use {mend}"
-            )
+            raise AudioError(f"a voice peaks at {peak:.2f} of full scale, which {what} would clip: use {mend}")
         return subtype
 
     def _facts(self, speech: Speech | None, subtype: str) -> dict[str, Any]:

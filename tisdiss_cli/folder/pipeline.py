@@ -5,12 +5,12 @@ thread stitches and writes. The types of what is on its way say which thread own
 follows from their order, never from the clock, so that a run can be repeated sample by sample.
 """
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, Full, Queue, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -40,7 +40,7 @@ class Progress:
     note: str = ""  # for the bar
 
 
-# What is on its way. Only the owner of a field writes it. The others read what a queue has brought them: the computing
+# What is on its way. Only the owner of a field writes it. The others read what they have been handed: the computing
 # thread gets a chunk once it is read, the writing thread its voices once they are computed, and the input itself last
 # of all. A failure alone is looked at earlier, to be spared work, and one seen late harms nothing.
 
@@ -66,12 +66,6 @@ class Computing:
     elapsed: float = 0.0  # seconds of the network's time
     used: list[int] = field(default_factory=list)  # repeats of each chunk
 
-    @property
-    def mean_repeats(self) -> float:
-        """Over the chunks, where they differ; 0 if none was run."""
-        mean = sum(self.used) / max(1, len(self.used))
-        return int(mean) if mean.is_integer() else round(mean, 3)
-
 
 @dataclass
 class File:
@@ -90,11 +84,6 @@ class Chunk:
     file: File
     start: int  # in samples of the input at the network's rate
     mixture: Tensor  # (n,)
-
-    @property
-    def end(self) -> int:
-        """Where it ends, in the same samples."""
-        return self.start + self.mixture.shape[0]
 
 
 class Batcher(Generic[Item]):
@@ -134,10 +123,6 @@ class Batcher(Generic[Item]):
         return batch
 
 
-class _Stopped(Exception):
-    """The run is over; a thread that waits shall return."""
-
-
 class Pipeline:
     """Separates jobs once. Failures of single inputs become lines; others are raised by `run`.
 
@@ -159,13 +144,11 @@ class Pipeline:
         pace: Pace | None = None,
     ) -> None:
         self.separator, self.settings, self.parts, self.settle, self.pace = separator, settings, parts, settle, pace
+        self.size = settings.batch_size
         self.stacked = separator.stacks(settings.batch_size)
-        self.stop = threading.Event()
-        self.chunks: Queue[Chunk | File | None] = Queue(maxsize=_WAITING_BATCHES * settings.batch_size + 2)
-        self.results: Queue[tuple[Chunk, Tensor] | File | None] = Queue(maxsize=4 * settings.batch_size + 2)
-        self.lines: SimpleQueue[Line] = SimpleQueue()
         self.begun: dict[str, VoiceFiles] = {}  # by the jobs' keys, until their outputs have their names
-        self.error: BaseException | None = None  # of a thread
+        self.writing = deque[Future[Line | None]]()  # what the writing thread has still to do, in its order
+        self.over = False  # nothing more can be recorded
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Progress | Line]:
         """Does every job in this order; yields what is done as it comes.
@@ -174,73 +157,62 @@ class Pipeline:
             RecordError: as `settle` does.
             OutOfMemory: memory does not suffice for the shortest chunk, so that no input could be separated.
         """
-        reader, writer = (
-            threading.Thread(target=self._guarded, args=(work,), daemon=True)
-            for work in (lambda: self._read(jobs), self._write)
-        )
+        alone = compute_in_one_thread if self.separator.device.type == "cpu" else None
+        self.reader, self.writer = (ThreadPoolExecutor(1, initializer=alone) for _ in range(2))
         try:
-            reader.start()
-            writer.start()
-            yield from self._compute()
-            self._put(self.results, None)
-            while writer.is_alive():
-                writer.join(timeout=0.1)
-                yield from self._settled()
-            yield from self._settled()
-        except _Stopped:
-            pass
+            yield from self._compute(jobs)
+            yield from self._written(0)
         finally:
-            self.stop.set()
-            reader.join()
-            writer.join()
+            self.reader.shutdown(cancel_futures=True)
+            self.writer.shutdown(cancel_futures=True)
             for voices in self.begun.values():
                 voices.discard()
-        if self.error:
-            raise self.error
 
     # Reading ------------------------------------------------------------------------------------
 
-    def _read(self, jobs: Sequence[Job]) -> None:
+    def _read_ahead(self, jobs: Sequence[Job]) -> Iterator[Chunk | File]:
+        """Yields what `_read` does, which the reading thread does before it is asked for."""
+        items = self._read(jobs)
+        coming = deque(self.reader.submit(next, items, None) for _ in range(_WAITING_BATCHES * self.size + 2))
+        while item := coming.popleft().result():
+            coming.append(self.reader.submit(next, items, None))
+            yield item
+
+    def _read(self, jobs: Sequence[Job]) -> Iterator[Chunk | File]:
+        """Yields the chunks of each job, and the input itself behind them."""
         for job in jobs:
             file = File(job)
             try:
-                self._read_file(file)
-            except _Stopped:
-                raise
+                for start, mixture in self._cut(file):
+                    yield Chunk(file, start, mixture)
             except Exception as error:  # whatever is wrong with one input, the others are still to do
                 file.failure = _sentence(job, error)
-            self._put(self.chunks, file)
-        self._put(self.chunks, None)
+            yield file
 
-    def _read_file(self, file: File) -> None:
+    def _cut(self, file: File) -> Iterator[tuple[int, Tensor]]:
         options, job, own = self.settings.options, file.job, file.reading
         own.fingerprint = fingerprint(job.path)
         wanted = options.averaged if job.channel is None else (job.channel,)
-        inner = self.separator.sample_rate
-        source = Source(job.path, inner, track=options.track, partial=options.partial, wanted=wanted)
+        rate = self.separator.sample_rate
+        source = Source(job.path, rate, track=options.track, partial=options.partial, wanted=wanted)
         own.warnings = source.warnings
         as_input = options.sample_rate == "input"
-        rates, folder = (inner, source.input_rate if as_input else inner), self.parts / job.key
+        rates, folder = (rate, source.input_rate if as_input else rate), self.parts / job.key
         own.voices = VoiceFiles(
             job, self.settings, folder, rates=rates, source_subtype=source.subtype, start=source.start
         )
         self.begun[job.key] = own.voices
         chunker = self.settings.plan.chunker()
         for block in source.blocks():
-            self._enqueue(file, chunker.push(block))
+            yield from chunker.push(block)
         own.frames = source.frames if as_input else None
-        self._enqueue(file, chunker.finish())
-
-    def _enqueue(self, file: File, chunks: list[tuple[int, Tensor]]) -> None:
-        for start, mixture in chunks:
-            self._put(self.chunks, Chunk(file, start, mixture))
+        yield from chunker.finish()
 
     # Computing ----------------------------------------------------------------------------------
 
-    def _compute(self) -> Iterator[Progress | Line]:
-        size = self.settings.batch_size
-        batcher: Batcher[Chunk] = Batcher(size, most_waiting=_WAITING_BATCHES * size)
-        while (item := self._get(self.chunks)) is not None:
+    def _compute(self, jobs: Sequence[Job]) -> Iterator[Progress | Line]:
+        batcher: Batcher[Chunk] = Batcher(self.size, most_waiting=_WAITING_BATCHES * self.size)
+        for item in self._read_ahead(jobs):
             if isinstance(item, File):
                 item.computing.all_read = True
                 self._pass_on(item)
@@ -251,7 +223,7 @@ class Pipeline:
                 own.waiting += 1
                 for batch in batcher.add((self._shape(item), own.repeats), item):
                     yield from self._run(batch)
-            yield from self._settled()
+            yield from self._written(_WAITING_BATCHES * self.size)
         for batch in batcher.finish():
             yield from self._run(batch)
 
@@ -280,50 +252,52 @@ class Pipeline:
             own = chunk.file.computing
             own.used.append(used)
             own.elapsed += seconds
-            self._put(self.results, (chunk, voices))
-            fresh, own.end = (chunk.end - own.end) / self.separator.sample_rate, chunk.end
+            self.writing.append(self.writer.submit(self._push, chunk, voices))
+            end = chunk.start + chunk.mixture.shape[0]
+            fresh, own.end = (end - own.end) / self.separator.sample_rate, end
             advanced += fresh
             yield Progress(fresh)
-            yield from self._settled()
+            yield from self._written(_WAITING_BATCHES * self.size)
         if self.pace:  # which chooses numbers, alike for all of a batch, and never auto
             self.pace.report(used, advanced, time.perf_counter() - began)
 
     def _pass_on(self, file: File) -> None:
         """Hands a file to the writing thread once its last chunk is through."""
         if file.computing.all_read and file.computing.waiting == 0:
-            self._put(self.results, file)
+            self.writing.append(self.writer.submit(self._finish, file))
 
-    def _settled(self) -> Iterator[Line]:
-        while not self.lines.empty():
-            yield self.lines.get()
+    def _written(self, most: int) -> Iterator[Line]:
+        """Yields the lines of what is written, in the end waiting until at most so many things are still to be."""
+        while self.writing and (len(self.writing) > most or self.writing[0].done()):
+            if line := self.writing.popleft().result():
+                yield line
 
     # Writing ------------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        while (item := self._get(self.results)) is not None:
-            if isinstance(item, File):
-                self._finish(item)
-                continue
-            chunk, separated = item
-            voices = chunk.file.reading.voices
-            if voices and not chunk.file.failure:
-                try:
-                    voices.push(chunk.start, separated, chunk.mixture)
-                except Exception as error:
-                    chunk.file.failure = _sentence(chunk.file.job, error)
+    def _push(self, chunk: Chunk, voices: Tensor) -> None:
+        file = chunk.file
+        if file.reading.voices and not file.failure:
+            try:
+                file.reading.voices.push(chunk.start, voices, chunk.mixture)
+            except Exception as error:
+                file.failure = _sentence(file.job, error)
 
-    def _finish(self, file: File) -> None:
+    def _finish(self, file: File) -> Line | None:
+        if self.over:
+            return None
         job, voices, facts = file.job, file.reading.voices, dict[str, Any]()
         if voices and not file.failure:
             try:
                 facts = voices.finish(file.reading.frames)
             except Exception as error:
                 file.failure = _sentence(job, error)
+        computed = file.computing
+        mean = sum(computed.used) / max(1, len(computed.used))
         line = job.line(
             file.failure,
-            repeats=file.computing.mean_repeats,
-            audio_seconds=round(file.computing.end / self.separator.sample_rate, 6),
-            elapsed_seconds=round(file.computing.elapsed, 6),
+            repeats=int(mean) if mean.is_integer() else round(mean, 3),
+            audio_seconds=round(computed.end / self.separator.sample_rate, 6),
+            elapsed_seconds=round(computed.elapsed, 6),
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
             precision_why=self.separator.precision_why,
@@ -332,42 +306,15 @@ class Pipeline:
         if voices and file.failure:
             voices.discard()
         self.begun.pop(job.key, None)  # it stays marked as begun until its line is recorded
+        self.over = True
         self.settle(job, line)
-        self.lines.put(line)
-
-    # Threads ------------------------------------------------------------------------------------
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        if self.separator.device.type == "cpu":
-            compute_in_one_thread()
-        try:
-            work()
-        except _Stopped:
-            pass
-        except BaseException as error:
-            self.error = error
-            self.stop.set()
-
-    def _put(self, queue: Queue, item: Any) -> None:
-        while not self.stop.is_set():
-            try:
-                return queue.put(item, timeout=0.2)
-            except Full:
-                continue
-        raise _Stopped
-
-    def _get(self, queue: Queue) -> Any:
-        while not self.stop.is_set():
-            try:
-                return queue.get(timeout=0.2)
-            except Empty:
-                continue
-        raise _Stopped
+        self.over = False
+        return line
 
 
 def _sentence(job: Job, error: Exception) -> str:
     if isinstance(error, UserError):
-        return str(error)
+        return str(error) if str(job.path) in str(error) else f"{job.path}: {error}"
     if isinstance(error, OSError):
         return f"the voices of {job.path} cannot be written: {error.strerror or error}"
     return f"{job.path} cannot be separated: {type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from tisdiss_cli.devices import OutOfMemory, cores
@@ -35,7 +36,6 @@ _STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a w
 _LONGEST = 40  # characters of a folder in which Ray's sockets can be: their paths must have less than 108 bytes
 _LOOKS = 2.0  # seconds between looks at which nodes there are
 _PATIENCE = 60.0  # seconds after which the work begins without workers that are not ready
-_TELL = 30.0  # seconds after which it is told what is waited for
 _VAIN = 3  # starts and deaths in a row that no input is to blame for: then a device is given up
 _BUNDLE_SECONDS = 180.0  # of audio, unless a single file has more
 _BUNDLE_FILES = 64
@@ -45,28 +45,21 @@ class NoDevice(RuntimeError):
     """No device is left to work on; the sentence says why."""
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Place:
     """A device and the worker on it."""
 
-    node: str  # Ray's id
-    host: str  # its address; "" for this machine alone
-    number: int  # of the devices on that node
-    gpu: bool
+    name: str
+    device: tuple[str, int]  # Ray's id of the machine, and which of the devices there
     cpus: int
     actor: Any = None
     call: Any = None  # the generator of its bundle's items
-    settings: Settings | None = None  # once it is ready
+    ready: bool = False  # whether it has loaded its network
     bundle: dict[JobId, Job] = field(default_factory=dict)  # what it was given and has not yet brought back
     ahead: float = 0.0  # seconds of audio that it has told of and brought no line for
 
     def __str__(self) -> str:
-        return (f"{self.host}:" if self.host else "") + f"{'gpu' if self.gpu else 'cpu'}{self.number}"
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What tells its device from the others."""
-        return self.node, self.number
+        return self.name
 
 
 class Fleet:
@@ -84,13 +77,13 @@ class Fleet:
         self.local, self.count = options.cluster is None, options.device_count
         self.gpu = options.device != "cpu" and any(node["Resources"].get("GPU", 0) >= 1 for node in self._nodes())
         self.places: list[Place] = []
-        self.first: Place | None = None  # the first that was ready, as which all others must be
-        self.recorded: dict[str, Any] = {}  # the settings, as the record has them, once the workers are mustered
+        self.settings: Settings | None = None  # of the first worker that was ready, and so of all
         self.settle: Settle = lambda job, line: None
+        self.at_work = False
         self.vain = Counter[tuple[str, int]]()  # by device: starts and deaths in a row that no input is to blame for
         self.looked = -_LOOKS
-        self.todo, self.alone, self.tries = deque[Job](), deque[Job](), Counter[JobId]()
-        self.audio_left = 0.0
+        self.todo, self.audio_left = deque[Job](), 0.0  # the first that are to do next, and seconds of them
+        self.tries = Counter[JobId]()  # that ended in death; with two of them a job is done by itself
 
     def muster(self) -> Settings:
         """Starts workers and waits for them; returns their settings.
@@ -105,47 +98,37 @@ class Fleet:
         if self.count and len(self.places) < self.count:
             kind = "GPUs" if self.gpu else "nodes"
             raise UserError(f"--devices {self.count}: there are {len(self.places)} {kind}: ask for fewer, or all")
-        began, told = time.monotonic(), False
-        while waiting := [place for place in self.places if not place.settings]:
-            waited = time.monotonic() - began
-            if waited > _PATIENCE and self.first:
-                log.info(f"beginning without {listed(waiting)}: still starting")
-                break
-            if waited > _TELL and not told:
-                log.info(f"waiting for {listed(waiting)}: starting, or busy with other work")
-                told = True
-            for _ in self._news():
-                pass
+        deadline = time.monotonic() + _PATIENCE
+        while waiting := [place for place in self.places if not place.ready]:
+            if time.monotonic() > deadline:
+                what = "beginning without" if self.settings else "waiting for"
+                log.info(f"{what} {listed(waiting)}: starting, or busy with other work")
+                deadline = inf
+                if self.settings:
+                    break
+            list(self._news())
             self._look()
-        if not self.first or not self.first.settings:
+        if not self.settings:
             raise NoDevice("no device could be started: see the sentences above, or leave out --devices and --cluster")
-        self.recorded = self.first.settings.recorded
-        return self.first.settings
+        return self.settings
 
     def run(self, first: list[Job], last: list[Job], settle: Settle) -> Iterator[Progress | Line]:
-        """Does every job, and yields what is done as it comes.
+        """Does every job, and yields what is done as it comes; the last ones at the end, each by itself.
 
-        Args:
-            first: what is to do; they know their seconds of audio.
-            last: what is done at the end, each job by itself.
-            settle: is given each job with its line, to record it.
-
-        Raises:
-            RecordError: as `settle` does.
-            NoDevice: every device has been given up.
+        `settle` is given each job with its line, to record it. RecordError as it has; NoDevice when every device has
+        been given up.
         """
-        self.settle = settle
+        self.settle, self.at_work = settle, True
         # The longest first, so that none is left alone at the end.
-        self.todo.extend(sorted(first, key=lambda job: (-job.seconds, job.input, job.channel or 0)))
-        self.alone.extend(last)
+        self.todo.extend([*sorted(first, key=lambda job: (-job.seconds, job.input, job.channel or 0)), *last])
+        self.audio_left = sum(job.seconds for job in self.todo)
         self.tries.update({job.id: 2 for job in last})
-        self.audio_left = sum(job.seconds for job in first)
-        while left := len(self.todo) + len(self.alone) + sum(len(place.bundle) for place in self.places):
+        while left := len(self.todo) + sum(len(place.bundle) for place in self.places):
             self._look()
             if not self.places:
                 raise NoDevice(f"{left} files are left, and no device to do them on")
             for place in self.places:
-                if place.settings and not place.call and (bundle := self._bundle()):
+                if place.ready and not place.call and (bundle := self._bundle()):
                     place.bundle = {job.id: job for job in bundle}
                     place.call = place.actor.run.remote(bundle)
             yield from self._news()
@@ -168,14 +151,15 @@ class Fleet:
 
     def _bundle(self) -> list[Job]:
         """Returns the next jobs for one worker: some, so that batches fill; towards the end fewer: all end alike."""
-        share = self.audio_left / (2 * len(self.places))
-        most, total, bundle = min(_BUNDLE_SECONDS, share), 0.0, list[Job]()
-        while self.todo and len(bundle) < _BUNDLE_FILES and not (bundle and total + self.todo[0].seconds > most):
-            job = self.todo.popleft()
+        most, total, bundle = min(_BUNDLE_SECONDS, self.audio_left / (2 * len(self.places))), 0.0, list[Job]()
+        while self.todo and len(bundle) < _BUNDLE_FILES:
+            job = self.todo[0]
+            total += inf if self.tries[job.id] == 2 else job.seconds
+            if bundle and total > most:
+                break
+            bundle.append(self.todo.popleft())
             self.audio_left -= job.seconds
-            total += job.seconds
-            bundle.append(job)
-        return bundle or ([self.alone.popleft()] if self.alone else [])
+        return bundle
 
     # What workers tell ---------------------------------------------------------------------------
 
@@ -192,7 +176,7 @@ class Fleet:
             yield from self._take(calls[call])
 
     def _take(self, place: Place) -> Iterator[Progress | Line]:
-        """Takes in one thing that a worker sent, its bundle's end, what it cannot do, or its death."""
+        """Takes in one thing that a worker sent, its bundle's end, why it can do no more, or its death."""
         try:
             item: Item = self.ray.get(next(place.call))
         except StopIteration:
@@ -202,68 +186,67 @@ class Fleet:
             known = isinstance(cause, UserError | OutOfMemory | OSError)
             yield from self._refuse(place, str(cause) if known else f"{type(cause).__name__}: {cause}")
         except self.ray.exceptions.RayError as error:
-            yield from self._died(place, error)
+            begun = [job.input for job in place.bundle.values() if (self.lock.parts / job.key).is_dir()]
+            self.vain[place.device] = 0 if begun else self.vain[place.device] + 1
+            self.tries.update(list(place.bundle))
+            if place.ready:
+                log.warning(f"warning: the worker on {place} died" + (f" at {begun[0]}" if begun else ""))
+            if self.vain[place.device] == _VAIN:
+                log.warning(f"warning: going on without {place}: {_VAIN} of its workers died: {_last_line(error)}")
+            yield from self._lose(place)
         else:
             if isinstance(item, Settings):
-                place.settings, self.first = item, self.first or place
-                if difference := _difference(self.first, place):
-                    yield from self._refuse(place, difference)
+                place.ready, self.settings = True, self.settings or item
+                for key, value in self.settings.recorded.items():
+                    if item.recorded.get(key) != value:
+                        its = f"it would work with {key} {item.recorded.get(key)}, the others with {value}"
+                        yield from self._refuse(place, f"{its}: choose by an option")
+                        break
             elif isinstance(item, logging.LogRecord):
                 log.log(item.levelno, f"{place}: {item.getMessage()}")
             elif isinstance(item, Line):
                 self.settle(place.bundle.pop(item.id), item)
-                self.vain[place.key] = 0
+                self.vain[place.device] = 0
                 place.ahead -= item.audio_seconds
                 yield item
             else:
                 place.ahead += item.seconds
                 yield item
 
-    def _refuse(self, place: Place, reason: str) -> Iterator[Progress]:
+    def _refuse(self, place: Place, reason: str) -> Iterator[Progress | Line]:
         """Uses a device no more; before the work begins it is the user's to mend."""
-        if not self.recorded:
+        if not self.at_work:
             raise UserError(f"{place}: {reason}")
         log.warning(f"warning: going on without {place}: {reason}")
-        self.vain[place.key] = _VAIN
-        yield Progress(-place.ahead)
-        for job in self._end(place):
-            self._again(job)
+        self.vain[place.device] = _VAIN
+        yield from self._lose(place)
 
-    def _died(self, place: Place, error: Exception) -> Iterator[Progress | Line]:
-        """What a dead worker did not bring back goes to another, then it is done by itself, and then it has failed."""
-        begun = [job for job in place.bundle.values() if (self.lock.parts / job.key).is_dir()]
-        self.vain[place.key] = 0 if begun else self.vain[place.key] + 1
-        if place.settings:
-            log.warning(f"warning: the worker on {place} died" + (f" at {begun[0].input}" if begun else ""))
-        if self.vain[place.key] == _VAIN:
-            log.warning(f"warning: going on without {place}: {_VAIN} of its workers died: {_last_line(error)}")
-        yield Progress(-place.ahead)
-        for job in self._end(place):
-            self.tries[job.id] += 1
-            if self.tries[job.id] == 1:
-                self._again(job)
-            elif self.tries[job.id] == 2:
-                self.alone.append(job)
-            else:
-                reason = f"{job.path} killed its worker, also by itself: see whether the memory suffices for it"
-                line = job.line(reason, settings=self.recorded, source=fingerprint(job.path))
-                self.settle(job, line)
-                yield line
+    def _lose(self, place: Place) -> Iterator[Progress | Line]:
+        """Ends a worker, and shares out what it did not bring back.
 
-    def _again(self, job: Job) -> None:
-        self.todo.appendleft(job)
-        self.audio_left += job.seconds
-
-    def _end(self, place: Place) -> list[Job]:
-        """Ends a worker; returns what it was given and has not brought back, the last first."""
+        Where a worker died of it, an input goes to another; then it is done by itself, and then it has failed.
+        """
         with suppress(Exception):
             self.ray.kill(place.actor)
         self.places.remove(place)
         self.looked = -_LOOKS  # so that another is started at once
-        lost, place.bundle, place.call = list(reversed(place.bundle.values())), {}, None
-        for job in lost:
+        yield Progress(-place.ahead)
+        lost, place.bundle, place.call = list(place.bundle.values()), {}, None
+        for job in reversed(lost):
             self.lock.dropped(job)
-        return lost
+            if self.tries[job.id] > 2:
+                reason = f"{job.path} killed its worker, also by itself: see whether the memory suffices for it"
+                line = job.line(
+                    reason, settings=self.settings.recorded if self.settings else {}, source=fingerprint(job.path)
+                )
+                self.settle(job, line)
+                yield line
+                continue
+            self.audio_left += job.seconds
+            if self.tries[job.id] == 2:
+                self.todo.append(job)
+            else:
+                self.todo.appendleft(job)
 
     # Devices ------------------------------------------------------------------------------------
 
@@ -274,8 +257,8 @@ class Fleet:
         self.looked = time.monotonic()
         for place in (place for node in self._nodes() for place in self._places_on(node)):
             enough = self.count is not None and len(self.places) >= self.count
-            known = {place.key for place in self.places}
-            if place.key not in known and self.vain[place.key] < _VAIN and not enough:
+            known = {place.device for place in self.places}
+            if place.device not in known and self.vain[place.device] < _VAIN and not enough:
                 self.places.append(place)
                 self._start(place)
 
@@ -292,33 +275,22 @@ class Fleet:
             each = max(1, cpus // count)
         else:
             count, each = min(1, cpus), cpus
-        host = "" if self.local else node["NodeManagerAddress"]
-        return [
-            Place(node=node["NodeID"], host=host, number=number, gpu=self.gpu, cpus=each) for number in range(count)
-        ]
+        prefix = ("" if self.local else f"{node['NodeManagerAddress']}:") + ("gpu" if self.gpu else "cpu")
+        return [Place(f"{prefix}{number}", (node["NodeID"], number), each) for number in range(count)]
 
     def _start(self, place: Place) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         options = {
             "num_cpus": place.cpus,
-            "num_gpus": int(place.gpu),
+            "num_gpus": int(self.gpu),
             "max_restarts": 0,
             "max_task_retries": 0,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(place.node, soft=False),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(place.device[0], soft=False),
         }
-        device, threads = "cuda" if place.gpu else "cpu", max(1, place.cpus)
-        place.actor = self.ray.remote(Worker).options(**options).remote(self.task, device, threads)
+        worker = self.ray.remote(Worker).options(**options)
+        place.actor = worker.remote(self.task, "cuda" if self.gpu else "cpu", max(1, place.cpus))
         place.call = place.actor.run.remote([])  # which loads the network
-
-
-def _difference(one: Place, other: Place) -> str:
-    """Returns in what two workers would not do the same, as a sentence; "" where there is nothing."""
-    assert one.settings and other.settings
-    for key, value in other.settings.recorded.items():
-        if value != one.settings.recorded.get(key):
-            return f"it would work with {key} {value}, {one} with {one.settings.recorded.get(key)}: choose by an option"
-    return ""
 
 
 # Connection -------------------------------------------------------------------------------------
@@ -327,7 +299,14 @@ def _difference(one: Place, other: Place) -> str:
 def find_ray(address: str | None) -> Any:
     """Returns Ray's module; UserError where it is missing, or nothing answers at the address of a cluster."""
     if address not in (None, "auto"):
-        _check_address(address)
+        host, colon, port = address.rpartition(":")
+        if "://" in address or not colon or not port.isdecimal():
+            advice = "write auto on one of its nodes, or HOST:PORT as ray start has printed it"
+            raise UserError(f"--cluster {address}: {advice}")
+        try:  # Ray itself would go on trying for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--cluster {address}: no cluster answers there: {error}") from None
     # Read when ray is imported, and by its own processes.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -378,19 +357,6 @@ def _short_folder() -> str:
     wanted = tempfile.gettempdir()
     fitting = (place for place in (wanted, "/tmp", "/var/tmp", os.path.expanduser("~")) if len(place) < _LONGEST)
     return next((place for place in fitting if os.access(place, os.W_OK)), wanted)
-
-
-def _check_address(address: str) -> None:
-    """UserError unless something answers there: Ray itself would go on trying for minutes."""
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdecimal():
-        raise UserError(
-            f"--cluster {address}: write auto on one of its nodes, or HOST:PORT as ray start has printed it"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--cluster {address}: no cluster answers there: {error}") from None
 
 
 def _last_line(error: Exception) -> str:

@@ -46,15 +46,7 @@ class Task:
 
 
 def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, lock: RunLock) -> Task:
-    """Returns a run's task.
-
-    Args:
-        options: of the run.
-        weights: the network's.
-        inputs: how many there are.
-        sample: one of them.
-        lock: the run's.
-    """
+    """Returns a run's task, by its options, its weights, how many inputs there are, one of them, and its lock."""
     facts = lock.facts.absolute()
     return Task(
         folder=Path.cwd(),

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json
@@ -78,8 +78,7 @@ class Line:
         return self.input, self.path, self.channel
 
 
-@dataclass(slots=True, frozen=True)
-class Made:
+class Made(NamedTuple):
     """What is kept of a line that lists outputs."""
 
     key: tuple[str, str, int | None]  # of its input
@@ -108,8 +107,9 @@ class Record:
         self, out: Path, shard: Shard | None = None, *, sources: Sequence[Path] = (), files_from: str | None = None
     ) -> None:
         self.out, self.path = out, out / (f"tisdiss.{shard.name}.jsonl" if shard else RECORD)
-        self._origin = [os.path.realpath(source) for source in sources], _absolute(files_from)
-        self._told = False  # where the lines are from
+        if files_from not in (None, "-"):
+            files_from = os.path.abspath(os.path.expanduser(files_from))
+        self._origin = {"sources": [os.path.realpath(source) for source in sources], "files_from": files_from}
         self.makers: dict[str, Made] = {}
         self.torn: set[str] = set()
         self._failed: set[tuple[str, str, int | None]] = set()  # whose newest line says so
@@ -120,7 +120,7 @@ class Record:
             log.warning(f"warning: {self.path} holds no line of a record: nothing counts as done")
 
     def done(self, outputs: Sequence[str], settings: dict[str, Any], source: list[int]) -> bool:
-        """Whether all the outputs are there, from one input that was this then, under the same settings."""
+        """Tells whether all outputs are there, from one input that was this then, under the same settings."""
         made = self.makers.get(outputs[0])
         return (
             made is not None
@@ -138,11 +138,9 @@ class Record:
     def append(self, line: Line) -> None:
         """Adds a line, with the time, and hands it to the disk; RecordError when that fails."""
         line.time = time.time()
-        if not self._told:
-            line.sources, line.files_from = self._origin
-        values = {name: value for name, value in asdict(line).items() if name not in _ORIGIN or value is not None}
-        self._write(dump_json(values).encode() + b"\n")
-        self._told = True
+        values = {name: value for name, value in asdict(line).items() if name not in ("sources", "files_from")}
+        self._write(dump_json(values | self._origin).encode() + b"\n")
+        self._origin = {}
         self._take(line)
 
     def _write(self, row: bytes) -> None:
@@ -181,11 +179,7 @@ def read_lines(out: Path, torn: set[str] | None = None) -> Iterator[Line]:
 
 def record_files(out: Path) -> list[Path]:
     """Returns every file of OUT's record, sorted."""
-    try:
-        with os.scandir(out) as entries:
-            return sorted(out / entry.name for entry in entries if _NAME.fullmatch(entry.name))
-    except OSError:
-        return []
+    return sorted(path for path in out.glob("tisdiss*.jsonl") if _NAME.fullmatch(path.name))
 
 
 def shard_count(out: Path) -> int:
@@ -248,7 +242,6 @@ def _is_quality(value: Any) -> bool:
 
 
 _PLAIN = str | float | bool | None
-_ORIGIN = ("sources", "files_from")
 _KINDS: dict[str, Callable[[Any], bool]] = {
     **{each.name: _of_kind(each.type) for each in fields(Line)},
     "status": lambda value: value in ("done", "failed"),
@@ -256,11 +249,3 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "settings": _of_kind(dict[str, _PLAIN | list[_PLAIN]]),
     "quality": _is_quality,
 }
-
-
-def _absolute(files_from: str | None) -> str | None:
-    """Returns a list's path from anywhere; of standard input and pipes, which end once read, as it was given."""
-    if files_from is None:
-        return None
-    path = os.path.abspath(os.path.expanduser(files_from))
-    return path if os.path.isfile(path) else files_from

@@ -5,10 +5,8 @@ from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 
 from tisdiss_cli.audio.read import announced_seconds
-from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.inputs import list_inputs
 from tisdiss_cli.folder.jobs import Job, plan_jobs
 from tisdiss_cli.folder.naming import Template, parse_name
@@ -40,11 +38,8 @@ class Planned:
         return sum(job.seconds for job in self.todo)
 
 
-Event = Planned | Progress | Line  # a line: what became of an input, "done" or "failed"
-
-
-def run_folder(options: Options) -> Generator[Event]:
-    """Does what the options ask for; yields what becomes of it. With `dry_run` it ends after the plan.
+def run_folder(options: Options) -> Generator[Planned | Progress | Line]:
+    """Does what the options ask for; yields the plan, then what becomes of each input. A `dry_run` ends after the plan.
 
     Whoever stops before the end closes the generator, which ends all work and lets OUT go.
 
@@ -67,22 +62,12 @@ def run_folder(options: Options) -> Generator[Event]:
     else:
         separator = load_separator(options)
         settings = choose_settings(separator, options, len(inputs))
-    jobs = plan_jobs(
-        inputs,
-        out,
-        voices=weights.config.speakers,
-        extension=options.format,
-        template=template,
-        each_channel=options.each_channel,
-        track=options.track,
-        segments=options.formats,
-    )
+    jobs = plan_jobs(inputs, options, weights.config.speakers, template)
     sample, places = jobs[0], [one.place for one in inputs]
     jobs = [job for job in jobs if shard is None or shard.takes(job.input)]
     with ExitStack() as stack:
         lock, fleet = None, None
         if not options.dry_run:
-            _make_folder(out)
             lock = stack.enter_context(RunLock(out, shard))
         if lock and not settings:
             task = make_task(options, weights, len(inputs), sample, lock)
@@ -133,10 +118,3 @@ def _template(options: Options, weights: WeightFile) -> Template:
     elif options.limit:
         repeats = None
     return parse_name(options.name, options.format, repeats=repeats, each_channel=options.each_channel)
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUT {out} cannot be made: {error.strerror}: name a folder that can be written to") from None

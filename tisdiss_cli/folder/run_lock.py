@@ -13,7 +13,7 @@ import platform
 import re
 import shutil
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,11 +45,11 @@ class Who:
         return f"process {self.process} on {self.host}{shard}, since {since}"
 
 
-class RunLock:
+class RunLock(AbstractContextManager):
     """The right to write to OUT, or a shard's share of it, until `leave` or the end of the process.
 
     Args:
-        out: the folder OUT, which must exist.
+        out: the folder OUT, which is made.
         shard: the share; None: all of it.
 
     Attributes:
@@ -64,14 +64,15 @@ class RunLock:
 
     def __init__(self, out: Path, shard: Shard | None = None) -> None:
         self.out, self.name = out, shard.name if shard else _ALL
-        self.parts, self.facts = out / PARTS / self.name, _facts(out, self.name)
-        self._lock = FileLock(_lock(out, self.name), thread_local=False)
+        self.parts, self.facts = out / PARTS / self.name, _file(out, self.name, "json")
+        self._lock = FileLock(_file(out, self.name, "lock"), thread_local=False)
         self.left: dict[str, float] = {}
         self._names = [self.name]  # of all runs whose inputs these are
         try:
             self._acquire()
         except OSError as error:
-            raise UserError(f"OUT {out} cannot be written to: {error.strerror or error}: name another") from None
+            advice = "name a folder that can be written to"
+            raise UserError(f"OUT {out} cannot be written to: {error.strerror or error}: {advice}") from None
         try:
             others = [name for name in _names(out) if name != self.name and _overlap(shard, name)]
             if held := next((name for name in others if _held(out, name)), None):
@@ -85,9 +86,6 @@ class RunLock:
         except BaseException:
             self.leave()
             raise
-
-    def __enter__(self) -> "RunLock":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.leave()
@@ -110,13 +108,13 @@ class RunLock:
             with suppress(OSError):
                 (self.out / PARTS / name).rmdir()  # unless something is still to be done again
             if name == self.name or not (self.out / PARTS / name).exists():
-                for file in (_facts(self.out, name), _lock(self.out, name)):
+                for ending in ("json", "lock"):
                     with suppress(OSError):
-                        file.unlink()
+                        _file(self.out, name, ending).unlink()
         self._lock.release()
         with suppress(OSError):
             if os.name == "nt":  # where an open file cannot be removed
-                _lock(self.out, self.name).unlink()
+                _file(self.out, self.name, "lock").unlink()
             (self.out / PARTS).rmdir()
 
     def _acquire(self) -> None:
@@ -137,7 +135,7 @@ class RunLock:
                 )
                 return
             # Another that left may have removed it meanwhile, and a third have made it.
-            if _lock(self.out, self.name).exists():
+            if _file(self.out, self.name, "lock").exists():
                 return
             self._lock.release()
 
@@ -156,11 +154,7 @@ def _busy(out: Path, name: str) -> UserError:
 
 def _names(out: Path) -> list[str]:
     """Returns the names of all runs that have left something, or are at work."""
-    try:
-        with os.scandir(out / PARTS) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except OSError:
-        return []
+    return sorted(folder.name for folder in (out / PARTS).glob("*/"))
 
 
 def _overlap(shard: Shard | None, name: str) -> bool:
@@ -171,9 +165,9 @@ def _overlap(shard: Shard | None, name: str) -> bool:
 
 def _held(out: Path, name: str) -> bool:
     """Tells whether a run holds its lock; on a disk that keeps none, nobody knows."""
-    if not _lock(out, name).exists():
+    if not _file(out, name, "lock").exists():
         return False
-    lock = FileLock(_lock(out, name), thread_local=False)
+    lock = FileLock(_file(out, name, "lock"), thread_local=False)
     try:
         lock.acquire(blocking=False)
         lock.release()
@@ -186,7 +180,7 @@ def _held(out: Path, name: str) -> bool:
 
 def _who(out: Path, name: str) -> Who | None:
     try:
-        return Who(**json.loads(_facts(out, name).read_text(encoding="utf-8")))
+        return Who(**json.loads(_file(out, name, "json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -200,9 +194,5 @@ def _empty(folder: Path) -> None:
         os.utime(folder, (when, when))
 
 
-def _lock(out: Path, name: str) -> Path:
-    return out / PARTS / f"{name}.lock"
-
-
-def _facts(out: Path, name: str) -> Path:
-    return out / PARTS / f"{name}.json"
+def _file(out: Path, name: str, ending: str) -> Path:
+    return out / PARTS / f"{name}.{ending}"

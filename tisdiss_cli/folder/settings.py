@@ -147,18 +147,10 @@ def load_separator(options: Options) -> Separator:
 
 
 def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> Settings:
-    """Returns what these options are with these weights on this device.
+    """Returns what these options are with a separator's weights and device, for so many inputs in all.
 
-    What the samples depend on goes into `recorded`.
-
-    Args:
-        separator: whose weights and device decide.
-        options: of the run.
-        inputs: how many there are, those that are done already among them.
-
-    Raises:
-        UserError: "auto" with weights that have no threshold, `quality` or `min_quality` with weights that have no
-            predictor; a format that cannot hold the rate.
+    What the samples depend on goes into `recorded`. UserError for "auto" with weights that have no threshold, `quality`
+    or `min_quality` with weights that have no predictor, and a format that cannot hold the rate.
     """
     if options.sample_rate == "model":
         check_rate(options.format, separator.sample_rate)

@@ -36,12 +36,12 @@ class Shard:
 
 
 def shard_of(name: str, count: int) -> int:
-    """The share, 1 to `count`, that a relative path falls into: by a hash of its bytes, which any machine computes."""
+    """Returns the share, 1 to `count`, that a relative path falls into, by a hash of its bytes."""
     return int.from_bytes(sha256(os.fsencode(name)).digest()[:8], "big") % count + 1
 
 
 def parse_shard(text: str | None, variables: Mapping[str, str] = os.environ) -> Shard | None:
-    """ "3/8", "slurm" or "slurm/8" as a shard; None for None.
+    """Returns the shard of "3/8", "slurm" or "slurm/8"; None for None.
 
     "slurm" is this task of a job array without gaps; "slurm/8" takes the number of shares from here and the index from
     the array, so that some of them can be done again (`--array=1,4-6`).
@@ -54,48 +54,43 @@ def parse_shard(text: str | None, variables: Mapping[str, str] = os.environ) -> 
     found = re.fullmatch(r"\s*(?:(\d{1,7})|(slurm))(?:/(\d{1,7}))?\s*", text, re.ASCII)
     if not found or (found[1] and not found[3]):
         raise UserError(f"--shard {text}: write which of how many, as in 3/8, or slurm within a job array")
-    count = int(found[3]) if found[3] else None
-    if found[1]:
-        index, hint = int(found[1]), "the first is 1"
-    else:
-        index, count = _of_array(text, count, variables)
-        hint = f"number the array from 1, as in --array=1-{count}"
-    assert count is not None
+    if not found[3]:
+        return _of_array(text, variables)
+    index, count = int(found[1] or _variable("ID", text, variables)), int(found[3])
     if not 1 <= index <= count <= MOST:
+        hint = f"number the array from 1, as in --array=1-{count}" if found[2] else "the first is 1"
         raise UserError(f"--shard {text}: {index} is not one of 1 to {count}: {hint}")
     return Shard(index, count)
 
 
-def _of_array(text: str, count: int | None, variables: Mapping[str, str]) -> tuple[int, int]:
-    """Index and number of this task of a SLURM array; the number as given, or as the array's if it has no gaps."""
-
-    def number(name: str, default: int | None = None) -> int:
-        value = variables.get(f"SLURM_ARRAY_TASK_{name}", "" if default is None else str(default))
-        if not value.isdecimal():
-            said = f"is {value!r}" if value else "is not set"
-            raise UserError(
-                f"--shard {text}: SLURM_ARRAY_TASK_{name} {said}: run it by sbatch --array=1-8, or write --shard 3/8"
-            )
-        return int(value)
-
-    index = number("ID")
-    if count is not None:
-        return index, count
-    first, last, step, tasks = number("MIN"), number("MAX"), number("STEP", 1), number("COUNT")
+def _of_array(text: str, variables: Mapping[str, str]) -> Shard:
+    """Returns the shard of this task of a SLURM array without gaps."""
+    index, first, last, tasks = (_variable(name, text, variables) for name in ("ID", "MIN", "MAX", "COUNT"))
+    step = _variable("STEP", text, {"SLURM_ARRAY_TASK_STEP": "1", **variables})
     if step < 1 or first + step * (tasks - 1) != last or (index - first) % step:
         raise UserError(
             f"--shard {text}: the array has gaps ({tasks} tasks from {first} to {last}), so the number of shards "
             "cannot be told: write it, as in --shard slurm/8"
         )
-    return (index - first) // step + 1, tasks
+    return Shard((index - first) // step + 1, tasks)
+
+
+def _variable(name: str, text: str, variables: Mapping[str, str]) -> int:
+    value = variables.get(f"SLURM_ARRAY_TASK_{name}", "")
+    if not value.isdecimal():
+        said = f"is {value!r}" if value else "is not set"
+        raise UserError(
+            f"--shard {text}: SLURM_ARRAY_TASK_{name} {said}: run it by sbatch --array=1-8, or write --shard 3/8"
+        )
+    return int(value)
 
 
 def array_expression(indices: Iterable[int]) -> str:
-    """ "1,4-6" of 1, 4, 5, 6: as `sbatch --array` takes it; "" of none."""
+    """Returns "1,4-6" of 1, 4, 5, 6, as `sbatch --array` takes it; "" of none."""
     ranges: list[list[int]] = []
     for index in sorted(set(indices)):
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [index]
         else:
-            ranges.append([index, index])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+            ranges.append([index])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)

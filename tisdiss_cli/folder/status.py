@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,18 @@ class Status:
     unseen: list[str] = field(default_factory=list)  # those that are not here, so that what is missing is not known
     at_work: list[Who] = field(default_factory=list)
 
+    def count(self, out: Path, name: str, lines: list[Line]) -> None:
+        """Takes in an input by its latest lines: none if it is missing, several if its channels are separated each."""
+        failed = any(line.status == "failed" for line in lines)
+        whole = bool(lines) and all((out / output).is_file() for line in lines for output in line.outputs)
+        for counts in (self.total, *([self.shards[shard_of(name, len(self.shards))]] if self.shards else [])):
+            counts.failed += failed
+            counts.done += whole and not failed
+            counts.missing += not whole and not failed
+        if whole and not failed:
+            self.seconds += sum(line.audio_seconds for line in lines)
+            self.network_seconds += sum(line.elapsed_seconds for line in lines)
+
     @property
     def rtf(self) -> float | None:
         """Network seconds for a second of audio."""
@@ -49,10 +61,6 @@ class Status:
     def array(self) -> str:
         """The shards that lack something, as `sbatch --array` takes them."""
         return array_expression(index for index, counts in self.shards.items() if counts.lacks)
-
-
-_Origin = tuple[tuple[str, ...], str | None]  # each IN of a run, and its list
-_Known = dict[str, dict[int | None, Line]]  # the latest lines, by the inputs' places and channels
 
 
 def read_status(out: Path, source: Path | None = None, shards: int | None = None) -> Status:
@@ -73,61 +81,39 @@ def read_status(out: Path, source: Path | None = None, shards: int | None = None
         raise UserError(f"OUT {out} is not a folder: name one that tisdiss separate has written to")
     if not record_files(out):
         raise UserError(f"OUT {out} has no record (tisdiss.jsonl): name a folder that tisdiss separate has written to")
-    known: _Known = defaultdict(dict)
-    origins: dict[_Origin, None] = {}
+    latest = defaultdict[str, dict[int | None, Line]](dict)  # of each input, by its place and channel
+    origins: dict[tuple[tuple[str, ...], str | None], None] = {}  # each IN of a run, and its list
     for line in read_lines(out):
-        known[line.path][line.channel] = line
+        latest[line.path][line.channel] = line
         if line.sources or line.files_from:
             origins[tuple(line.sources or ()), line.files_from] = None
-    if source:
-        origins = {((str(source),), None): None}
-    status = Status(at_work=at_work(out))
+    named = defaultdict[str, list[Line]](list)
+    for lines in latest.values():
+        for line in lines.values():
+            named[line.input].append(line)
     count = shards or shard_count(out)
-    status.shards = {index: Counts() for index in range(1, count + 1)} if count else {}
-    for name in _missing(known, origins, status, by_name=source is not None):
-        _count(name, [], out=out, status=status)
-    for lines in known.values():
-        _count(next(iter(lines.values())).input, list(lines.values()), out=out, status=status)
+    status = Status(at_work=at_work(out), shards={index: Counts() for index in range(1, count + 1)})
+    for lines in latest.values():
+        status.count(out, next(iter(lines.values())).input, list(lines.values()))
+    for place, name in _listed({((str(source),), None): None} if source else origins, status).items():
+        if source:
+            known = name in named
+        else:  # one that was moved or copied has its size and time still
+            known = place in latest or any(line.source == fingerprint(Path(place)) for line in named[name])
+        if not known:
+            status.count(out, name, [])
     return status
 
 
-def _missing(known: _Known, origins: dict[_Origin, None], status: Status, *, by_name: bool) -> Iterator[str]:
-    """Yields the names of inputs that are listed in an IN and that no line is of."""
-    listed: dict[str, str] = {}  # names, by place
+def _listed(origins: Iterable[tuple[tuple[str, ...], str | None]], status: Status) -> dict[str, str]:
+    """Returns the names of the inputs that there are, by their places; the status takes which IN is there."""
+    found: dict[str, str] = {}
     for sources, files_from in origins:
         places = [*sources, *([files_from] if files_from else [])]
-        status.sources += [place for place in places if place not in status.sources]
         gone = [place for place in places if not os.path.exists(place)]
-        status.unseen += [place for place in gone if place not in status.unseen]
+        status.sources = list(dict.fromkeys([*status.sources, *places]))
+        status.unseen = list(dict.fromkeys([*status.unseen, *gone]))
         if not gone:
-            for one in list_inputs([Path(place) for place in sources], None, files_from):
-                listed[os.path.realpath(one.place)] = one.name
-    named = defaultdict[str, list[Line]](list)
-    for lines in known.values():
-        for line in lines.values():
-            named[line.input].append(line)
-    for place, name in listed.items():
-        if place in known and not by_name:
-            continue
-        # One that was moved or copied has its size and time still.
-        if not (named[name] if by_name else any(line.source == fingerprint(Path(place)) for line in named[name])):
-            yield name
-
-
-def _count(name: str, lines: list[Line], *, out: Path, status: Status) -> None:
-    """Takes in an input by its lines, of which it has several where its channels were separated each."""
-    counts = [status.total]
-    if status.shards:
-        counts.append(status.shards[shard_of(name, len(status.shards))])
-    failed = any(line.status == "failed" for line in lines)
-    whole = all((out / output).is_file() for line in lines if line.status == "done" for output in line.outputs)
-    for each in counts:
-        if failed:
-            each.failed += 1
-        elif lines and whole:
-            each.done += 1
-        else:
-            each.missing += 1
-    if lines and whole and not failed:
-        status.seconds += sum(line.audio_seconds for line in lines)
-        status.network_seconds += sum(line.elapsed_seconds for line in lines)
+            inputs = list_inputs([Path(place) for place in sources], None, files_from)
+            found |= {os.path.realpath(one.place): one.name for one in inputs}
+    return found

@@ -3,17 +3,17 @@
 import filecmp
 import os
 import stat
-import sys
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.record import Line, Made, Record
+
+_LONGEST = 255  # bytes of a name, on all but a few disks
 
 
 @dataclass
@@ -32,9 +32,9 @@ def triage(
     *,
     overwrite: bool = False,
     begun: Container[str] = (),
-    places: Iterable[str] | None = None,
+    places: Iterable[str],
 ) -> Triage:
-    """Sorts jobs by what the record of OUT and the files there say.
+    """Sorts the jobs of a run by what the record of OUT and the files there say.
 
     Args:
         jobs: of one run.
@@ -42,9 +42,9 @@ def triage(
         recorded: the settings of the run, as the record has them.
         overwrite: whether all that can be is done again.
         begun: keys of jobs that a run which died had begun: their files may be there without a line of the record.
-        places: paths of all inputs, which are never replaced; None: those of the jobs.
+        places: paths of all inputs, which are never replaced.
     """
-    found, inputs = Triage(), _identities(places if places is not None else (job.place for job in jobs))
+    found, inputs = Triage(), _identities(places)
     for job in jobs:
         source = fingerprint(job.path)
         reason = job.refused or _obstacle(job, record.out, inputs)
@@ -55,9 +55,11 @@ def triage(
             elif record.done(job.files, recorded, source):
                 found.done.append(job)
                 continue
-            elif job.key not in begun and job.input not in record.torn and (stranger := _stranger(job, record)):
-                whose = f"{record.out / stranger} exists and is not from this folder's runs"
-                reason = f"{whose}: pass --overwrite to replace it"
+            elif job.key not in begun and job.input not in record.torn:
+                there = (name for name in job.files if os.path.lexists(record.out / name))
+                if stranger := next((name for name in there if name not in record.makers), None):
+                    whose = f"{record.out / stranger} exists and is not from this folder's runs"
+                    reason = f"{whose}: pass --overwrite to replace it"
         if reason:
             found.refused.append(job.line(reason, settings=recorded, source=source))
         else:
@@ -69,21 +71,18 @@ def _identities(places: Iterable[str]) -> set[tuple[int, int]]:
     """Returns what tells files from all others, whatever path leads to them."""
     found = set[tuple[int, int]]()
     for place in places:
-        try:
+        with suppress(OSError, ValueError):
             status = os.stat(place)
             found.add((status.st_dev, status.st_ino))
-        except (OSError, ValueError):
-            continue
     return found
 
 
 def _obstacle(job: Job, out: Path, inputs: set[tuple[int, int]]) -> str | None:
     """Returns what keeps a file from being written, whoever may replace files, as a sentence."""
-    longest = _longest(out)
     for name in job.files:
         target = os.path.join(out, name)
         try:
-            if max(map(len, os.fsencode(name).split(b"/"))) > longest:
+            if max(map(len, os.fsencode(name).split(b"/"))) > _LONGEST:
                 return f"{job.path} cannot become {target}: the name is too long: shorten the input's"
             status = os.lstat(target)
             if stat.S_ISDIR(status.st_mode):
@@ -99,52 +98,28 @@ def _obstacle(job: Job, out: Path, inputs: set[tuple[int, int]]) -> str | None:
     return None
 
 
-@cache
-def _longest(out: Path) -> int:
-    """Returns how many bytes a name on OUT's disk may have."""
-    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    if sys.platform != "win32":
-        with suppress(OSError, ValueError):
-            return os.pathconf(place, "PC_NAME_MAX")
-    return 255
-
-
 def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
     """Returns the line of another input whose voices a file of the job holds; None if nothing would be lost."""
-    same = None
+    mine = None
     for name in job.files:
         maker = record.makers.get(name)
-        if maker is None or maker is same:
+        if maker is mine or maker is None:
             continue
         if _same_input(maker, job, source):
-            same = maker
+            mine = maker
         elif os.path.lexists(record.out / name):
             return maker
     return None
 
 
 def _same_input(maker: Made, job: Job, source: list[int]) -> bool:
-    """Whether a line is of the job's input: by its place, or, where that has moved, by size, time and content."""
-    _, path, _ = maker.key
-    if path == job.resolved:
+    """Tells whether a line is of the job's input: by its place, or, where that has moved, by size, time and content."""
+    before = Path(maker.key[1])
+    if maker.key[1] == job.resolved:
         return True
     if not source or maker.source != source:
         return False
-    before = Path(path)
     # Gone or changed since, it was moved here. If both are there, a copy is as good, and alike in size and time is not.
-    return fingerprint(before) != source or _alike(before, job.path)
-
-
-def _alike(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
-    except OSError:
-        return False
-
-
-def _stranger(job: Job, record: Record) -> str | None:
-    """Returns a file of the job's names that is there and that no run of this folder made."""
-    return next(
-        (name for name in job.files if name not in record.makers and os.path.lexists(os.path.join(record.out, name))),
-        None,
-    )
+    with suppress(OSError):
+        return fingerprint(before) != source or filecmp.cmp(before, job.path, shallow=False)
+    return False
