@@ -1,11 +1,16 @@
-"""Batches of chunks, decided by their order alone."""
+"""Batches of chunks, decided by their order alone; a pipeline that keeps a pace."""
 
 import random
 from itertools import groupby
 
 import pytest
 
-from tisdiss_cli.folder.pipeline import Batcher
+from tisdiss_cli.folder.jobs import plan_jobs
+from tisdiss_cli.folder.pace import Pace
+from tisdiss_cli.folder.pipeline import Batcher, Pipeline
+from tisdiss_cli.folder.record import Line
+from tisdiss_cli.folder.settings import Options, choose_settings
+from tisdiss_cli.separation.separator import Separator
 
 Chunk = tuple[str, int]  # its kind, and its place in the run
 
@@ -75,3 +80,19 @@ def test_the_kind_that_has_waited_longest_makes_room():
     batcher = Batcher(4, most_waiting=5)
     assert [batcher.add(kind, place) for place, kind in enumerate("abbba")] == [[], [], [], [], [[0, 4]]]
     assert batcher.finish() == [[1, 2, 3]]
+
+
+def test_every_second_of_audio_is_taken_off_the_budget_once(folder, tmp_path, mini_weights):
+    """Also of chunks that overlap, and what it took is what a pace goes by."""
+    separator, options = Separator.load(mini_weights, "cpu", "fp32"), Options(out=tmp_path / "out", chunk=1.0)
+    pace = Pace(fixed=0.1, each=0.1, most=2)
+    pace.limit(1000.0, budget=1e9)
+    jobs = plan_jobs(folder, options, 2)
+    lines = [
+        event
+        for event in Pipeline(separator, choose_settings(separator, options), tmp_path, pace=pace).run(jobs)
+        if isinstance(event, Line)
+    ]
+    assert {line.repeats for line in lines} == {2} and len(lines) == len(jobs)
+    assert 1000 - pace.audio_left == pytest.approx(sum(line.audio_seconds for line in lines), abs=1e-4)
+    assert pace.scale != 1

@@ -164,7 +164,7 @@ class StandIn(Fleet):
 
     def _start(self, place: Place) -> None:
         place.actor = SimpleNamespace(run=SimpleNamespace(remote=self._work))
-        place.call = iter([self.answers.get(place.number, settings_of(repeats=1))])
+        place.call = iter([self.answers.get(place.device[1], settings_of(repeats=1))])
 
     def _work(self, bundle: list[Job]):
         self.given.append([job.input for job in bundle])

@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -150,11 +150,10 @@ def read_list(name: str) -> tuple[Path, list[str]]:
     texts = [(number, os.fsdecode(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise UserError(f"--files-from {name} has no inputs: write paths into it, one a line")
-    if _object(texts[0][1]) is not None:
-        return folder, list(_from_json(texts, name))
-    if b"\0" not in content and _is_kaldi(texts, name, folder):
-        return folder, list(_from_kaldi(texts, name))
-    return folder, [text for _, text in texts]
+    found = _of_json(texts, name)
+    if found is None and b"\0" not in content:
+        found = _of_kaldi(texts, name, folder)
+    return folder, [text for _, text in texts] if found is None else found
 
 
 def _object(text: str) -> dict | None:
@@ -165,38 +164,35 @@ def _object(text: str) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def _from_json(texts: list[tuple[int, str]], name: str) -> Iterator[str]:
-    parts = 0
-    for number, text in texts:
-        row = _object(text) or {}
-        path = next((row[key] for key in _KEYS if key in row), None)
+def _of_json(texts: list[tuple[int, str]], name: str) -> list[str] | None:
+    """Returns the paths in lines of JSON; None if the first is none."""
+    rows = [(number, _object(text)) for number, text in texts]
+    if rows[0][1] is None:
+        return None
+    paths: list[str] = []
+    for number, row in rows:
+        path = next((row[key] for key in _KEYS if key in row), None) if row else None
         if not isinstance(path, str) or not path or "\0" in path:
             raise UserError(f"--files-from {name}, line {number}: it must be a JSON object with {' or '.join(_KEYS)}")
-        parts += bool(row.get("offset"))
-        yield path
-    if parts:
+        paths.append(path)
+    if parts := sum(bool(row and row.get("offset")) for _, row in rows):
         log.warning(f"warning: {name}: offset is not heeded, whole files are separated (lines that have one: {parts})")
+    return paths
 
 
-def _is_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> bool:
-    if name.lower().endswith(".scp"):
-        return True
-    rests = [text.split(maxsplit=1)[1:] for _, text in texts]
-    if not all(rests) or any(os.path.lexists(folder / text) for _, text in texts):
-        return False
-    return any(rest[0].rstrip().endswith("|") or os.path.isfile(folder / rest[0].strip()) for rest in rests)
-
-
-def _from_kaldi(texts: list[tuple[int, str]], name: str) -> Iterator[str]:
-    for number, text in texts:
-        words = text.strip().split(maxsplit=1)
-        if len(words) < 2:
-            raise UserError(
-                f"--files-from {name}, line {number}: {text.strip()} is no line of a wav.scp: write id path"
-            )
-        if words[1].endswith("|"):
-            raise UserError(
-                f"--files-from {name}, line {number}: {words[0]} is a command's output, and commands are not run: "
-                "write it to a file and name that"
-            )
-        yield words[1]
+def _of_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> list[str] | None:
+    """Returns the paths in a wav.scp; None if by its name and its lines it is none."""
+    rows = [text.strip().split(maxsplit=1) for _, text in texts]
+    if not name.lower().endswith(".scp"):
+        if any(len(row) < 2 for row in rows) or any(os.path.lexists(folder / text) for _, text in texts):
+            return None
+        if not any(row[1].endswith("|") or os.path.isfile(folder / row[1]) for row in rows):
+            return None
+    for (number, text), row in zip(texts, rows, strict=True):
+        where = f"--files-from {name}, line {number}"
+        if len(row) < 2:
+            raise UserError(f"{where}: {text.strip()} is no line of a wav.scp: write id path")
+        if row[1].endswith("|"):
+            advice = "commands are not run: write it to a file and name that"
+            raise UserError(f"{where}: {row[0]} is a command's output, and {advice}")
+    return [row[1] for row in rows]

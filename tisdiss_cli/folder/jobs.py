@@ -69,16 +69,8 @@ def plan_jobs(
     `sub/call.wav` becomes `sub/call_s1.wav`, ..., or as the template has it, and its segments are `sub/call.rttm`, ...;
     inputs of one folder that differ only in their extension get it into the name, all of them: `call_wav_s1.wav`,
     `call_flac_s1.wav`. With a job for each channel `_c1`, ... comes before the voice: `call_c1_s1.wav`. Inputs whose
-    files would meet all the same are refused.
-
-    Args:
-        source: a file or a folder, or inputs that are listed already.
-        options: of the run.
-        voices: of each input.
-        template: of the outputs' names; None: the default.
-
-    Raises:
-        UserError: the template gives two outputs of the inputs one name, or as `list_inputs`.
+    files would meet all the same are refused. UserError where the template gives two outputs one name that the default
+    tells apart, or as `list_inputs`.
     """
     inputs = list_inputs([source], options.out) if isinstance(source, Path) else source
     template, alike = template or Template(), defaultdict[str, set[str]](set)

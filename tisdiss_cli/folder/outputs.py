@@ -25,21 +25,15 @@ from tisdiss_cli.separation.quality import QualityMeter
 class VoiceFiles:
     """Takes a job's chunks in order and leaves its files, all of them or none; memory does not grow with the length.
 
-    Args:
-        job: the input and its files.
-        settings: of the run.
-        folder: the job's own, for what is unfinished.
-        rates: (the network's, the outputs'), Hz.
-        source_subtype: the input's, as libsndfile calls it; "auto" holds at least as much.
-        start: when the input's sound begins, in seconds of its container's clock, which the segments go by.
-
-    It raises OSError when the disk does not take the voices, AudioError when they cannot be written as asked.
+    It works in `folder`, the job's own. `rates` are the network's and the outputs', in Hz; `source_subtype` is the
+    input's, as libsndfile calls it: "auto" holds at least as much. OSError when the disk does not take the voices,
+    AudioError when they cannot be written as asked.
     """
 
     def __init__(
         self, job: Job, settings: Settings, folder: Path, *, rates: tuple[int, int], source_subtype: str, start: float
     ) -> None:
-        self.job, self.settings, self.options, self.folder, self.rates = job, settings, settings.options, folder, rates
+        self.job, self.options, self.folder, self.rates = job, settings.options, folder, rates
         check_rate(self.options.format, rates[1])
         self.least, self.start = least_subtype(source_subtype), start
         self.stitcher = settings.plan.stitcher()
@@ -60,10 +54,9 @@ class VoiceFiles:
         self._write([resampler.push(v) for resampler, v in zip(self.resamplers, final, strict=True)])
 
     def finish(self, frames: int | None) -> dict[str, Any]:
-        """Completes the files and gives them their names; returns what the input's line tells of its voices.
+        """Completes the files and gives them their names; returns the fields of a `Line` that are told of the voices.
 
-        Args:
-            frames: the length that the outputs must have, in samples; None: as it comes.
+        The outputs are to have so many frames; None: as many as come.
         """
         last, speech = self.stitcher.finish(), None
         if self.tracker and last.shape[0]:
@@ -113,8 +106,7 @@ class VoiceFiles:
 
     def _name(self, files: list[tuple[Path, str]]) -> None:
         """Gives the files their names: all of them, or where that fails none."""
-        # Not `files.replacing`: the parts grow for as long as the input lasts, and none may get its name before all are
-        # whole.
+        # Not `files.replacing`: none may get its name before all are whole.
         named: list[Path] = []
         try:
             for part, name in files:
@@ -140,7 +132,6 @@ class VoiceFiles:
         return subtype
 
     def _facts(self, speech: Speech | None, subtype: str) -> dict[str, Any]:
-        """Returns the fields of a `Line` that are told of the voices."""
         seams = [round(seam / self.rates[0], 3) for seam in self.stitcher.uncertain]
         facts: dict[str, Any] = {
             "start": round(self.start, 3),

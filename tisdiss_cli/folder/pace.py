@@ -62,8 +62,11 @@ class Pace:
         return max(0.0, self.deadline - time.perf_counter()) / max(self.audio_left, 1e-6)
 
 
-def measure_pace(separator: Separator, settings: Settings) -> Pace:
-    """Times the network on a batch of chunks of noise at one and at two repeats; OutOfMemory."""
+def measure_pace(separator: Separator, settings: Settings, seconds: float) -> Pace:
+    """Returns a pace that keeps the options' limit for so many seconds of audio; the log has its choice.
+
+    The network is timed on a batch of chunks of noise at one and at two repeats. OutOfMemory.
+    """
     plan, batch_size = settings.plan, settings.batch_size
     length = min(plan.chunk, 4 * separator.sample_rate)
     stacked = separator.stacks(batch_size)
@@ -78,8 +81,11 @@ def measure_pace(separator: Separator, settings: Settings) -> Pace:
         list(separator.run_each(noise.unbind(), repeats, settings.separator_repeats, stacked=stacked))
         costs.append((time.perf_counter() - began) / audio)
     each = max(costs[2] - costs[1], 0.01 * costs[1])
-    most = settings.options.max_repeats or separator.config.reconstructor_repeats
-    return Pace(max(costs[1] - each, 0.0), each, most)
+    options = settings.options
+    most = options.max_repeats or separator.config.reconstructor_repeats
+    pace = Pace(max(costs[1] - each, 0.0), each, most)
+    log.info(pace.limit(seconds, rtf=options.rtf, budget=options.budget_seconds))
+    return pace
 
 
 def counted(repeats: int) -> str:

@@ -99,28 +99,27 @@ class Batcher(Generic[Item]):
 
     def __init__(self, size: int, *, most_waiting: int) -> None:
         self.size, self.most_waiting = size, most_waiting
-        self.waiting = 0
         self._groups: dict[Hashable, list[Item]] = {}  # the kind that has waited longest comes first
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait."""
+        return sum(map(len, self._groups.values()))
 
     def add(self, kind: Hashable, item: Item) -> list[list[Item]]:
         """Takes an item; returns the batches that are due now."""
         group = self._groups.setdefault(kind, [])
         group.append(item)
-        self.waiting += 1
         if len(group) == self.size:
-            return [self._take(kind)]
+            return [self._groups.pop(kind)]
         if self.waiting == self.most_waiting:
-            return [self._take(next(iter(self._groups)))]
+            return [self._groups.pop(next(iter(self._groups)))]
         return []
 
     def finish(self) -> list[list[Item]]:
         """Returns the batches of all that still waits."""
-        return [self._take(kind) for kind in list(self._groups)]
-
-    def _take(self, kind: Hashable) -> list[Item]:
-        batch = self._groups.pop(kind)
-        self.waiting -= len(batch)
-        return batch
+        batches, self._groups = list(self._groups.values()), {}
+        return batches
 
 
 class Pipeline:
@@ -128,7 +127,7 @@ class Pipeline:
 
     Args:
         separator: the network.
-        settings: for all jobs; OUT must exist.
+        settings: for all jobs.
         parts: the folder for unfinished outputs, in which each job gets its own.
         settle: is given each job with its line, in the writing thread, and does away with its folder once the line is
             recorded; RecordError ends the run.

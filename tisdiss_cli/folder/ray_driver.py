@@ -65,11 +65,7 @@ class Place:
 class Fleet:
     """Workers on devices, each given a bundle of jobs at a time.
 
-    Args:
-        ray: the module, connected.
-        options: of the run. On CPUs a node of a cluster is a device, and this machine is divided into `devices`.
-        task: the workers'.
-        lock: the run's.
+    On CPUs a node of a cluster is a device, and this machine is divided into `--devices` ones.
     """
 
     def __init__(self, ray: Any, options: Options, task: Task, lock: RunLock) -> None:
@@ -98,12 +94,12 @@ class Fleet:
         if self.count and len(self.places) < self.count:
             kind = "GPUs" if self.gpu else "nodes"
             raise UserError(f"--devices {self.count}: there are {len(self.places)} {kind}: ask for fewer, or all")
-        deadline = time.monotonic() + _PATIENCE
+        deadline, told = time.monotonic() + _PATIENCE, False
         while waiting := [place for place in self.places if not place.ready]:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and (self.settings or not told):
                 what = "beginning without" if self.settings else "waiting for"
                 log.info(f"{what} {listed(waiting)}: starting, or busy with other work")
-                deadline = inf
+                told = True
                 if self.settings:
                     break
             list(self._news())

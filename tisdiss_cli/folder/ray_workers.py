@@ -70,13 +70,7 @@ def versions_here() -> dict[str, str]:
 
 
 class Worker:
-    """Holds a network on one device.
-
-    Args:
-        task: the run's.
-        device: "cpu", "cuda", ...
-        threads: of torch's on a CPU.
-    """
+    """Holds a network on one device, "cpu" or "cuda"; on a CPU torch has so many threads."""
 
     def __init__(self, task: Task, device: str, threads: int) -> None:
         # Whatever may fail waits for `run`: of what is raised here Ray gives back the text only.

@@ -87,20 +87,14 @@ class Made(NamedTuple):
 
 
 class Record:
-    """The record of OUT, read when opened, to which one file's lines are appended.
+    """The record of OUT, read when opened, to which one file's lines are appended, the shard's or `tisdiss.jsonl`.
 
-    Args:
-        out: the folder OUT.
-        shard: whose file is written; None: `tisdiss.jsonl`.
-        sources: each IN, which the first line that is written says.
-        files_from: the list, likewise.
+    The first line that is written tells each IN and the list. UserError if there is something of a record's name that
+    is no file, or that cannot be read.
 
     Attributes:
         makers: of each output the newest line that lists it, whose voices it holds.
         torn: inputs of lines that cannot be read, whose outputs may be there.
-
-    Raises:
-        UserError: there is something of a record's name that is no file, or that cannot be read.
     """
 
     def __init__(

@@ -1,6 +1,5 @@
 """One run of a folder: options in, a stream of events out, the same from one device and from several."""
 
-import logging
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from tisdiss_cli.folder.settings import Options, Settings, choose_settings, load
 from tisdiss_cli.folder.shards import parse_shard
 from tisdiss_cli.folder.triage import triage
 from tisdiss_cli.model.weights import WeightFile, find_weights, read_info
-
-log = logging.getLogger("tisdiss")
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,8 @@ class Planned:
 def run_folder(options: Options) -> Generator[Planned | Progress | Line]:
     """Does what the options ask for; yields the plan, then what becomes of each input. A `dry_run` ends after the plan.
 
-    Whoever stops before the end closes the generator, which ends all work and lets OUT go.
-
-    Raises:
-        UserError: the options cannot be meant, or another run is at work in OUT.
-        RecordError: the record cannot be written.
-        OutOfMemory: memory does not suffice for the shortest chunk.
-        NoDevice: of several devices none is left.
+    Whoever stops before the end closes the generator, which ends all work and lets OUT go. UserError if the options
+    cannot be meant, or another run is at work in OUT; RecordError, OutOfMemory and NoDevice end it early.
     """
     options.check()
     shard, out = parse_shard(options.shard), options.out
@@ -102,11 +94,8 @@ def run_folder(options: Options) -> Generator[Planned | Progress | Line]:
         if fleet:
             yield from fleet.run(first, last, settle)
         elif separator:
-            pace = None
-            if options.limit:
-                pace = measure_pace(separator, settings)
-                seconds = sum(job.seconds for job in found.todo)
-                log.info(pace.limit(seconds, rtf=options.rtf, budget=options.budget_seconds))
+            seconds = sum(job.seconds for job in found.todo)
+            pace = measure_pace(separator, settings, seconds) if options.limit else None
             for together in (first, *([job] for job in last)):
                 yield from Pipeline(separator, settings, lock.parts, settle, pace).run(together)
 

@@ -46,20 +46,15 @@ class Who:
 
 
 class RunLock(AbstractContextManager):
-    """The right to write to OUT, or a shard's share of it, until `leave` or the end of the process.
+    """The right to write to OUT, which is made, or a shard's share of it, until `leave` or the end of the process.
 
-    Args:
-        out: the folder OUT, which is made.
-        shard: the share; None: all of it.
+    UserError if another run is at work on some of the same inputs, or OUT cannot be written to.
 
     Attributes:
         parts: the folder for unfinished outputs, in which each input has its own.
         facts: the file that says who holds the lock.
         left: inputs that were on their way when a run died, by `Job.key`, and when they were begun, in seconds since
             1970; outputs of theirs may be there without a line of the record.
-
-    Raises:
-        UserError: another run is at work on some of the same inputs, or OUT cannot be written to.
     """
 
     def __init__(self, out: Path, shard: Shard | None = None) -> None:

@@ -64,7 +64,7 @@ class Status:
 
 
 def read_status(out: Path, source: Path | None = None, shards: int | None = None) -> Status:
-    """Returns the status of OUT.
+    """Returns the status of OUT; UserError if that is no folder, or has no record.
 
     Inputs are told apart by their places on the disk, for those of two IN may bear one name; where IN is elsewhere
     now, by their names.
@@ -73,9 +73,6 @@ def read_status(out: Path, source: Path | None = None, shards: int | None = None
         out: the folder OUT.
         source: IN, where it is not what the record says, or is elsewhere now; else each IN of the record is listed.
         shards: how many there are; None: as the names of the record's files say, the newest if they differ.
-
-    Raises:
-        UserError: OUT is no folder, or has no record.
     """
     if not out.is_dir():
         raise UserError(f"OUT {out} is not a folder: name one that tisdiss separate has written to")

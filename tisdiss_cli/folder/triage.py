@@ -36,13 +36,9 @@ def triage(
 ) -> Triage:
     """Sorts the jobs of a run by what the record of OUT and the files there say.
 
-    Args:
-        jobs: of one run.
-        record: of OUT.
-        recorded: the settings of the run, as the record has them.
-        overwrite: whether all that can be is done again.
-        begun: keys of jobs that a run which died had begun: their files may be there without a line of the record.
-        places: paths of all inputs, which are never replaced.
+    `recorded` are the run's settings, as the record has them. With `overwrite` all that can be is done again. Of jobs
+    that a run which died had `begun`, by their keys, files may be there without a line of the record. `places` are the
+    paths of all inputs, which are never replaced.
     """
     found, inputs = Triage(), _identities(places)
     for job in jobs:
