@@ -64,7 +64,8 @@ def test_a_worker_does_a_bundle_and_leaves_the_record_to_its_driver(driver, tmp_
 def test_what_does_not_fit_is_found_before_the_work(driver):
     task = driver.task
     for change, word in (
-        ({"seen": {"OUT": (driver.lock.facts, [1, 2])}}, "OUT"),
+        ({"out": (driver.lock.facts, b"another")}, "OUT"),
+        ({"out": (driver.out / "nowhere", b"")}, "OUT"),
         ({"versions": {"tisdiss": "0.0.0"}}, "tisdiss"),
         ({"versions": {"torch": "1.0"}}, "torch"),
         ({"content": b"no weights"}, "mini.safetensors"),
@@ -76,7 +77,7 @@ def test_what_does_not_fit_is_found_before_the_work(driver):
 
 
 def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path, monkeypatch):
-    path, known = driver.task.seen["IN"]
+    path, known = driver.task.sample
     for folder, sample in (
         (Path.cwd(), (tmp_path / "nowhere.wav", known)),
         (Path.cwd(), (path, [1, 2])),
@@ -84,10 +85,10 @@ def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path, mon
         (tmp_path / "nowhere", (Path(path.name), known)),
     ):
         with pytest.raises(UserError, match=r"^IN ") as error:
-            run(replace(driver.task, folder=folder, seen={"IN": sample}), [])
+            run(replace(driver.task, folder=folder, sample=sample), [])
         assert str(folder / sample[0]) in str(error.value)
     monkeypatch.chdir(tmp_path)  # and a relative one is found, from wherever the worker was started
-    (settings,) = run(replace(driver.task, folder=path.parent, seen={"IN": (Path(path.name), known)}), [])
+    (settings,) = run(replace(driver.task, folder=path.parent, sample=(Path(path.name), known)), [])
     assert isinstance(settings, Settings)
 
 

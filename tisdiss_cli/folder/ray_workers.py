@@ -41,7 +41,8 @@ class Task:
     inputs: int  # how many there are
     weights: str  # the file's name
     content: bytes  # and what is in it
-    seen: dict[str, tuple[Path, list[int]]]  # by IN and OUT a file there and its fingerprint, as the driver sees it
+    out: tuple[Path, bytes]  # a file in OUT and its content, as the driver sees it
+    sample: tuple[Path, list[int]]  # one of the inputs and its fingerprint, likewise
     versions: dict[str, str]
 
 
@@ -55,7 +56,8 @@ def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, l
         inputs=inputs,
         weights=weights.path.name,
         content=weights.path.read_bytes(),
-        seen={"OUT": (facts, fingerprint(facts)), "IN": (sample.path, fingerprint(sample.path))},
+        out=(facts, facts.read_bytes()),
+        sample=(sample.path, fingerprint(sample.path)),
         versions=versions_here(),
     )
 
@@ -102,17 +104,18 @@ class Worker:
         task, here = self.task, versions_here()
         for name, wanted in task.versions.items():
             if here.get(name) != wanted:
-                raise UserError(
-                    f"it has {name} {here.get(name, 'not')}, this machine {wanted}: install the same on both"
-                )
+                found = here.get(name, "missing")
+                raise UserError(f"{name} is {found} there and {wanted} here: install the same on both")
         with suppress(OSError):  # where it is missed, so are relative paths
             os.chdir(task.folder)
-        for what, (path, expected) in task.seen.items():
-            if fingerprint(path) != expected:
-                raise UserError(
-                    f"{what} is not on a disk that it shares: {task.folder / path} is not there, or another file: name "
-                    "a folder that every machine sees"
-                )
+        (path, expected), (facts, content) = task.sample, task.out
+        for what, file, same in (
+            ("IN", task.folder / path, fingerprint(path) == expected),
+            ("OUT", facts, facts.is_file() and facts.read_bytes() == content),
+        ):
+            if not same:
+                reason = f"{what} is not on a disk that it shares: {file} is not there, or another"
+                raise UserError(f"{reason}: name a folder that every machine sees")
         import torch
 
         torch.set_num_threads(self.threads)
