@@ -13,7 +13,7 @@ from torch import Tensor
 from tisdiss_cli.activity.formats import write_segments
 from tisdiss_cli.activity.segments import Speech
 from tisdiss_cli.activity.tracker import ActivityTracker
-from tisdiss_cli.audio.read import AudioError
+from tisdiss_cli.audio.read import AudioError, Source
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.audio.write import LOSSY, Writer, check_rate, choices, choose_subtype, least_subtype
 from tisdiss_cli.errors import listed
@@ -25,21 +25,18 @@ from tisdiss_cli.separation.quality import QualityMeter
 class VoiceFiles:
     """Takes a job's chunks in order and leaves its files, all of them or none; memory does not grow with the length.
 
-    It works in `folder`, the job's own. `rates` are the network's and the outputs', in Hz; `source_subtype` is the
-    input's, as libsndfile calls it: "auto" holds at least as much. OSError when the disk does not take the voices,
-    AudioError when they cannot be written as asked.
+    It works in `folder`, the job's own. OSError when the disk does not take the voices, AudioError when they cannot be
+    written as asked.
     """
 
-    def __init__(
-        self, job: Job, settings: Settings, folder: Path, *, rates: tuple[int, int], source_subtype: str, start: float
-    ) -> None:
-        self.job, self.options, self.folder, self.rates = job, settings.options, folder, rates
-        check_rate(self.options.format, rates[1])
-        self.least, self.start = least_subtype(source_subtype), start
+    def __init__(self, job: Job, settings: Settings, folder: Path, source: Source) -> None:
+        self.job, self.options, self.folder, self.source = job, settings.options, folder, source
+        self.rate = source.input_rate if self.options.sample_rate == "input" else source.sample_rate
+        check_rate(self.options.format, self.rate)
         self.stitcher = settings.plan.stitcher()
-        self.resamplers = [Resampler(*rates) for _ in job.outputs]
-        self.tracker = ActivityTracker(len(job.outputs), rates[0]) if settings.listens else None
-        self.meter = QualityMeter(settings.quality, rates[0]) if settings.quality else None
+        self.resamplers = [Resampler(source.sample_rate, self.rate) for _ in job.outputs]
+        self.tracker = ActivityTracker(len(job.outputs), source.sample_rate) if settings.listens else None
+        self.meter = QualityMeter(settings.quality, source.sample_rate) if settings.quality else None
         self.writers: list[Writer] = []
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt before
         folder.mkdir(parents=True)
@@ -53,11 +50,8 @@ class VoiceFiles:
             self.tracker.push(final)
         self._write([resampler.push(v) for resampler, v in zip(self.resamplers, final, strict=True)])
 
-    def finish(self, frames: int | None) -> dict[str, Any]:
-        """Completes the files and gives them their names; returns the fields of a `Line` that are told of the voices.
-
-        The outputs are to have so many frames; None: as many as come.
-        """
+    def finish(self) -> dict[str, Any]:
+        """Completes the files and gives them their names; returns the fields of a `Line` that tell of the voices."""
         last, speech = self.stitcher.finish(), None
         if self.tracker and last.shape[0]:
             self.tracker.push(last)
@@ -66,8 +60,8 @@ class VoiceFiles:
             torch.cat((resampler.push(v), resampler.finish()))
             for resampler, v in zip(self.resamplers, last, strict=True)
         ]
-        if frames is not None:  # to another rate and back gives a few samples more
-            missing = frames - (self.writers[0].frames if self.writers else 0)
+        if self.options.sample_rate == "input":  # to another rate and back gives a few samples more
+            missing = self.source.frames - (self.writers[0].frames if self.writers else 0)
             rest = [torch.nn.functional.pad(v, (0, max(0, missing - v.shape[0])))[:missing] for v in rest]
         self._write(rest)
         for writer in self.writers:
@@ -88,7 +82,7 @@ class VoiceFiles:
             if not torch.isfinite(part).all():
                 raise AudioError("its voices are not finite: are its samples near the limit of 32 bit?")
             if index == len(self.writers):
-                self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rates[1]))
+                self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rate))
             self.writers[index].write(part)
 
     def _converted(self, subtype: str) -> Iterator[tuple[Path, str]]:
@@ -100,7 +94,7 @@ class VoiceFiles:
 
     def _segments(self, speech: Speech) -> Iterator[tuple[Path, str]]:
         """Yields each file of who speaks when, likewise."""
-        aside, formats, speech = self.folder / "segments", self.options.formats, speech.shifted(self.start)
+        aside, formats, speech = self.folder / "segments", self.options.formats, speech.shifted(self.source.start)
         write_segments(aside, self.job.stem, formats, segments=speech.segments, seconds=speech.seconds)
         yield from ((aside / name, name) for name in self.job.segments)
 
@@ -122,7 +116,9 @@ class VoiceFiles:
     def _subtype(self) -> str:
         """Returns one for all voices; AudioError where it would clip one."""
         format, auto = self.options.format, self.options.subtype == "auto"
-        subtype = choose_subtype(self.writers, format, self.least) if auto else self.options.subtype
+        subtype = (
+            choose_subtype(self.writers, format, least_subtype(self.source.subtype)) if auto else self.options.subtype
+        )
         if any(writer.clips("16" if format in LOSSY else subtype) for writer in self.writers):
             peak = max(writer.peak for writer in self.writers)
             name = {"flac": "FLAC", "mp3": "MP3"}.get(format, format.capitalize())
@@ -132,9 +128,9 @@ class VoiceFiles:
         return subtype
 
     def _facts(self, speech: Speech | None, subtype: str) -> dict[str, Any]:
-        seams = [round(seam / self.rates[0], 3) for seam in self.stitcher.uncertain]
+        seams = [round(seam / self.source.sample_rate, 3) for seam in self.stitcher.uncertain]
         facts: dict[str, Any] = {
-            "start": round(self.start, 3),
+            "start": round(self.source.start, 3),
             "segments": self.job.segments,
             "seams": seams,
             "warnings": [],

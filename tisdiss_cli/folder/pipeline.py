@@ -51,7 +51,6 @@ class Reading:
 
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
     voices: VoiceFiles | None = None  # made when the input is opened; from then on the writing thread's
-    frames: int | None = None  # of the outputs, where they are to be as long as the input
     warnings: list[str] = field(default_factory=list)  # the source's own list, which grows while it is read
 
 
@@ -192,19 +191,14 @@ class Pipeline:
         options, job, own = self.settings.options, file.job, file.reading
         own.fingerprint = fingerprint(job.path)
         wanted = options.averaged if job.channel is None else (job.channel,)
-        rate = self.separator.sample_rate
-        source = Source(job.path, rate, track=options.track, partial=options.partial, wanted=wanted)
-        own.warnings = source.warnings
-        as_input = options.sample_rate == "input"
-        rates, folder = (rate, source.input_rate if as_input else rate), self.parts / job.key
-        own.voices = VoiceFiles(
-            job, self.settings, folder, rates=rates, source_subtype=source.subtype, start=source.start
+        source = Source(
+            job.path, self.separator.sample_rate, track=options.track, partial=options.partial, wanted=wanted
         )
-        self.begun[job.key] = own.voices
+        own.warnings = source.warnings
+        own.voices = self.begun[job.key] = VoiceFiles(job, self.settings, self.parts / job.key, source)
         chunker = self.settings.plan.chunker()
         for block in source.blocks():
             yield from chunker.push(block)
-        own.frames = source.frames if as_input else None
         yield from chunker.finish()
 
     # Computing ----------------------------------------------------------------------------------
@@ -287,7 +281,7 @@ class Pipeline:
         job, voices, facts = file.job, file.reading.voices, dict[str, Any]()
         if voices and not file.failure:
             try:
-                facts = voices.finish(file.reading.frames)
+                facts = voices.finish()
             except Exception as error:
                 file.failure = _sentence(job, error)
         computed = file.computing
