@@ -45,13 +45,8 @@ class Job:
         return os.path.realpath(self.place)
 
     @property
-    def id(self) -> tuple[str, int | None]:
-        """What tells it from the other jobs of a run, and its line from theirs."""
-        return self.input, self.channel
-
-    @property
     def key(self) -> str:
-        """The same, for the name of a folder."""
+        """What tells it from the other jobs of a run, for the name of a folder."""
         name = self.input if self.channel is None else f"{self.input}/{self.channel}"  # no file is a folder too
         return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

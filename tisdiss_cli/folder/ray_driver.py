@@ -29,7 +29,6 @@ from tisdiss_cli.folder.settings import Options, Settings
 
 log = logging.getLogger("tisdiss")
 
-JobId = tuple[str, int | None]
 Settle = Callable[[Job, Line], object]
 
 _STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a weight file are all that goes through it
@@ -55,7 +54,7 @@ class Place:
     actor: Any = None
     call: Any = None  # the generator of its bundle's items
     ready: bool = False  # whether it has loaded its network
-    bundle: dict[JobId, Job] = field(default_factory=dict)  # what it was given and has not yet brought back
+    bundle: list[Job] = field(default_factory=list)  # what it was given and has not yet brought back
     ahead: float = 0.0  # seconds of audio that it has told of and brought no line for
 
     def __str__(self) -> str:
@@ -79,7 +78,7 @@ class Fleet:
         self.vain = Counter[tuple[str, int]]()  # by device: starts and deaths in a row that no input is to blame for
         self.looked = -_LOOKS
         self.todo, self.audio_left = deque[Job](), 0.0  # the first that are to do next, and seconds of them
-        self.tries = Counter[JobId]()  # that ended in death; with two of them a job is done by itself
+        self.tries = Counter[str]()  # that ended in death, by the jobs' keys; with two a job is done by itself
 
     def muster(self) -> Settings:
         """Starts workers and waits for them; returns their settings.
@@ -118,15 +117,15 @@ class Fleet:
         # The longest first, so that none is left alone at the end.
         self.todo.extend([*sorted(first, key=lambda job: (-job.seconds, job.input, job.channel or 0)), *last])
         self.audio_left = sum(job.seconds for job in self.todo)
-        self.tries.update({job.id: 2 for job in last})
+        self.tries.update({job.key: 2 for job in last})
         while left := len(self.todo) + sum(len(place.bundle) for place in self.places):
             self._look()
             if not self.places:
                 raise NoDevice(f"{left} files are left, and no device to do them on")
             for place in self.places:
-                if place.ready and not place.call and (bundle := self._bundle()):
-                    place.bundle = {job.id: job for job in bundle}
-                    place.call = place.actor.run.remote(bundle)
+                if place.ready and not place.call and self.todo:
+                    place.bundle = self._bundle()
+                    place.call = place.actor.run.remote(list(place.bundle))
             yield from self._news()
             busy = sum(bool(place.bundle) for place in self.places)
             yield Progress(0.0, f"{left} files left; {busy} of {len(self.places)} devices busy")
@@ -142,7 +141,7 @@ class Fleet:
         self.ray.shutdown()
         if not self.local:
             time.sleep(0.5)  # a cluster's own daemons end the processes
-        for job in (job for place in places for job in place.bundle.values()):
+        for job in (job for place in places for job in place.bundle):
             self.lock.dropped(job)
 
     def _bundle(self) -> list[Job]:
@@ -150,7 +149,7 @@ class Fleet:
         most, total, bundle = min(_BUNDLE_SECONDS, self.audio_left / (2 * len(self.places))), 0.0, list[Job]()
         while self.todo and len(bundle) < _BUNDLE_FILES:
             job = self.todo[0]
-            total += inf if self.tries[job.id] == 2 else job.seconds
+            total += inf if self.tries[job.key] == 2 else job.seconds
             if bundle and total > most:
                 break
             bundle.append(self.todo.popleft())
@@ -182,9 +181,9 @@ class Fleet:
             known = isinstance(cause, UserError | OutOfMemory | OSError)
             yield from self._refuse(place, str(cause) if known else f"{type(cause).__name__}: {cause}")
         except self.ray.exceptions.RayError as error:
-            begun = [job.input for job in place.bundle.values() if (self.lock.parts / job.key).is_dir()]
+            begun = [job.input for job in place.bundle if (self.lock.parts / job.key).is_dir()]
             self.vain[place.device] = 0 if begun else self.vain[place.device] + 1
-            self.tries.update(list(place.bundle))
+            self.tries.update(job.key for job in place.bundle)
             if place.ready:
                 log.warning(f"warning: the worker on {place} died" + (f" at {begun[0]}" if begun else ""))
             if self.vain[place.device] == _VAIN:
@@ -201,7 +200,9 @@ class Fleet:
             elif isinstance(item, logging.LogRecord):
                 log.log(item.levelno, f"{place}: {item.getMessage()}")
             elif isinstance(item, Line):
-                self.settle(place.bundle.pop(item.id), item)
+                job = next(job for job in place.bundle if (job.input, job.channel) == item.id)
+                place.bundle.remove(job)
+                self.settle(job, item)
                 self.vain[place.device] = 0
                 place.ahead -= item.audio_seconds
                 yield item
@@ -227,10 +228,10 @@ class Fleet:
         self.places.remove(place)
         self.looked = -_LOOKS  # so that another is started at once
         yield Progress(-place.ahead)
-        lost, place.bundle, place.call = list(place.bundle.values()), {}, None
+        lost, place.bundle, place.call = place.bundle, [], None
         for job in reversed(lost):
             self.lock.dropped(job)
-            if self.tries[job.id] > 2:
+            if self.tries[job.key] > 2:
                 reason = f"{job.path} killed its worker, also by itself: see whether the memory suffices for it"
                 line = job.line(
                     reason, settings=self.settings.recorded if self.settings else {}, source=fingerprint(job.path)
@@ -239,7 +240,7 @@ class Fleet:
                 yield line
                 continue
             self.audio_left += job.seconds
-            if self.tries[job.id] == 2:
+            if self.tries[job.key] == 2:
                 self.todo.append(job)
             else:
                 self.todo.appendleft(job)

@@ -8,7 +8,7 @@ from math import isfinite
 from tisdiss_cli.audio.read import announced_seconds
 from tisdiss_cli.folder.inputs import list_inputs
 from tisdiss_cli.folder.jobs import Job, plan_jobs
-from tisdiss_cli.folder.naming import Template, parse_name
+from tisdiss_cli.folder.naming import parse_name
 from tisdiss_cli.folder.pace import measure_pace
 from tisdiss_cli.folder.pipeline import Pipeline, Progress
 from tisdiss_cli.folder.record import Line, Record
@@ -45,7 +45,9 @@ def run_folder(options: Options) -> Generator[Planned | Progress | Line]:
     shard, out = parse_shard(options.shard), options.out
     inputs = list_inputs(options.sources, out, options.files_from)
     weights, separator, settings = read_info(find_weights(options.weights)), None, None
-    template = _template(options, weights)
+    repeats = "auto" if options.quality is not None else str(options.wanted_repeats or weights.default_repeats)
+    told = None if options.limit else repeats
+    template = parse_name(options.name, options.format, repeats=told, each_channel=options.each_channel)
     if options.several and not options.dry_run:
         from tisdiss_cli.folder.ray_driver import find_ray, start_fleet
         from tisdiss_cli.folder.ray_workers import make_task
@@ -98,12 +100,3 @@ def run_folder(options: Options) -> Generator[Planned | Progress | Line]:
             pace = measure_pace(separator, settings, seconds) if options.limit else None
             for together in (first, *([job] for job in last)):
                 yield from Pipeline(separator, settings, lock.parts, settle, pace).run(together)
-
-
-def _template(options: Options, weights: WeightFile) -> Template:
-    repeats: str | None = str(options.wanted_repeats or weights.default_repeats)
-    if options.quality is not None:
-        repeats = "auto"
-    elif options.limit:
-        repeats = None
-    return parse_name(options.name, options.format, repeats=repeats, each_channel=options.each_channel)
