@@ -103,7 +103,7 @@ class Record:
         self.out, self.path = out, out / (f"tisdiss.{shard.name}.jsonl" if shard else RECORD)
         if files_from not in (None, "-"):
             files_from = os.path.abspath(os.path.expanduser(files_from))
-        self._origin = {"sources": [os.path.realpath(source) for source in sources], "files_from": files_from}
+        self._origin: tuple[list[str] | None, str | None] = [os.path.realpath(each) for each in sources], files_from
         self.makers: dict[str, Made] = {}
         self.torn: set[str] = set()
         self._failed: set[tuple[str, str, int | None]] = set()  # whose newest line says so
@@ -131,10 +131,10 @@ class Record:
 
     def append(self, line: Line) -> None:
         """Adds a line, with the time, and hands it to the disk; RecordError when that fails."""
-        line.time = time.time()
-        values = {name: value for name, value in asdict(line).items() if name not in ("sources", "files_from")}
-        self._write(dump_json(values | self._origin).encode() + b"\n")
-        self._origin = {}
+        line.time, line.sources, line.files_from = time.time(), *self._origin
+        values = {name: value for name, value in asdict(line).items() if name not in _ORIGIN or value is not None}
+        self._write(dump_json(values).encode() + b"\n")
+        self._origin = None, None
         self._take(line)
 
     def _write(self, row: bytes) -> None:
@@ -235,6 +235,7 @@ def _is_quality(value: Any) -> bool:
     return value is None or (type(value) is dict and numbers(value.get("worst", {})) and numbers({**value, "worst": 0}))
 
 
+_ORIGIN = ("sources", "files_from")
 _PLAIN = str | float | bool | None
 _KINDS: dict[str, Callable[[Any], bool]] = {
     **{each.name: _of_kind(each.type) for each in fields(Line)},
