@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,16 @@ class VoiceFiles:
         self._write(rest)
         for writer in self.writers:
             writer.close()
-        subtype = self._subtype()
-        self._name([*self._converted(subtype), *(self._segments(speech) if speech else ())])
+        subtype, files = self._subtype(), list[tuple[Path, str]]()
+        for writer, output in zip(self.writers, self.job.outputs, strict=True):
+            whole = writer.path.with_suffix(".final")
+            writer.convert(whole, self.options.format, subtype)
+            files.append((whole, output))
+        if speech:
+            aside, formats, told = self.folder / "segments", self.options.formats, speech.shifted(self.source.start)
+            write_segments(aside, self.job.stem, formats, segments=told.segments, seconds=told.seconds)
+            files += ((aside / name, name) for name in self.job.segments)
+        self._name(files)
         return self._facts(speech, subtype)
 
     def discard(self) -> None:
@@ -84,19 +91,6 @@ class VoiceFiles:
             if index == len(self.writers):
                 self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rate))
             self.writers[index].write(part)
-
-    def _converted(self, subtype: str) -> Iterator[tuple[Path, str]]:
-        """Yields each voice's file, whole, and what it is to be called."""
-        for writer, output in zip(self.writers, self.job.outputs, strict=True):
-            path = writer.path.with_suffix(".final")
-            writer.convert(path, self.options.format, subtype)
-            yield path, output
-
-    def _segments(self, speech: Speech) -> Iterator[tuple[Path, str]]:
-        """Yields each file of who speaks when, likewise."""
-        aside, formats, speech = self.folder / "segments", self.options.formats, speech.shifted(self.source.start)
-        write_segments(aside, self.job.stem, formats, segments=speech.segments, seconds=speech.seconds)
-        yield from ((aside / name, name) for name in self.job.segments)
 
     def _name(self, files: list[tuple[Path, str]]) -> None:
         """Gives the files their names: all of them, or where that fails none."""

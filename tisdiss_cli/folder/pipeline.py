@@ -210,20 +210,17 @@ class Pipeline:
                 item.computing.all_read = True
                 self._pass_on(item)
             else:
-                own = item.file.computing
+                own, length = item.file.computing, item.mixture.shape[0]
                 if own.repeats is None:
                     own.repeats = self.pace.choose() if self.pace else self.settings.repeats
                 own.waiting += 1
-                for batch in batcher.add((self._shape(item), own.repeats), item):
+                # Chunks of one tensor are equally long, those that run side by side have equally many threads.
+                alike = length if self.stacked else self.separator.threads_of(length)
+                for batch in batcher.add((alike, own.repeats), item):
                     yield from self._run(batch)
             yield from self._written(_WAITING_BATCHES * self.size)
         for batch in batcher.finish():
             yield from self._run(batch)
-
-    def _shape(self, chunk: Chunk) -> int:
-        """Returns what all chunks of a batch have alike: their length in one tensor, side by side their threads."""
-        length = chunk.mixture.shape[0]
-        return length if self.stacked else self.separator.threads_of(length)
 
     def _run(self, batch: list[Chunk]) -> Iterator[Progress | Line]:
         wanted = [chunk for chunk in batch if not chunk.file.failure]
