@@ -42,9 +42,8 @@ def separate(
     jobs = plan_jobs(folder, Options(out=out, **options), separator.sources)
     out.mkdir(exist_ok=True)
     settings = Settings(
-        options=Options(out=out, **options),
+        options=Options(out=out, separator_repeats=1, **options),
         repeats=1,
-        separator_repeats=1,
         plan=separator.plan(seconds),
         batch_size=batch_size,
     )

@@ -180,9 +180,7 @@ class StandIn(Fleet):
 
 
 def settings_of(**recorded: object) -> Settings:
-    return Settings(
-        options=Options(out=Path()), repeats=1, separator_repeats=1, plan=None, batch_size=1, recorded=recorded
-    )
+    return Settings(options=Options(out=Path()), repeats=1, plan=None, batch_size=1, recorded=recorded)
 
 
 def work(fleet: StandIn, first: list[Job], last: list[Job] = (), settle=lambda job, line: None) -> list:

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path, PureWindowsPath
 from string import Formatter
 
@@ -120,7 +119,8 @@ def find_collisions(inputs: Sequence[str], files: Sequence[Sequence[str]], out: 
     The files are those of each input, relative to OUT, whose disk is asked which names are one.
     """
     reasons: dict[int, str] = {}
-    name_of = _as_the_disk(out) if len({*map(loose, chain(*files))}) < sum(map(len, files)) else str
+    alike = len({loose(name) for names in files for name in names}) < sum(map(len, files))
+    name_of = _as_the_disk(out) if alike else str
     first: dict[str, int] = {}  # names, with the first input that has each
     folders: dict[str, int] = {}  # likewise
     for index, names in enumerate(files):
@@ -152,7 +152,7 @@ def _as_the_disk(out: Path) -> Callable[[str], str]:
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".tisdiss-") as probe:
             Path(probe, "\u00e9").touch()
-            same = [loose(name) for name in ("\u00c9", "e\u0301") if Path(probe, name).exists()]
+            tells_apart = not any(Path(probe, name).exists() for name in ("\u00c9", "e\u0301"))
     except OSError:
         return loose
-    return loose if same else str
+    return str if tells_apart else loose

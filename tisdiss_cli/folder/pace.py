@@ -78,7 +78,7 @@ def measure_pace(separator: Separator, settings: Settings, seconds: float) -> Pa
     costs = []
     for repeats in (1, 1, 2):  # the first only warms up
         began = time.perf_counter()
-        list(separator.run_each(noise.unbind(), repeats, settings.separator_repeats, stacked=stacked))
+        list(separator.run_each(noise.unbind(), repeats, settings.options.separator_repeats, stacked=stacked))
         costs.append((time.perf_counter() - began) / audio)
     each = max(costs[2] - costs[1], 0.01 * costs[1])
     options = settings.options

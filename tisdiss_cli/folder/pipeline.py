@@ -235,7 +235,7 @@ class Pipeline:
         separated = self.separator.run_each(
             [chunk.mixture for chunk in batch],
             batch[0].file.computing.repeats,
-            self.settings.separator_repeats,
+            self.settings.options.separator_repeats,
             stacked=self.stacked,
         )
         for chunk, (voices, used, seconds) in zip(batch, separated, strict=True):

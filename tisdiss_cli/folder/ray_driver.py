@@ -34,7 +34,7 @@ Settle = Callable[[Job, Line], object]
 _STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a weight file are all that goes through it
 _LONGEST = 40  # characters of a folder in which Ray's sockets can be: their paths must have less than 108 bytes
 _LOOKS = 2.0  # seconds between looks at which nodes there are
-_PATIENCE = 60.0  # seconds after which the work begins without workers that are not ready
+_PATIENCE = 60.0  # seconds after which the work begins without workers that are not ready, once one is
 _VAIN = 3  # starts and deaths in a row that no input is to blame for: then a device is given up
 _BUNDLE_SECONDS = 180.0  # of audio, unless a single file has more
 _BUNDLE_FILES = 64
@@ -93,12 +93,11 @@ class Fleet:
         if self.count and len(self.places) < self.count:
             kind = "GPUs" if self.gpu else "nodes"
             raise UserError(f"--devices {self.count}: there are {len(self.places)} {kind}: ask for fewer, or all")
-        deadline, told = time.monotonic() + _PATIENCE, False
+        deadline = time.monotonic() + _PATIENCE
         while waiting := [place for place in self.places if not place.ready]:
-            if time.monotonic() > deadline and (self.settings or not told):
-                what = "beginning without" if self.settings else "waiting for"
-                log.info(f"{what} {listed(waiting)}: starting, or busy with other work")
-                told = True
+            if time.monotonic() > deadline:
+                log.info(f"not ready yet: {listed(waiting)}: starting, or busy with other work")
+                deadline += _PATIENCE
                 if self.settings:
                     break
             list(self._news())
@@ -278,14 +277,10 @@ class Fleet:
     def _start(self, place: Place) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        options = {
-            "num_cpus": place.cpus,
-            "num_gpus": int(self.gpu),
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(place.device[0], soft=False),
-        }
-        worker = self.ray.remote(Worker).options(**options)
+        strategy = NodeAffinitySchedulingStrategy(place.device[0], soft=False)
+        worker = self.ray.remote(Worker).options(
+            num_cpus=place.cpus, num_gpus=int(self.gpu), scheduling_strategy=strategy
+        )
         place.actor = worker.remote(self.task, "cuda" if self.gpu else "cpu", max(1, place.cpus))
         place.call = place.actor.run.remote([])  # which loads the network
 

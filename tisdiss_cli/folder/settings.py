@@ -130,7 +130,6 @@ class Settings:
 
     options: Options
     repeats: int | EarlyExit
-    separator_repeats: int
     plan: ChunkPlan
     batch_size: int
     listens: bool = False  # whether it is told who speaks when
@@ -164,12 +163,11 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
     if options.min_quality is not None:
         separator.predictor("--min-quality")
     plan, channels, formats = separator.plan(options.chunk), parse_channels(options.channels), options.formats
-    separator_repeats = options.separator_repeats or separator.config.separator_repeats
     recorded = {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
         "repeats": options.limit or (repeats if isinstance(repeats, int) else str(repeats)),
-        "separator_repeats": separator_repeats,
+        "separator_repeats": options.separator_repeats or separator.config.separator_repeats,
         "precision": separator.precision,
         "chunk_seconds": plan.chunk / separator.sample_rate,
         "format": options.format,
@@ -183,7 +181,6 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
     return Settings(
         options=options,
         repeats=repeats,
-        separator_repeats=separator_repeats,
         plan=plan,
         batch_size=options.batch_size or separator.default_batch(plan, inputs),
         # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
