@@ -254,7 +254,7 @@ def test_one_that_comes_later_and_would_not_do_the_same_is_left_out(jobs, tmp_pa
     fleet = StandIn(tmp_path, places=1, settings=[settings_of(repeats=1), settings_of(repeats=2)])
     fleet.muster()
     fleet.devices, fleet.looked = 2, -60
-    assert len(lines_of(work(fleet, jobs[0]))) == len(jobs[0])
+    assert len(lines_of(list(fleet.run(jobs[0], [], lambda job, line: None)))) == len(jobs[0])
     assert [sentence for sentence in said if "going on without cpu1" in sentence and "repeats 2" in sentence]
 
 
