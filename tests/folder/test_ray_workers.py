@@ -95,14 +95,14 @@ def test_an_in_that_is_not_shared_is_found_before_the_work(driver, tmp_path, mon
 def test_memory_that_runs_out_goes_on_smaller_and_for_nothing_ends_the_worker(driver, monkeypatch):
     task = replace(driver.task, options=replace(driver.task.options, chunk=2.0))
     worker = Worker(task, "cpu", torch.get_num_threads())
-    network, most = TISDiSS.separate, 10_000
+    estimates, most = TISDiSS.padded_estimates, 10_000
 
-    def network_separates(self, mixture, *arguments):
+    def network_estimates(self, mixture, *arguments):
         if mixture.numel() > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return network(self, mixture, *arguments)
+        return estimates(self, mixture, *arguments)
 
-    monkeypatch.setattr(TISDiSS, "separate", network_separates)
+    monkeypatch.setattr(TISDiSS, "padded_estimates", network_estimates)
     items = list(worker.run(driver.jobs[:2]))
     said = [item.getMessage() for item in items if isinstance(item, logging.LogRecord)]
     assert ["memory" in sentence for sentence in said] == [True]
