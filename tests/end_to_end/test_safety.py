@@ -4,6 +4,7 @@ import json
 import resource
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from tests.cli import start, tisdiss
 from tests.folders import RATE, bad_files, contents, records, separate, speech_like
 from tisdiss_cli.folder.run_lock import PARTS
-from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.separation.separator import Separator
 
 
@@ -110,15 +111,15 @@ def test_a_full_disk_fails_one_file_and_the_next_still_works(tmp_path, mini_weig
 def test_memory_that_runs_out_makes_batches_smaller_then_chunks(folder, tmp_path, mini_weights, said, stacks):
     separator = Separator.load(mini_weights, "cpu", "fp32")
     separator.compiled = stacks
-    sizes, network = [], separator.network.separate
+    sizes, network = [], separator.network.padded_estimates
 
-    def network_separates(mixture: torch.Tensor, *arguments: object) -> torch.Tensor:
+    def network_estimates(mixture: torch.Tensor, *arguments: object) -> Iterator[Estimate]:
         sizes.append(tuple(mixture.shape))
         if mixture.numel() > 10_000:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return network(mixture, *arguments)
 
-    separator.network.separate = network_separates
+    separator.network.padded_estimates = network_estimates
     lines = separate(folder, tmp_path / "out", mini_weights, 4, 2.0, separator=separator)
     assert {line["status"] for line in lines.values()} == {"done"}
     assert sorted("chunks at a time" in sentence for sentence in said) == [False, True]
@@ -134,10 +135,10 @@ def test_memory_that_runs_out_makes_batches_smaller_then_chunks(folder, tmp_path
 def test_memory_for_no_chunk_at_all_ends_the_run_with_one_sentence(
     folder, tmp_path, mini_weights, monkeypatch, options
 ):
-    def network_separates(*arguments: object) -> torch.Tensor:
+    def network_estimates(*arguments: object) -> Iterator[Estimate]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(TISDiSS, "separate", network_separates)
+    monkeypatch.setattr(TISDiSS, "padded_estimates", network_estimates)
     command = ("separate", folder, tmp_path / "out", "--weights", mini_weights, *options, "--quiet", "--device", "cpu")
     run = tisdiss(*command, status=1)
     assert run.stdout == ""
