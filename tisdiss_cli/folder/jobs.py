@@ -31,7 +31,7 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """Of the input."""
+        """The input's path."""
         return Path(self.place)
 
     @property
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells it from the other jobs of a run, for the name of a folder."""
+        """The name of its folder, which tells it from the other jobs of a run."""
         name = self.input if self.channel is None else f"{self.input}/{self.channel}"  # no file is a folder too
         return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

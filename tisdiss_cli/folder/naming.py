@@ -54,7 +54,7 @@ class Template:
         return "/".join(filter(None, text.split("/")))
 
     def check_apart(self, jobs: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """UserError if, of each input and its outputs, two are one file that the default would tell apart."""
+        """Raises UserError if, of each input and its outputs, two are one file that the default would tell apart."""
         makers: dict[str, str] = {}
         for input, outputs in jobs if self.text != DEFAULT else ():
             for output in outputs:

@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass
 class Reading:
-    """What the reading thread owns."""
+    """The reading thread's own."""
 
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
     voices: VoiceFiles | None = None  # made when the input is opened; from then on the writing thread's
@@ -56,7 +56,7 @@ class Reading:
 
 @dataclass
 class Computing:
-    """What the computing thread, which is the caller's, owns."""
+    """The own of the computing thread, which is the caller's."""
 
     repeats: int | EarlyExit | None = None  # None: not chosen yet
     waiting: int = 0  # chunks read and not yet run
@@ -102,7 +102,7 @@ class Batcher(Generic[Item]):
 
     @property
     def waiting(self) -> int:
-        """How many items wait."""
+        """The number of items that wait."""
         return sum(map(len, self._groups.values()))
 
     def add(self, kind: Hashable, item: Item) -> list[list[Item]]:

@@ -33,7 +33,7 @@ Item = Settings | Progress | Line | logging.LogRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What every worker of a run is told."""
+    """The orders of a run's workers."""
 
     folder: Path  # in which the driver was started: where relative paths begin
     parts: Path  # absolute; for unfinished outputs

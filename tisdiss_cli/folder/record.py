@@ -38,7 +38,7 @@ class RecordError(Exception):
 
 @dataclass(slots=True)
 class Line:
-    """What became of one input."""
+    """The outcome of one input."""
 
     input: str  # relative to IN
     status: str  # "done" or "failed"
@@ -69,17 +69,17 @@ class Line:
 
     @property
     def id(self) -> tuple[str, int | None]:
-        """What tells it from the other lines of a run."""
+        """Its name among the lines of a run."""
         return self.input, self.channel
 
     @property
     def key(self) -> tuple[str, str, int | None]:
-        """What tells its input from all others."""
+        """Its input, told from all others."""
         return self.input, self.path, self.channel
 
 
 class Made(NamedTuple):
-    """What is kept of a line that lists outputs."""
+    """The rest that is kept of a line with outputs."""
 
     key: tuple[str, str, int | None]  # of its input
     settings: dict[str, Any]
@@ -126,7 +126,7 @@ class Record:
         )
 
     def prepare(self) -> None:
-        """RecordError now, and not after the first input's work, if nothing can be added."""
+        """Raises RecordError now, and not after the first input's work, if nothing can be added."""
         self._write(b"")
 
     def append(self, line: Line) -> None:

@@ -21,7 +21,7 @@ from tisdiss_cli.model.weights import WeightFile, find_weights, read_info
 
 @dataclass(frozen=True)
 class Planned:
-    """What a run is going to do: its first event."""
+    """The plan of a run: its first event."""
 
     todo: list[Job]  # which know their seconds of audio
     refused: list[Line]  # inputs that fail before the work; each comes again when it is recorded
@@ -31,7 +31,7 @@ class Planned:
 
     @property
     def seconds(self) -> float:
-        """Of audio to do, as the headers have it."""
+        """Seconds of audio to do, as the headers have it."""
         return sum(job.seconds for job in self.todo)
 
 

@@ -21,7 +21,7 @@ from tisdiss_cli.separation.separator import Separator
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run is asked for, as the command has it; None where weights, device or number of files decide."""
+    """The options of a run, as the command has them; None where weights, device or number of files decide."""
 
     sources: tuple[Path, ...] = ()  # each IN
     out: Path
@@ -55,12 +55,12 @@ class Options:
 
     @property
     def several(self) -> bool:
-        """Whether the work is for several devices."""
+        """True when the work is for several devices."""
         return self.devices is not None or self.cluster is not None
 
     @property
     def device_count(self) -> int | None:
-        """How many devices; None: all. UserError if that is no number."""
+        """The number of devices; None: all. UserError if that is no number."""
         if self.devices is None or self.devices == "all":
             return None
         if not self.devices.isdecimal() or not 1 <= int(self.devices[:9]) <= 100_000:
@@ -81,7 +81,7 @@ class Options:
 
     @property
     def each_channel(self) -> bool:
-        """Whether every channel is a mixture of its own; UserError if the channels are none."""
+        """True when every channel is a mixture of its own; UserError if the channels are none."""
         return parse_channels(self.channels) == "each"
 
     @property
@@ -91,7 +91,7 @@ class Options:
 
     @property
     def formats(self) -> list[str]:
-        """Of the segments; UserError for one that is unknown."""
+        """The segments' formats; UserError for one that is unknown."""
         return [] if self.segments is None else parse_formats(self.segments)
 
     @property
@@ -108,7 +108,7 @@ class Options:
         return number
 
     def check(self) -> None:
-        """UserError if they cannot be meant, as far as that can be told without weights and a device."""
+        """Raises UserError if they cannot be meant, as far as that can be told without weights and a device."""
         repeats = None if self.quality is not None and self.repeats == "auto" else self.repeats
         if sum(option is not None for option in (repeats, self.quality, self.rtf, self.budget)) > 1:
             raise UserError("--repeats, --quality, --rtf and --budget each choose the repeats: give one of them")
@@ -126,7 +126,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every input of a run is separated with: the options, and what weights and device make of them."""
+    """The options, and what weights and device make of them, with which every input of a run is separated."""
 
     options: Options
     repeats: int | EarlyExit

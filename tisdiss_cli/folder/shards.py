@@ -27,11 +27,11 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def takes(self, name: str) -> bool:
-        """Whether an input, by its path relative to IN, is of this share."""
+        """Returns whether an input, by its path relative to IN, is of this share."""
         return shard_of(name, self.count) == self.index
 
     def overlaps(self, other: "Shard | None") -> bool:
-        """Whether some input could be of both; None is all of them."""
+        """Returns whether some input could be of both; None is all of them."""
         return other is None or other.count != self.count or other.index == self.index
 
 

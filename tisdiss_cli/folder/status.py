@@ -24,13 +24,13 @@ class Counts:
 
     @property
     def lacks(self) -> bool:
-        """Whether there is something to do, or to do again."""
+        """True when there is something to do, or to do again."""
         return bool(self.failed or self.missing)
 
 
 @dataclass
 class Status:
-    """How far OUT is."""
+    """The progress of OUT."""
 
     total: Counts = field(default_factory=Counts)
     shards: dict[int, Counts] = field(default_factory=dict)  # by index; empty where there are none
