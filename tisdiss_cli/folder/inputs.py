@@ -7,6 +7,7 @@ import stat
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -112,13 +113,11 @@ def _of_list(files_from: str) -> list[Input]:
 def _extensions(folder: Path) -> dict[str, frozenset[str]]:
     """Returns those of a folder's sound files, none hidden, by stem."""
     found = defaultdict[str, set[str]](set)
-    try:
+    with suppress(OSError):  # the files are not there either, and say so
         for name in os.listdir(folder):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in EXTENSIONS and not name.startswith("."):
                 found[loose(stem)].add(suffix)
-    except OSError:
-        pass  # the files are not there either, and say so
     return {stem: frozenset(suffixes) for stem, suffixes in found.items()}
 
 
