@@ -72,15 +72,15 @@ def plan_jobs(
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
         alike[loose(stem)] |= {suffix, *one.siblings}
-    jobs: list[Job] = []
+    jobs, each_channel, formats = list[Job](), options.each_channel, options.formats
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
         told = f"{stem}_{suffix[1:]}" if len(alike[loose(stem)]) > 1 else stem
-        for channel in _channels(one.place, options.track) if options.each_channel else (None,):
+        for channel in _channels(one.place, options.track) if each_channel else (None,):
             beside = told if channel is None else f"{told}_c{channel}"
             names = [template.fill(one.name, stem, told=told, voice=n, channel=channel) for n in range(1, voices + 1)]
             outputs = [f"{name}.{options.format}" for name in names]
-            segments = [beside + FORMATS[name].ending for name in options.formats]
+            segments = [beside + FORMATS[name].ending for name in formats]
             jobs.append(Job(one.name, one.place, outputs, beside, segments, channel))
     template.check_apart((job.input, job.outputs) for job in jobs)
     reasons = find_collisions([job.place for job in jobs], [job.files for job in jobs], options.out)

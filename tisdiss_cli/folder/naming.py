@@ -40,6 +40,8 @@ class Template:
         from others that differ only in that. Voices and channels count from 1; a channel follows the stem unless the
         template says where.
         """
+        if self.text == DEFAULT:  # as below, and faster: it is asked for often
+            return f"{told}_s{voice}" if channel is None else f"{told}_c{channel}_s{voice}"
         folder, _, name = (stem if self.fields & {"ext", "input"} else told).rpartition("/")
         after = "" if channel is None or "channel" in self.fields else f"_c{channel}"
         text = self.text.format(

@@ -52,10 +52,9 @@ def triage(
                 found.done.append(job)
                 continue
             elif job.key not in begun and job.input not in record.torn:
-                there = (name for name in job.files if os.path.lexists(record.out / name))
-                if stranger := next((name for name in there if name not in record.makers), None):
-                    whose = f"{record.out / stranger} exists and is not from this folder's runs"
-                    reason = f"{whose}: pass --overwrite to replace it"
+                strange = (os.path.join(record.out, name) for name in job.files if name not in record.makers)
+                if stranger := next(filter(os.path.lexists, strange), None):
+                    reason = f"{stranger} exists and is not from this folder's runs: pass --overwrite to replace it"
         if reason:
             found.refused.append(job.line(reason, settings=recorded, source=source))
         else:
