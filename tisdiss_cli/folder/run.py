@@ -35,7 +35,10 @@ class Planned:
         return sum(job.seconds for job in self.todo)
 
 
-def run_folder(options: Options) -> Generator[Planned | Progress | Line]:
+Event = Planned | Progress | Line  # a line: what became of an input, "done" or "failed"
+
+
+def run_folder(options: Options) -> Generator[Event]:
     """Does what the options ask for; yields the plan, then what becomes of each input. A `dry_run` ends after the plan.
 
     Whoever stops before the end closes the generator, which ends all work and lets OUT go. UserError if the options
