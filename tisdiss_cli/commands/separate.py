@@ -16,7 +16,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import advance, audio_bar, keep_quiet, log, speak_json, warn_if_untrained
-from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, WeightsOption, finite, positive
+from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, ShiftsOption, WeightsOption, finite, positive
 from tisdiss_cli.commands.separate_output import EventLines, Outcome, print_plan, print_summary, print_table
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import MOST_REPEATS
@@ -96,6 +96,7 @@ def separate(  # the options make it long
     separator_repeats: Annotated[
         int | None, _depth(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
     ] = None,
+    shifts: ShiftsOption = 1,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",

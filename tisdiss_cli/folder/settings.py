@@ -33,6 +33,7 @@ class Options:
     rtf: float | None = None  # seconds of work for a second of audio
     budget: str | None = None  # time for all of it
     separator_repeats: int | None = None
+    shifts: int = 1  # passes over each chunk, whose mean is the estimate
     weights: str | None = None  # a bundled name, or a file
     device: str = "auto"
     precision: str = "auto"
@@ -139,7 +140,7 @@ class Settings:
 
 def load_separator(options: Options) -> Separator:
     """Returns the network that the options name; UserError if that cannot be."""
-    separator = Separator.load(options.weights, options.device, options.precision)
+    separator = Separator.load(options.weights, options.device, options.precision, options.shifts)
     if options.compile:
         separator.compile()
     return separator
@@ -172,6 +173,7 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
         "chunk_seconds": plan.chunk / separator.sample_rate,
         "format": options.format,
         "sample_rate": options.sample_rate,
+        **({"shifts": options.shifts} if options.shifts > 1 else {}),
         **({"compiled": True} if options.compile else {}),
         **({"track": options.track} if options.track and options.track > 1 else {}),
         **({"subtype": options.subtype} if options.subtype != "auto" else {}),
