@@ -34,7 +34,7 @@ Settle = Callable[[Job, Line], object]
 _STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a weight file are all that goes through it
 _LONGEST = 40  # characters of a folder in which Ray's sockets can be: their paths must have less than 108 bytes
 _LOOKS = 2.0  # seconds between looks at which nodes there are
-_PATIENCE = 60.0  # seconds after which the work begins without workers that are not ready, once one is
+_PATIENCE = 60.0  # seconds to wait, after the first worker is ready, for others before the work begins
 _VAIN = 3  # starts and deaths in a row that no input is to blame for: then a device is given up
 _BUNDLE_SECONDS = 180.0  # of audio, unless a single file has more
 _BUNDLE_FILES = 64
@@ -100,7 +100,10 @@ class Fleet:
                 deadline += _PATIENCE
                 if self.settings:
                     break
+            alone = not self.settings
             list(self._news())
+            if alone and self.settings:
+                deadline = time.monotonic() + _PATIENCE
             self._look()
         if not self.settings:
             raise NoDevice("no device could be started: see the sentences above, or leave out --devices and --cluster")
