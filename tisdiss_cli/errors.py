@@ -1,4 +1,4 @@
-"""What a user did wrong, as one sentence."""
+"""Errors of a user, one sentence each."""
 
 from collections.abc import Sequence
 

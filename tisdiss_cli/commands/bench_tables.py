@@ -1,4 +1,4 @@
-"""What `tisdiss bench` prints: its tables, and its rows as sentences while it runs."""
+"""Output of `tisdiss bench`: its tables, and its rows as sentences while it runs."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How a command speaks: results on stdout, messages and bars on stderr.
+"""Console of the commands: results on stdout, messages and bars on stderr.
 
 The library logs to the logger "tisdiss"; the one handler here writes its sentences, and `--quiet` is a level.
 """

@@ -13,7 +13,7 @@ from tisdiss_cli.errors import UserError
 
 
 class Format(StrEnum):
-    """What mixtures are written as, 16 bit."""
+    """File formats of mixtures, 16 bit."""
 
     wav = "wav"
     flac = "flac"

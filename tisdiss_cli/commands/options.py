@@ -1,4 +1,4 @@
-"""What several commands parse or report in the same way."""
+"""Options, checks and reports that several commands have in common."""
 
 import os
 import platform
@@ -114,7 +114,7 @@ def parse_names(text: str | None) -> list[str] | None:
 
 
 def versions() -> dict[str, str]:
-    """Of this program, Python and the libraries that results depend on."""
+    """Returns the versions of this program, Python and the libraries that results depend on."""
     from tisdiss_cli import __version__
 
     libraries = {

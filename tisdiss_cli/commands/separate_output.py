@@ -1,4 +1,4 @@
-"""What `tisdiss separate` prints: a plan, a table, or JSON and events for programs that call it."""
+"""Output of `tisdiss separate`: a plan, a table, or JSON and events for programs that call it."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ _ROWS = 30  # files listed one by one
 
 @dataclass
 class Outcome:
-    """What became of a run's inputs."""
+    """The inputs of a run, with their lines and sums."""
 
     lines: "list[Line]" = field(default_factory=list)
     done_before: int = 0

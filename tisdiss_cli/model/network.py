@@ -16,7 +16,7 @@ SEPARATOR, SPLITTER, RECONSTRUCTOR = "separator", "splitter", "reconstructor"
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the network knows after one stage; nothing is decoded until `waveforms` is called."""
+    """An estimate of the voices after one stage; nothing is decoded until `waveforms` is called."""
 
     stage: str  # "separator" (through the Splitter), "splitter" or "reconstructor"
     repeat: int  # 1, 2, ... within that stage; 0 for the Splitter's

@@ -20,7 +20,7 @@ _COUNTERS = ("step", "epoch", "ended", "mixture_seconds")
 
 @dataclass
 class State:
-    """Where a run is. Everything random follows from seed, step and rank, so this is all that a checkpoint needs."""
+    """Progress of a run. Everything random follows from seed, step and rank, so this is all that a checkpoint needs."""
 
     learner: Learner
     schedule: Schedule
