@@ -106,7 +106,7 @@ def test_memory_does_not_grow():
         evidence = tracker.evidence
         held = [
             tracker.rest,
-            *(part.buffer for part in (evidence.comparison.near, evidence.comparison.far, evidence.steady)),
+            *(part.buffer for part in (evidence.comparison.around, evidence.steady)),
             tracker.probability.before,
         ]
         sizes.append(sum(tensor.numel() for tensor in held))

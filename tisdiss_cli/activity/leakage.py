@@ -112,10 +112,9 @@ class Comparison(Stream[[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, T
         self.loudest = 0.0
         self.last = torch.zeros(voices + 1, 1, window)
         # Rows: probability of each; mean square of each and of all together; the same times periodicity; the loudest so
-        # far; whether the window is within the recording. Then the spectra, of which the far means need only how alike.
-        self.rows = voices + 2 * (voices + 1) + 2
-        self.near = Around(self.rows + voices * (window // 2 + 1), NEAR)
-        self.far = Around(self.rows + voices, FAR)
+        # far; whether the window is within the recording; the spectra of each.
+        self.rows = [voices, voices + 1, voices + 1, 1, 1, voices * (window // 2 + 1)]
+        self.around = Around(sum(self.rows), NEAR + FAR)
 
     def push(self, probability: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Adds m windows: probabilities (S, m), samples (S, m, window); returns final (S, k) and (S, k, 12)."""
@@ -128,31 +127,22 @@ class Comparison(Stream[[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, T
         self.loudest = loudest[-1]
         rest = torch.stack((torch.tensor(loudest[1:]), torch.ones(probability.shape[1])))
         rows = torch.cat((probability, power, periodic, rest, compressed_spectra(windows).flatten(0, 1)))
-        return self._compared(self.far.push(self._with_alike(self.near.push(rows))))
+        return self._compared(self.around.push(rows))
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """Returns those of the last windows, likewise."""
-        last = self.far.push(self._with_alike(self.near.finish()))
-        found = [self._compared(part) for part in (last, self.far.finish())]
-        return torch.cat([one for one, _ in found], dim=1), torch.cat([other for _, other in found], dim=1)
-
-    def _with_alike(self, part: Tensor) -> Tensor:
-        if not part.shape[1]:
-            return torch.zeros(self.rows + self.voices, 0)
-        spectra = part[self.rows :].unflatten(0, (self.voices, -1))
-        alike = spectral_correlation(spectra, part[self.rows - 1])
-        return torch.cat((part[: self.rows, NEAR:-NEAR], alike))
+        return self._compared(self.around.finish())
 
     def _compared(self, part: Tensor) -> tuple[Tensor, Tensor]:
         if not part.shape[1]:
             return torch.zeros(self.voices, 0), torch.zeros(self.voices, 0, len(FEATURES))
-        probability, power, periodic, (loudest, known), alike = part.split(
-            [self.voices, self.voices + 1, self.voices + 1, 2, self.voices]
-        )
+        *_, (within,), spectra = part.split(self.rows)
+        probability, power, periodic, (loudest,), (known,), _ = part[:, NEAR:-NEAR].split(self.rows)
+        alike = known * spectral_correlation(spectra.unflatten(0, (self.voices, -1)), within)
         own = slice(0, self.voices)
         levels, periodicities = [], []
         for side in (NEAR, FAR):
-            inner = slice(FAR - side, part.shape[1] - FAR + side)
+            inner = slice(FAR - side, len(known) - FAR + side)
             sums, weighted, count, likeness = (
                 rows[..., inner].unfold(-1, 2 * side + 1, 1).sum(-1) for rows in (power, periodic, known, alike)
             )

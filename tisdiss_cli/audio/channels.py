@@ -23,12 +23,8 @@ _LEAST_FRAMES = 40  # active ones; less tells nothing
 _LEVELS, _DIFFERENCES = 200, 40  # bins of 1 dB: levels from -150 dB on, differences from 0 on
 
 
-class ChannelError(UserError):
-    """A channel that is not there; the sentence lacks its subject, the file."""
-
-
 def parse_channels(text: str) -> tuple[int, ...] | Literal["each"]:
-    """`average` (all of them: ()), `each`, or numbers from 1 on as in `1,3`, in their order; else UserError."""
+    """Returns () for `average` of all, `each`, or numbers from 1 on as in `1,3`, in their order; else UserError."""
     if text == "each":
         return "each"
     if text == "average":
@@ -54,7 +50,7 @@ class Mix:
         self.instead: dict[int, int] = {}  # for C channels the one, from 0, that is taken instead of their average
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        """(n, C) -> (n,); ChannelError where a wanted channel is not there."""
+        """Returns (n,) of (n, C)."""
         count = block.shape[1]
         if count in self.instead:
             return np.ascontiguousarray(block[:, self.instead[count]])
@@ -62,10 +58,7 @@ class Mix:
 
 
 def chosen(wanted: Sequence[int], count: int) -> list[int]:
-    """The channels that are averaged, from 0 on, of a file that has `count`; ChannelError where one is not there."""
-    if missing := [number for number in wanted if number > count]:
-        has = "one channel" if count == 1 else f"{count} channels"
-        raise ChannelError(f"has {has}, no channel {missing[0]}: choose another with --channels")
+    """Returns the channels that are averaged, from 0 on, of `count`."""
     return [number - 1 for number in wanted] or list(range(count))
 
 

@@ -69,19 +69,11 @@ class Decoder:
     def __init__(self, path: Path, part: Part, *, track: int = 1, partial: bool = False) -> None:
         av.logging.set_level(None)  # its lines would come in between ours
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": ""}
-        if (
-            part.format
-        ):  # by default FFmpeg searches a WAV for other codecs, longer than it reads, and gives small packets
+        if part.format:  # else FFmpeg searches a WAV for other codecs, longer than it reads, and gives small packets
             options |= {"probesize": "32", "max_size": "8192"}
         self.decoded, self.gaps, self.lost = 0.0, list[tuple[float, float]](), list[float]()
-        self._reached, self._expected = (
-            0.0,
-            -inf,
-        )  # the latest time of any packet; when the track's next one should begin
-        self._origin, self._corrupt = (
-            -1,
-            False,
-        )  # the first packet's place, in bytes; whether the last one is incomplete
+        self._reached, self._expected = 0.0, -inf  # latest time of any packet; when the track's next one should begin
+        self._origin, self._corrupt = -1, False  # first packet's place, in bytes; whether the last one is incomplete
         with ExitStack() as opened:
             self.file = Window(path, part)
             opened.callback(self.file.close)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.channels import ChannelError, Mix, Survey, chosen
+from tisdiss_cli.audio.channels import Mix, Survey, chosen
 from tisdiss_cli.audio.decode import DecodeError, Decoder
 from tisdiss_cli.audio.header import Part, find_parts
 from tisdiss_cli.audio.resample import Resampler
@@ -110,17 +110,14 @@ class Source:
 
     def _mixed(self, block: np.ndarray) -> np.ndarray:
         """(n, channels) -> (n,); the first time that several are to be averaged, after a pass over the whole file."""
-        try:
-            if not self.mix and len(chosen(self.wanted, block.shape[1])) > 1:
-                survey, other = Survey(self.wanted, self.input_rate), copy(self)
-                other.warnings, other.file = [], self._open(self.parts[0])
-                for _, first in other._all_blocks():
-                    survey.push(first)
-                self.mix = survey.mix()
-                self.warnings += self.mix.warnings
-            return (self.mix or Mix(self.wanted))(block)
-        except ChannelError as error:
-            raise AudioError(f"{self.path} {error}") from None
+        if not self.mix and len(chosen(self.wanted, block.shape[1])) > 1:
+            survey, other = Survey(self.wanted, self.input_rate), copy(self)
+            other.warnings, other.file = [], self._open(self.parts[0])
+            for _, first in other._all_blocks():
+                survey.push(first)
+            self.mix = survey.mix()
+            self.warnings += self.mix.warnings
+        return (self.mix or Mix(self.wanted))(block)
 
     def _find_parts(self) -> list[Part]:
         path = self.path
@@ -155,11 +152,13 @@ class Source:
             raise AudioError(f"{self.path} has a rate of {rate} Hz: it must be {RATES[0]} to {RATES[1]} Hz")
         if not 1 <= channels <= MOST_CHANNELS:
             raise AudioError(f"{self.path} has {channels} channels: it must be 1 to {MOST_CHANNELS}")
+        if missing := [number for number in self.wanted if number > channels]:
+            has = "one channel" if channels == 1 else f"{channels} channels"
+            raise AudioError(f"{self.path} has {has}, no channel {missing[0]}: choose another with --channels")
 
     def _all_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(rate, samples (n, channels)) of one part after the other; warnings on the way."""
-        kind = self.input_rate, self.channels
-        at = 0.0
+        kind, at = (self.input_rate, self.channels), 0.0
         for number, part in enumerate(self.parts):
             file = self._open(part) if number else self.file
             seconds = 0.0
@@ -203,40 +202,25 @@ class Source:
             )
 
 
+def probe(path: Path, track: int | None = None) -> Source:
+    """Returns a source that is closed already, for what the file's header says of it; AudioError as `Source`."""
+    source = Source(path, RATES[0], track=track, partial=True)
+    source.close()
+    return source
+
+
 def announced_seconds(path: Path, track: int | None = None) -> float:
     """Returns a file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason."""
     try:
-        source = Source(path, RATES[0], track=track, partial=True)
+        return probe(path, track).seconds
     except AudioError:
         return 0.0
-    source.close()
-    return source.seconds
 
 
-def channel_count(path: Path, track: int | None = None) -> int:
-    """How many channels a file has at its begin; AudioError as `Source`."""
-    source = Source(path, RATES[0], track=track, partial=True)
-    source.close()
-    return source.channels
-
-
-def input_rate(path: Path) -> int:
-    """A file's own rate, Hz; AudioError as `Source`."""
-    source = Source(path, RATES[0])
-    source.close()
-    return source.input_rate
-
-
-def read(path: Path, sample_rate: int, warnings: list[str] | None = None) -> Tensor:
-    """A whole file (L,), mono, at `sample_rate`; AudioError as `Source`.
-
-    What a user should know of it is appended to `warnings`, with the file's name, or else logged.
-    """
+def read(path: Path, sample_rate: int) -> Tensor:
+    """Returns a whole file (L,), mono, at `sample_rate`, and logs its warnings; AudioError as `Source`."""
     source = Source(path, sample_rate)
     waveform = torch.cat(list(source.blocks()))
     for warning in source.warnings:
-        if warnings is None:
-            log.warning(f"{path}: {warning}")
-        else:
-            warnings.append(f"{path}: {warning}")
+        log.warning(f"{path}: {warning}")
     return waveform

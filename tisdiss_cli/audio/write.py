@@ -1,7 +1,8 @@
 """One voice on its way to disk, by soundfile (libsndfile): the formats, and how finely they hold a voice."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import log10, sqrt
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class Writer:
         self.path, self.sample_rate = path, sample_rate
         self.peak, self.frames, self.energy = 0.0, 0, 0.0
         # W64 has no limit of length that anyone meets.
-        self.file = _checked(path, soundfile.SoundFile, as_sndfile(path), "w", sample_rate, 1, "FLOAT", format="W64")
+        with _checked(path):
+            self.file = soundfile.SoundFile(as_sndfile(path), "w", sample_rate, 1, "FLOAT", format="W64")
 
     def write(self, x: Tensor) -> None:
         """Appends samples (n,), float32."""
@@ -63,11 +65,13 @@ class Writer:
             self.peak = max(self.peak, float(x.abs().max()))
             self.energy += float(x.double().square().sum())
             self.frames += x.shape[0]
-            _checked(self.path, self.file.write, x.numpy())
+            with _checked(self.path):
+                self.file.write(x.numpy())
 
     def close(self) -> None:
         """Ends the file, so that it is whole on disk."""
-        _checked(self.path, self.file.close)
+        with _checked(self.path):
+            self.file.close()
 
     def clips(self, subtype: str) -> bool:
         """Whether a subtype could not hold what was written."""
@@ -87,13 +91,12 @@ class Writer:
             "FLOAT" if subtype == "float" else f"PCM_{subtype}",
         )
         with (
+            _checked(path),
             soundfile.SoundFile(as_sndfile(self.path)) as voice,
-            _checked(
-                path, soundfile.SoundFile, as_sndfile(path), "w", self.sample_rate, 1, encoding, format=container
-            ) as out,
+            soundfile.SoundFile(as_sndfile(path), "w", self.sample_rate, 1, encoding, format=container) as out,
         ):
             for block in voice.blocks(_BLOCK, dtype="float32"):
-                _checked(path, out.write, block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
+                out.write(block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
 
 
 def choose_subtype(writers: Sequence[Writer], format: str, least: str) -> str:
@@ -133,19 +136,16 @@ def as_sndfile(path: Path) -> str | bytes:
     return str(path) if WINDOWS else os.fsencode(path)
 
 
-def _checked(path: Path, call, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202  as the wrapped call
-    """Returns what the call does; soundfile's ways to say that a write failed come as OSError."""
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """Turns soundfile's ways to say that a file cannot be written into OSError."""
     try:
-        return call(*args, **kwargs)
+        yield
     except (soundfile.LibsndfileError, AssertionError) as error:
-        _ask_the_system(path)
+        # libsndfile does not tell why: where a file that is of no use any more cannot be made longer, the system does.
+        with path.open("ab") as file:
+            file.write(bytes(_BLOCK))
+            file.flush()
+            os.fsync(file.fileno())
         reason = getattr(error, "error_string", "") or "the disk took fewer samples than were written"
         raise OSError(str(reason).rstrip(".")) from None
-
-
-def _ask_the_system(path: Path) -> None:
-    """OSError if a file that is of no use any more cannot be made longer: libsndfile does not tell why."""
-    with path.open("ab") as file:
-        file.write(bytes(_BLOCK))
-        file.flush()
-        os.fsync(file.fileno())

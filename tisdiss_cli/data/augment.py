@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.find import find
-from tisdiss_cli.audio.read import AudioError, channel_count
+from tisdiss_cli.audio.read import AudioError, probe
 from tisdiss_cli.data.clips import BadFiles, Clips, OnDevice, pick_by_weight, read_clips
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.libraries import load_torchaudio
@@ -25,7 +25,7 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
     for path in sound_files(root, "impulse responses"):
         rooms.setdefault(path.parent, []).append(path)
         with suppress(AudioError):  # reading it gives the reason
-            if (channels := channel_count(path)) != 1:
+            if (channels := probe(path).channels) != 1:
                 bad.append(f"{path} has {channels} channels: an impulse response must have one")
     for room, paths in rooms.items():
         if len(paths) < speakers:

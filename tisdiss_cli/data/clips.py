@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.read import Source, input_rate
+from tisdiss_cli.audio.read import Source, probe
 from tisdiss_cli.devices import cores
 from tisdiss_cli.errors import UserError, listed
 
@@ -106,7 +106,7 @@ def count_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
     rates, bad = Counter[int](), list[str]()
     for path in paths:
         try:
-            rates[input_rate(path)] += 1
+            rates[probe(path).input_rate] += 1
         except UserError as error:
             bad.append(str(error))
     return rates, bad

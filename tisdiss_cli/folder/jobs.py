@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.activity.formats import FORMATS
-from tisdiss_cli.audio.read import AudioError, channel_count
+from tisdiss_cli.audio.read import AudioError, probe
 from tisdiss_cli.folder.inputs import Input, list_inputs
 from tisdiss_cli.folder.naming import Template, find_collisions, loose
 from tisdiss_cli.folder.record import Line
@@ -92,6 +92,6 @@ def plan_jobs(
 def _channels(place: str, track: int | None) -> Iterable[int]:
     """Returns the channels of an input; one for what cannot be opened, which says why when it is run."""
     try:
-        return range(1, channel_count(Path(place), track) + 1)
+        return range(1, probe(Path(place), track).channels + 1)
     except AudioError:
         return (1,)

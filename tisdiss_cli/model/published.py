@@ -1,15 +1,21 @@
-"""The authors' checkpoints: their parameter names and configuration keys, translated to ours.
+"""The authors' checkpoints, read without running code of theirs: their names and configuration, translated to ours.
 
 A published checkpoint is a `.pth` of tensors whose names carry the prefix `separator.`, beside an
 ESPnet `config.yaml` with `encoder_conf`, `separator_conf` and `sample_rate`.
 """
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import Config
+from tisdiss_cli.model.network import TISDiSS
+from tisdiss_cli.model.weights import check_tensors, unreadable
 
 # Ours -> published, first match wins; the rest of a name stands as it is.
 _NAMES: list[tuple[str, str]] = [
@@ -58,6 +64,10 @@ _KEYS = {
 # Values of keys that our network does not vary; any other is another network.
 _FIXED = {"norm_type": "rmsgroupnorm", "conv1d_shift": 1, "encoder_decoder": False}
 
+# Under which key training scripts keep the network, the likelier first.
+_STATES = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params", "module")
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")  # of DistributedDataParallel and torch.compile
+
 
 def published_name(name: str) -> str:
     """Returns our parameter name in the authors' words, without their prefix."""
@@ -98,8 +108,6 @@ def config_from_options(
 
 def read_config(path: Path) -> Config:
     """Returns the Config that an authors' `config.yaml` describes; UserError, in one sentence, when it does not."""
-    import yaml
-
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -122,13 +130,7 @@ def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
         UserError: the file cannot be read, or tensors are missing, superfluous, misshapen, no floating point numbers or
             not finite; one sentence names the file and the first of them.
     """
-    import torch
-
-    from tisdiss_cli.model.checkpoints import load_state
-    from tisdiss_cli.model.network import TISDiSS
-    from tisdiss_cli.model.weights import check_tensors
-
-    stored = load_state(checkpoint)
+    stored = _load_state(checkpoint)
     with torch.device("meta"):
         wanted = {published_name(name): (name, value) for name, value in TISDiSS(config).state_dict().items()}
     known = ((name, theirs) for theirs in wanted for name in stored if f".{name}".endswith(f".{theirs}"))
@@ -137,3 +139,29 @@ def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
     stored = {name.removeprefix(prefix): value for name, value in stored.items() if not name.endswith(derived)}
     check_tensors(checkpoint, stored, {theirs: value for theirs, (_, value) in wanted.items()})
     return {ours: stored[theirs].float().contiguous() for theirs, (ours, _) in wanted.items()}
+
+
+def _load_state(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a network by name, on the CPU, without the wrappers that a training script put around."""
+    state = _load(path)
+    while isinstance(state, dict) and (key := next((k for k in _STATES if isinstance(state.get(k), dict)), None)):
+        state = state[key]
+    if not (isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values())):
+        raise UserError(f"{path} holds no plain dictionary of tensors: pass the network's state dict")
+    return {_WRAPPERS.sub("", str(name)): value for name, value in state.items()}
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to switch the safety off.
+        if not (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
+            raise unreadable(path, "a checkpoint", "no pickle of tensors") from None
+        raise UserError(
+            f"{path} holds Python objects besides tensors ({named[1]}), which may run code: pass a file with the "
+            "network's state dict alone"
+        ) from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        words = "" if "weights_only" in str(error) else str(error)
+        raise unreadable(path, "a checkpoint", words or type(error).__name__) from None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tisdiss_cli.audio.read import AudioError, Source, input_rate
+from tisdiss_cli.audio.read import AudioError, Source, probe
 from tisdiss_cli.report.entries import Entry
 from tisdiss_cli.separation.permutation import best_permutation
 
@@ -37,7 +37,7 @@ def draw_tracks(entry: Entry, *, other: Entry | None, folder: Path, number: int)
     rate: int | None = None  # the first voice's that can be read
     for track, path in [*enumerate(voices, 1), (0, entry.mixture), *enumerate(others, 1 + len(voices))]:
         try:
-            rate = rate or min(input_rate(path), _HIGHEST_RATE)
+            rate = rate or min(probe(path).input_rate, _HIGHEST_RATE)
             asked = {"track": line.settings.get("track"), "channel": line.channel} if track == 0 else {}
             levels[track] = spectrogram(path, rate, line.audio_seconds, **asked)
         except AudioError as error:
