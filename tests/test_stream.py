@@ -28,7 +28,7 @@ class Stitched(Stream[[Tensor], Tensor, Tensor]):
 
     def __init__(self) -> None:
         plan = ChunkPlan(4000, 8000)
-        self.chunker, self.stitcher, self.voices = plan.chunker(), plan.stitcher(), torch.zeros(2, 0)
+        self.chunker, self.stitcher, self.voices = Chunker(plan), Stitcher(plan), torch.zeros(2, 0)
 
     def push(self, voices: Tensor) -> Tensor:
         self.voices = torch.cat((self.voices, voices), dim=1)

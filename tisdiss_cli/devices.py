@@ -80,12 +80,7 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], thre
     """Yields the function's result for each item, in their order; several run at once on a CPU's cores.
 
     Threads that compute something short together wait for each other at every step, and for the slowest of them
-    wherever other work takes a core.
-
-    Args:
-        function: is called in several threads at once.
-        items: what it is given, one each.
-        threads: of each call, at most the caller's.
+    wherever other work takes a core. `threads` are those of each call, at most the caller's.
     """
     cores = torch.get_num_threads()
     torch.set_num_threads(threads)  # of this thread, of MKL in all, and of threads to come
@@ -122,13 +117,10 @@ def choose_precision(name: str, device: torch.device, agreement_db: float | None
     it. TF32 rounds what goes into float32 products and convolutions to ten binary digits; only CUDA devices have it.
 
     Args:
-        name: "auto" or a precision.
+        name: "auto" or a precision; UserError where it is unknown, or not the device's.
         device: that is to compute.
         agreement_db: SI-SNR of the weights' voices at bf16 to those at fp32; None: not measured, as for training, whose
             gradients need fewer digits.
-
-    Raises:
-        UserError: the precision is unknown, or not the device's.
     """
     if name == "auto":
         if not computes_in_bf16(device):

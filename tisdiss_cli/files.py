@@ -19,8 +19,6 @@ WINDOWS = sys.platform == "win32"
 
 # Bytes of a name that are no UTF-8, which Python holds as lone surrogates, and what some readers end a line at.
 _UNSPEAKABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
-
-
 _JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji are spelt with them
 
 

@@ -149,7 +149,7 @@ def test_however_short_a_chunk_is_wished_the_network_hears_whole_windows(mini_we
     monkeypatch.setattr(separator, "plan", lambda: plan)
     for samples in (1, 100, 5000):
         mixture = torch.randn(samples, generator=torch.Generator().manual_seed(samples))
-        chunker = plan.chunker()
+        chunker = Chunker(plan)
         lengths = [chunk.shape[0] for _, chunk in chunker.push(mixture) + chunker.finish()]
         assert min(lengths) >= min(samples, separator.config.n_fft)
         voices = separator.separate(mixture, repeats=1)

@@ -7,7 +7,7 @@ import torch
 
 from tests.folders import RATE, records, separate, speech_like
 from tisdiss_cli.evaluation.evaluate import every_setting
-from tisdiss_cli.separation.chunking import ChunkPlan
+from tisdiss_cli.separation.chunking import Chunker, ChunkPlan
 from tisdiss_cli.separation.separator import Separator
 from tisdiss_cli.training.data import Example
 from tisdiss_cli.training.validation import validate
@@ -67,7 +67,7 @@ def test_a_recording_is_cut_where_it_is_without_the_offset():
     mixture[int(0.6 * RATE) : int(1.3 * RATE)] *= 1e-3
 
     def starts(x: torch.Tensor) -> list[int]:
-        chunker = ChunkPlan(RATE).chunker()
+        chunker = Chunker(ChunkPlan(RATE))
         return [start for start, _ in chunker.push(x) + chunker.finish()]
 
     assert starts(mixture) != starts(noise(6.0))

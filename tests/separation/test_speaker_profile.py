@@ -7,7 +7,7 @@ import torch
 
 from tests.cli import ROOT
 from tisdiss_cli.audio.read import read
-from tisdiss_cli.separation.chunking import ChunkPlan
+from tisdiss_cli.separation.chunking import Chunker, ChunkPlan, Stitcher
 from tisdiss_cli.separation.speaker_profile import SpeakerProfiles, octaves
 
 RATE = 8000
@@ -30,7 +30,7 @@ def turns(second_is_first: bool = False) -> torch.Tensor:
 
 def stitched(voices: torch.Tensor, code: int, sample_rate: int | None) -> tuple[torch.Tensor, list[int]]:
     plan = ChunkPlan(64000, sample_rate)
-    chunker, stitcher = plan.chunker(), plan.stitcher()
+    chunker, stitcher = Chunker(plan), Stitcher(plan)
     parts = []
     for index, (start, chunk) in enumerate(chunker.push(voices.sum(0)) + chunker.finish()):
         piece = voices[:, start : start + len(chunk)]

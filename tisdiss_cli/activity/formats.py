@@ -75,9 +75,7 @@ def write_textgrid(name: str, segments: Segments, seconds: float) -> str:
         "item []:",
     ]
     for number, voice in enumerate(segments, 1):
-        ends = pairwise(
-            [0.0, *(end for segment in voice for end in segment), end_of_all]
-        )  # silence, voice, silence, ...
+        ends = pairwise([0.0, *(end for segment in voice for end in segment), end_of_all])  # silence, voice, silence...
         intervals = [(begin, end, _voice(number - 1) * (k % 2)) for k, (begin, end) in enumerate(ends) if begin < end]
         lines += [
             f"    item [{number}]:",
@@ -137,12 +135,7 @@ def parse_formats(text: str) -> list[str]:
 def write_segments(out: Path, name: str, formats: Sequence[str], *, segments: Segments, seconds: float) -> None:
     """Writes `out`/`name`.rttm and so on, each whole or not at all; OSError where the disk does not take it.
 
-    Args:
-        out: the folder that `name` is relative to; what is missing of the folders below is made.
-        name: the recording's, which the files say too: that of its input below IN, without the ending.
-        formats: of FORMATS.
-        segments: of each voice.
-        seconds: the recording's length.
+    `name` is the recording's, which the files say too; what is missing of the folders in it is made.
     """
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     for format in formats:

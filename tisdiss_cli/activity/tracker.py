@@ -11,12 +11,7 @@ from tisdiss_cli.stream import Stream
 
 
 class ActivityTracker(Stream[[Tensor], None, Speech]):
-    """S voices in, block by block; who spoke when at the end. Of what has passed it keeps a byte for each window.
-
-    Args:
-        voices: S.
-        sample_rate: theirs, Hz.
-    """
+    """S voices at a rate in Hz in, block by block; who spoke when at the end. It keeps a byte for each window."""
 
     def __init__(self, voices: int, sample_rate: int) -> None:
         rate = vad_rate(sample_rate)

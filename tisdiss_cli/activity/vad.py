@@ -26,11 +26,7 @@ def vad_rate(sample_rate: int) -> int:
 
 
 class SileroVAD(nn.Module):
-    """Silero's network for one rate: magnitudes of a short-time Fourier transform, convolutions, an LSTM.
-
-    Args:
-        sample_rate: 8000 or 16000 Hz.
-    """
+    """Silero's network for 8000 or 16000 Hz: magnitudes of a short-time Fourier transform, convolutions, an LSTM."""
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
@@ -67,12 +63,7 @@ def silero_vad(sample_rate: int) -> SileroVAD:
 
 
 class SpeechProbability:
-    """Probability of speech in each 32 ms window of S voices, one after the other.
-
-    Args:
-        voices: S.
-        sample_rate: 8000 or 16000 Hz.
-    """
+    """Probability of speech in each 32 ms window of S voices at 8000 or 16000 Hz, one after the other."""
 
     def __init__(self, voices: int, sample_rate: int) -> None:
         if sample_rate not in RATES:

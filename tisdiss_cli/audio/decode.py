@@ -57,13 +57,12 @@ class Decoder:
 
     Args:
         path: the file.
-        part: what of it.
-        track: which of the audio tracks, from 1 on.
+        part: of it.
+        track: of the audio tracks, from 1 on.
         partial: leave out what is damaged instead of failing there.
 
     Raises:
-        DecodeError: here or while decoding.
-        OSError: likewise, where the file cannot be read.
+        DecodeError, OSError: here or while decoding.
     """
 
     def __init__(self, path: Path, part: Part, *, track: int = 1, partial: bool = False) -> None:
@@ -155,7 +154,7 @@ class Decoder:
         return None if self._corrupt and self.format in _FITTED else short
 
     def _told(self) -> bool:
-        """Whether an MP3's header has its length: else FFmpeg guesses, by the size and the first frames' bit rate."""
+        """Tells if an MP3's header has its length: else FFmpeg guesses, by the size and the first frames' bit rate."""
         guess = 8 * (self.file.size - self._origin) / (self.stream.codec_context.bit_rate or inf)
         return abs(guess - self._length) > 0.01 * self._length
 
@@ -192,7 +191,10 @@ class Decoder:
                 return
             index, time = packet.stream.index, packet.pts
             if time is not None:
-                self._follow(time * units[index], (time + (packet.duration or 0)) * units[index], index == ours)
+                begin, end = time * units[index], (time + (packet.duration or 0)) * units[index]
+                self._reached = max(self._reached, end)
+                if index == ours:
+                    self._follow(begin, end)
             # An empty packet would end the decoder: PyAV adds one for each stream, and containers may hold some.
             if index == ours and packet.size:
                 self._corrupt = packet.is_corrupt
@@ -200,11 +202,8 @@ class Decoder:
                     self._origin = packet.pos or 0
                 yield packet
 
-    def _follow(self, begin: float, end: float, ours: bool) -> None:
-        """Takes note of a packet's time, and of the gap before it if it is our track's."""
-        self._reached = max(self._reached, end)
-        if not ours:
-            return
+    def _follow(self, begin: float, end: float) -> None:
+        """Takes note of the times of a packet of the track, and of the gap before it."""
         if begin - self._expected > SLACK and self._expected > -inf:
             self.gaps.append((self.decoded, begin - self._expected))
         # Where the time goes back, as in what was joined, it begins anew.

@@ -40,7 +40,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
     from rich.table import Table
 
     from tisdiss_cli.model.weights import QUALITY, find_weights, load_weights, read_info
-    from tisdiss_cli.separation.quality import QualityModel
+    from tisdiss_cli.separation.quality import INPUTS, QualityModel
 
     weights = read_info(find_weights(name))
     facts: dict[str, Any] = {
@@ -53,7 +53,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
     facts["sample_rate"] = f"{weights.config.sample_rate} Hz"
     if quality := QualityModel.of(facts.get(QUALITY)):
         facts[QUALITY] = f"{quality}; dB for each: " + ", ".join(
-            f"{name} {value:+.2f}" for name, value in quality.terms().items()
+            f"{name} {value:+.2f}" for name, value in zip(INPUTS, quality.coefficients, strict=True)
         )
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():

@@ -18,6 +18,7 @@ from tisdiss_cli.audio.write import LOSSY, Writer, check_rate, choices, choose_s
 from tisdiss_cli.errors import listed
 from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.settings import Settings
+from tisdiss_cli.separation.chunking import Stitcher
 from tisdiss_cli.separation.quality import QualityMeter
 
 
@@ -32,7 +33,7 @@ class VoiceFiles:
         self.job, self.options, self.folder, self.source = job, settings.options, folder, source
         self.rate = source.input_rate if self.options.sample_rate == "input" else source.sample_rate
         check_rate(self.options.format, self.rate)
-        self.stitcher = settings.plan.stitcher()
+        self.stitcher = Stitcher(settings.plan)
         self.resamplers = [Resampler(source.sample_rate, self.rate) for _ in job.outputs]
         self.tracker = ActivityTracker(len(job.outputs), source.sample_rate) if settings.listens else None
         self.meter = QualityMeter(settings.quality, source.sample_rate) if settings.quality else None

@@ -24,6 +24,7 @@ from tisdiss_cli.folder.outputs import VoiceFiles
 from tisdiss_cli.folder.pace import Pace
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.settings import Settings
+from tisdiss_cli.separation.chunking import Chunker
 from tisdiss_cli.separation.early_exit import EarlyExit
 from tisdiss_cli.separation.separator import Separator
 
@@ -196,7 +197,7 @@ class Pipeline:
         )
         own.warnings = source.warnings
         own.voices = self.begun[job.key] = VoiceFiles(job, self.settings, self.parts / job.key, source)
-        chunker = self.settings.plan.chunker()
+        chunker = Chunker(self.settings.plan)
         for block in source.blocks():
             yield from chunker.push(block)
         yield from chunker.finish()

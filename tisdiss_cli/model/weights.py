@@ -101,25 +101,23 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     if str(name_or_path) in names:
         return names[str(name_or_path)]
     path = Path(name_or_path)
-    if not os.path.isfile(path):
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) and path.suffix != _KIND:
-            if cached := find_cached(str(name_or_path)):
-                return cached
-            raise UserError(
-                f"{name_or_path} is no file, and not in the Hugging Face Hub's cache: run 'tisdiss weights fetch "
-                f"{name_or_path}' first"
-            )
+    if os.path.isfile(path):
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) and path.suffix != _KIND:
+        if cached := find_cached(str(name_or_path)):
+            return cached
         raise UserError(
-            f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
-            f"({', '.join(names) or 'none'})"
+            f"{name_or_path} is no file, and not in the Hugging Face Hub's cache: run 'tisdiss weights fetch "
+            f"{name_or_path}' first"
         )
-    return path
+    raise UserError(
+        f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
+        f"({', '.join(names) or 'none'})"
+    )
 
 
 def read_info(path: Path) -> WeightFile:
-    """Returns the metadata of a weight file; UserError, in one sentence, when it is not one of ours or not whole, or
-    when what it says is out of range.
-    """
+    """Returns the metadata of a weight file; UserError when it is not one of ours, not whole, or out of range."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -161,13 +159,7 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
 
 
 def unreadable(path: Path, kind: str, reason: str) -> UserError:
-    """Returns what to say of a file that should hold tensors and cannot be read: what it is instead, else why.
-
-    Args:
-        path: of the file.
-        kind: that it should be of.
-        reason: of the library that reads it.
-    """
+    """Returns what to say of a file of a kind that holds tensors: what it is instead, else its library's reason."""
     try:
         with path.open("rb") as file:
             head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()

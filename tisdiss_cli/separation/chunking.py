@@ -49,14 +49,6 @@ class ChunkPlan:
         """Samples of the longest last, or only, chunk."""
         return int(LAST * self.chunk)
 
-    def chunker(self) -> "Chunker":
-        """Returns a new `Chunker` for one waveform."""
-        return Chunker(self)
-
-    def stitcher(self) -> "Stitcher":
-        """Returns the `Stitcher` that goes with it."""
-        return Stitcher(self)
-
 
 class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
     """Cuts a stream of samples into chunks of one length, each overlapping the one before.
@@ -101,10 +93,8 @@ class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
 def align(before: Tensor, after: Tensor) -> tuple[Order, float]:
     """Returns the order of `after` (S, n) that is nearest in mean square to `before` (S, n), and its lead.
 
-    The lead over the next order is a correlation, 0 to 2; inf for one voice.
-
-    The squared distance falls as the sum of inner products rises, so the order with the greatest sum
-    is taken; silence on either side gives the order as it is and margin 0.
+    It has the greatest sum of inner products. The lead over the next order is a correlation, 0 to 2; inf for one voice.
+    Silence on either side gives the order as it is and lead 0.
     """
     before, after = before.double(), after.double()
     order, lead = best_permutation(before @ after.T)

@@ -27,7 +27,7 @@ from tisdiss_cli.model.locoformer import SpeakerPath, SpectralPath
 from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
 from tisdiss_cli.separation.capacity import affordable_seconds, threads_of
-from tisdiss_cli.separation.chunking import LAST, ChunkPlan
+from tisdiss_cli.separation.chunking import LAST, Chunker, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import EarlyExit, settle
 from tisdiss_cli.separation.shifts import shifted_estimates
 
@@ -247,7 +247,7 @@ class Engine:
         self, mixture: Tensor, plan: ChunkPlan, repeats: Repeats = None, separator_repeats: int | None = None
     ) -> tuple[Tensor, int]:
         """Returns the voices (S, L) of a mixture (L,), one chunk after the other, and the most repeats used."""
-        chunker, stitcher = plan.chunker(), plan.stitcher()
+        chunker, stitcher = Chunker(plan), Stitcher(plan)
         parts, most = [], 0
         for start, chunk in chunker.push(mixture) + chunker.finish():
             voices, used = self.run(chunk[None], repeats, separator_repeats)

@@ -86,7 +86,7 @@ class QualityModel:
 
     Attributes:
         mean, scale: of the inputs, by which they are made comparable.
-        coefficients, constant: dB of SI-SNRi for each.
+        coefficients, constant: dB of SI-SNRi for each standard deviation of an input, and at their means.
         low, high: dB to add for the ends of the band that holds 80 % of held-out mixtures.
         rank_correlation, mean_error: with the true SI-SNRi, and dB from it, on held-out mixtures.
         mixtures: that it was fitted to.
@@ -132,10 +132,6 @@ class QualityModel:
             f"80 % band {self.low:+.1f} to {self.high:+.1f} dB, "
             f"rank correlation {self.rank_correlation:.2f}, from {self.mixtures} mixtures"
         )
-
-    def terms(self) -> dict[str, float]:
-        """Returns what each input adds, in dB, when it is one standard deviation above its mean."""
-        return dict(zip(INPUTS, self.coefficients, strict=True))
 
     def predict(self, inputs: Tensor) -> float:
         """Returns the SI-SNRi in dB that is to be expected of INPUTS (7,)."""
@@ -193,9 +189,8 @@ class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
         if not self.seconds:
             return None
         self._look(self.end)
-        if self.worst is None:  # all of it is shorter
-            self.worst = {"si_snri": self.sum / self.seconds, "from": 0.0, "to": self.end}
-        worst = {name: round(value, 2) for name, value in (self.worst or {}).items()}
         predicted = self.sum / self.seconds
+        worst = self.worst or {"si_snri": predicted, "from": 0.0, "to": self.end}  # all of it is shorter
+        worst = {name: round(value, 2) for name, value in worst.items()}
         ends = {"low": round(predicted + self.model.low, 2), "high": round(predicted + self.model.high, 2)}
         return {"si_snri": round(predicted, 2), **ends, "worst": worst}

@@ -11,7 +11,7 @@ from tisdiss_cli.audio.channels import Survey
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.weights import QUALITY
-from tisdiss_cli.separation.chunking import ChunkPlan, Stitcher
+from tisdiss_cli.separation.chunking import Chunker, ChunkPlan, Stitcher
 from tisdiss_cli.separation.early_exit import Auto, EarlyExit, UntilQuality
 from tisdiss_cli.separation.engine import Engine
 from tisdiss_cli.separation.quality import QualityModel
@@ -108,22 +108,15 @@ class Separator(Engine):
         mixture = as_mixture(waveform, sample_rate, self.sample_rate)
         _check_repeats(repeats, separator_repeats)
         plan = self.plan()
-        if mixture.shape[0] <= plan.last:
-            for voices in self._every_repeat(mixture, repeats, separator_repeats):
-                stitcher = plan.stitcher()
-                yield torch.cat((stitcher.push(0, voices), stitcher.finish()), dim=1)
-            return
-        stitchers: list[Stitcher] = []
-        parts: list[list[Tensor]] = []
-        chunker = plan.chunker()
-        for start, chunk in chunker.push(mixture) + chunker.finish():
-            for index, voices in enumerate(self._every_repeat(chunk, repeats, separator_repeats)):
-                if index == len(stitchers):
-                    stitchers.append(plan.stitcher())
-                    parts.append([])
-                parts[index].append(stitchers[index].push(start, voices))
-        for stitcher, part in zip(stitchers, parts, strict=True):
-            yield torch.cat([*part, stitcher.finish()], dim=1)
+        chunker = Chunker(plan)
+        chunks = chunker.push(mixture) + chunker.finish()
+        estimates = [self._every_repeat(chunk, repeats, separator_repeats) for _, chunk in chunks]
+        if len(chunks) > 1:  # the device cannot hold the state of all of them between repeats
+            estimates = [iter(list(of_chunk)) for of_chunk in estimates]
+        for every in zip(*estimates, strict=True):
+            stitcher = Stitcher(plan)
+            parts = [stitcher.push(start, voices) for (start, _), voices in zip(chunks, every, strict=True)]
+            yield torch.cat([*parts, stitcher.finish()], dim=1)
 
     def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
         """Yields the voices (S, n) of a chunk (n,) after each repeat, on the CPU."""

@@ -55,12 +55,7 @@ class SpeakerProfile:
 
 
 class SpeakerProfiles:
-    """Profiles of S voices so far; as large after a day as after a minute.
-
-    Args:
-        voices: S.
-        sample_rate: theirs, Hz.
-    """
+    """Profiles of S voices at a rate in Hz so far; as large after a day as after a minute."""
 
     def __init__(self, voices: int, sample_rate: int) -> None:
         self.sample_rate = sample_rate

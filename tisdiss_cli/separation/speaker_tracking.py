@@ -45,11 +45,7 @@ class TurnCutter:
 
 
 class TurnSorter(Stream[[Tensor], Tensor, Tensor]):
-    """Takes S voices in any portions and gives them back turn by turn, in memory that does not grow.
-
-    Args:
-        voices: S.
-        sample_rate: theirs, Hz.
+    """Takes S voices at a rate in Hz, in any portions, and gives them back turn by turn, in memory that does not grow.
 
     Attributes:
         uncertain: positions, in samples, of seams at which the voices may still be swapped.
