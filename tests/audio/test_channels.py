@@ -223,4 +223,4 @@ def test_blocks_do_not_matter_to_the_survey(block):
     for begin in range(0, len(stereo), block):
         parts.push(stereo[begin : begin + block])
     assert np.array_equal(whole.tallies[2].seen, parts.tallies[2].seen)
-    assert whole.mix().warnings == parts.mix().warnings != []
+    assert whole.decide() == parts.decide() != []

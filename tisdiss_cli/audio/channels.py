@@ -38,32 +38,13 @@ def parse_channels(text: str) -> tuple[int, ...] | Literal["each"]:
     return numbers
 
 
-class Mix:
-    """How blocks of a file (n, C) become one channel (n,).
-
-    Attributes:
-        warnings: what a user should know of it, sentences without the file's name.
-    """
-
-    def __init__(self, wanted: Sequence[int] = ()) -> None:
-        self.wanted, self.warnings = tuple(wanted), list[str]()
-        self.instead: dict[int, int] = {}  # for C channels the one, from 0, that is taken instead of their average
-
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        """Returns (n,) of (n, C)."""
-        count = block.shape[1]
-        if count in self.instead:
-            return np.ascontiguousarray(block[:, self.instead[count]])
-        return block[:, chosen(self.wanted, count)].mean(axis=1)
-
-
 def chosen(wanted: Sequence[int], count: int) -> list[int]:
     """Returns the channels that are averaged, from 0 on, of `count`."""
     return [number - 1 for number in wanted] or list(range(count))
 
 
 class Survey:
-    """What averaging would do to a file, from all of its blocks.
+    """Several channels to one: all of a file's blocks are pushed, then it is decided, then they are mixed.
 
     Args:
         wanted: the channels that are to be averaged, from 1 on; () for all.
@@ -73,6 +54,7 @@ class Survey:
     def __init__(self, wanted: Sequence[int], rate: float) -> None:
         self.wanted, self.frame = tuple(wanted), max(2, round(rate * _FRAME_SECONDS))
         self.tallies: dict[int, _Tally] = {}  # by the number of channels, which may change on the way
+        self.instead: dict[int, int] = {}  # likewise: the one, from 0 on, that is taken instead of their average
 
     def push(self, block: np.ndarray) -> None:
         """Adds samples (n, C); blocks of any length give the same in the end."""
@@ -81,29 +63,32 @@ class Survey:
         if picked.shape[1] > 1:
             self.tallies.setdefault(count, _Tally(picked.shape[1], self.frame)).push(picked)
 
-    def mix(self) -> Mix:
-        """What follows."""
-        mix = Mix(self.wanted)
+    def mix(self, block: np.ndarray) -> np.ndarray:
+        """Returns (n,) of a block (n, C): the channels' average until it was decided otherwise."""
+        count = block.shape[1]
+        if count in self.instead:
+            return np.ascontiguousarray(block[:, self.instead[count]])
+        return block[:, chosen(self.wanted, count)].mean(axis=1)
+
+    def decide(self) -> list[str]:
+        """Decides what is taken; returns what a user should know of it, sentences without the file's name."""
+        warnings = []
         for count, tally in self.tallies.items():
             channels = chosen(self.wanted, count)
             loss, cancelled = tally.loss_db()
             loudest = channels[tally.loudest]
             lost = f"averaging its channels loses {'more than 120' if loss > 120 else f'{loss:.0f}'} dB"
             if loss > CANCELS_DB:
-                mix.instead[count] = loudest
-                mix.warnings.append(
-                    f"{lost}, they cancel each other: channel {loudest + 1}, the loudest, is taken instead"
-                )
+                self.instead[count] = loudest
+                warnings.append(f"{lost}, they cancel each other: channel {loudest + 1}, the loudest, is taken instead")
             elif cancelled > _PARTLY_DB:
-                mix.warnings.append(
-                    f"{lost}, they partly cancel each other: --channels {loudest + 1} takes the loudest"
-                )
+                warnings.append(f"{lost}, they partly cancel each other: --channels {loudest + 1} takes the loudest")
             elif tally.apart():
-                mix.warnings.append(
+                warnings.append(
                     "its channels hardly share anything, as where each has its own talker: "
                     "`tisdiss separate --channels each` takes every one by itself"
                 )
-        return mix
+        return warnings
 
 
 class _Tally:

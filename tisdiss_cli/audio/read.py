@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tisdiss_cli.audio.channels import Mix, Survey, chosen
+from tisdiss_cli.audio.channels import Survey, chosen
 from tisdiss_cli.audio.decode import DecodeError, Decoder
 from tisdiss_cli.audio.header import Part, find_parts
 from tisdiss_cli.audio.resample import Resampler
@@ -72,11 +72,10 @@ class Source:
         self.path, self.sample_rate, self.frames = path, sample_rate, 0
         self.track, self.partial, self.wanted = track, partial, wanted
         self.warnings: list[str] = []
-        self.mix: Mix | None = None
         self.parts = self._find_parts()
         self.file = self._open(self.parts[0])
         self.input_rate, self.channels, self.subtype = self.file.samplerate, self.file.channels, self.file.subtype
-        self.start = self.file.start
+        self.start, self.survey = self.file.start, Survey(wanted, self.input_rate)
         others = ((part.end - part.start) / part.byte_rate for part in self.parts[1:] if part.byte_rate)
         self.seconds = self.file.seconds + sum(others)
         notes = dict.fromkeys(part.note for part in self.parts if part.note and not part.cut)
@@ -109,15 +108,14 @@ class Source:
         self.file.close()
 
     def _mixed(self, block: np.ndarray) -> np.ndarray:
-        """(n, channels) -> (n,); the first time that several are to be averaged, after a pass over the whole file."""
-        if not self.mix and len(chosen(self.wanted, block.shape[1])) > 1:
-            survey, other = Survey(self.wanted, self.input_rate), copy(self)
+        """Returns (n,) of (n, channels); before it averages several, after a pass over the whole file."""
+        if not self.survey.tallies and len(chosen(self.wanted, block.shape[1])) > 1:
+            other = copy(self)
             other.warnings, other.file = [], self._open(self.parts[0])
             for _, first in other._all_blocks():
-                survey.push(first)
-            self.mix = survey.mix()
-            self.warnings += self.mix.warnings
-        return (self.mix or Mix(self.wanted))(block)
+                self.survey.push(first)
+            self.warnings += self.survey.decide()
+        return self.survey.mix(block)
 
     def _find_parts(self) -> list[Part]:
         path = self.path

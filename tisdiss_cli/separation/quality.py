@@ -166,20 +166,19 @@ class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
     def _look(self, now: float) -> None:
         """Weighs the WINDOWs that end by `now`; chunks to come begin there."""
         for end in self._waiting:
-            if end <= now:
-                self._weigh(end - WINDOW, end)
+            if end > now:
+                continue
+            begin = end - WINDOW
+            shares = [max(0.0, min(to, end) - max(since, begin)) for since, to, _ in self._recent]
+            heard = sum(shares)
+            if heard < 0.1:  # seconds: hardly touched
+                continue
+            mean = sum(share * one for share, (_, _, one) in zip(shares, self._recent, strict=True)) / heard
+            if self.worst is None or mean < self.worst["si_snri"]:
+                self.worst = {"si_snri": mean, "from": begin, "to": end}
         self._waiting = [end for end in self._waiting if end > now]
         since = min([now, *self._waiting]) - WINDOW
         self._recent = [stretch for stretch in self._recent if stretch[1] > since]
-
-    def _weigh(self, begin: float, end: float) -> None:
-        shares = [max(0.0, min(to, end) - max(since, begin)) for since, to, _ in self._recent]
-        heard = sum(shares)
-        if heard < 0.1:  # seconds: hardly touched
-            return
-        mean = sum(share * predicted for share, (_, _, predicted) in zip(shares, self._recent, strict=True)) / heard
-        if self.worst is None or mean < self.worst["si_snri"]:
-            self.worst = {"si_snri": mean, "from": begin, "to": end}
 
     def finish(self) -> dict[str, Any] | None:
         """Returns `si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` ten seconds; None of silence.

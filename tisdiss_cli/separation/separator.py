@@ -148,10 +148,9 @@ def as_mixture(waveform: Tensor, sample_rate: int | None, wanted: int) -> Tensor
     if waveform.dim() == 2:
         survey = Survey((), rate)
         survey.push(waveform.T.numpy())
-        mix = survey.mix()
-        for warning in mix.warnings:
+        for warning in survey.decide():
             log.warning(f"waveform: {warning}")
-        waveform = torch.from_numpy(mix(waveform.T.numpy()))
+        waveform = torch.from_numpy(survey.mix(waveform.T.numpy()))
     return torch.cat((resampler.push(waveform), resampler.finish()))
 
 
