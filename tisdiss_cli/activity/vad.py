@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WINDOW_SECONDS = 0.032  # one probability for each
-RATES = (8000, 16000)  # Hz, that the network knows
 _MOST = 512  # windows put through at once, so that a block of any length takes the same memory
 
 State = tuple[Tensor, Tensor]  # of the recurrence, (1, S, 128) each
@@ -66,8 +65,6 @@ class SpeechProbability:
     """Probability of speech in each 32 ms window of S voices at 8000 or 16000 Hz, one after the other."""
 
     def __init__(self, voices: int, sample_rate: int) -> None:
-        if sample_rate not in RATES:
-            raise ValueError(f"Silero VAD knows {RATES} Hz, not {sample_rate}")
         self.network = silero_vad(sample_rate)
         self.window, self.context = self.network.window, self.network.context
         self.before = torch.zeros(voices, self.context)  # the last samples so far

@@ -75,8 +75,8 @@ class Survey:
         warnings = []
         for count, tally in self.tallies.items():
             channels = chosen(self.wanted, count)
-            loss, cancelled = tally.loss_db()
-            loudest = channels[tally.loudest]
+            place, loss, cancelled = tally.loss_db()
+            loudest = channels[place]
             lost = f"averaging its channels loses {'more than 120' if loss > 120 else f'{loss:.0f}'} dB"
             if loss > CANCELS_DB:
                 self.instead[count] = loudest
@@ -117,29 +117,22 @@ class _Tally:
         difference = np.clip(ordered[:, -1] - ordered[:, -2], 0, _DIFFERENCES - 1).astype(int)
         np.add.at(self.seen, (levels.argmax(axis=1), level, difference), 1)
 
-    @property
-    def covariance(self) -> np.ndarray:
+    def loss_db(self) -> tuple[int, float, float]:
+        """Returns the loudest channel; and how far the average is below it, and below that of unrelated ones, in dB."""
         mean = self.sum / max(1, self.frames)
         with np.errstate(invalid="ignore", over="ignore"):
-            return self.products / max(1, self.frames) - np.outer(mean, mean)
-
-    @property
-    def loudest(self) -> int:
-        return int(np.diag(self.covariance).argmax())
-
-    def loss_db(self) -> tuple[float, float]:
-        """How far the average is below the loudest channel, and below what unrelated channels would average to, dB."""
-        covariance = self.covariance
+            covariance = self.products / max(1, self.frames) - np.outer(mean, mean)
         powers, count = np.diag(covariance), len(covariance)
+        loudest = int(powers.argmax())
         if not powers.max() > 0:
-            return 0.0, 0.0  # silence loses nothing
+            return loudest, 0.0, 0.0  # silence loses nothing
         average = covariance.sum() / count**2
         if average <= 1e-15 * powers.max():  # rounding of the sums
-            return inf, inf
-        return 10 * log10(powers.max() / average), 10 * log10(powers.sum() / count**2 / average)
+            return loudest, inf, inf
+        return loudest, 10 * log10(powers.max() / average), 10 * log10(powers.sum() / count**2 / average)
 
     def apart(self) -> bool:
-        """Whether at least two channels are each far above all others where somebody speaks."""
+        """Tells if at least two channels are each far above all others where somebody speaks."""
         by_level = self.seen.sum(axis=(0, 2))
         from_above = by_level[::-1].cumsum()
         common = _LEVELS - 1 - int(np.searchsorted(from_above, max(1, by_level.sum() / 20)))
