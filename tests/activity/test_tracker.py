@@ -21,8 +21,7 @@ from tisdiss_cli.activity.leakage import (
     log_odds,
     spectral_correlation,
 )
-from tisdiss_cli.activity.segments import Speech, find_segments
-from tisdiss_cli.activity.tracker import ActivityTracker
+from tisdiss_cli.activity.tracker import ActivityTracker, Speech, find_segments
 from tisdiss_cli.audio.read import read
 
 LEAK = 10 ** (-22 / 20)  # of one voice into the other

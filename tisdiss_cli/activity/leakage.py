@@ -189,8 +189,7 @@ class Evidence(Stream[[Tensor, Tensor], Tensor, Tensor]):
 
     def _rows(self, probability: Tensor, features: Tensor) -> Tensor:
         detector = torch.logit(probability.clamp(1e-4, 1 - 1e-4))
-        compared = log_odds(features) if self.voices > 1 else detector
-        return torch.cat((detector, compared, torch.ones(1, probability.shape[1])))
+        return torch.cat((detector, log_odds(features), torch.ones(1, probability.shape[1])))
 
     def _both(self, part: Tensor) -> Tensor:
         if not part.shape[1]:

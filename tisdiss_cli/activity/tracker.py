@@ -1,13 +1,70 @@
-"""Speaker activity of separated voices, as one stream: detector, comparison of the voices, segments."""
+"""Speaker activity of separated voices, as one stream: detector, comparison of the voices, segments of speech."""
+
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from tisdiss_cli.activity.leakage import Evidence
-from tisdiss_cli.activity.segments import Speech, find_segments
-from tisdiss_cli.activity.vad import SpeechProbability, vad_rate
+from tisdiss_cli.activity.vad import WINDOW_SECONDS, SpeechProbability, vad_rate
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.stream import Stream
+
+Segments = list[list[tuple[float, float]]]  # of each voice: (begin, end) in seconds, in order, disjoint
+
+_BRIDGED = 0.25  # seconds; a shorter pause is speech
+_LEAST = 0.1  # seconds; shorter speech is none
+_TALKS = 0.05  # of the time with speech; a voice that speaks for less is no talker
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Who speaks when in one recording.
+
+    Attributes:
+        segments: within its length.
+        seconds: the recording's length.
+    """
+
+    segments: Segments
+    seconds: float
+
+    @property
+    def speech_seconds(self) -> list[float]:
+        """Seconds in which each voice speaks."""
+        return [round(sum(end - begin for begin, end in voice), 3) for voice in self.segments]
+
+    @property
+    def overlap_seconds(self) -> float:
+        """Seconds in which two or more speak."""
+        return round(self._during(2), 3)
+
+    @property
+    def silence_seconds(self) -> float:
+        """Seconds in which nobody speaks."""
+        return round(max(0.0, self.seconds - self._during(1)), 3)
+
+    @property
+    def talkers(self) -> int:
+        """Number of voices that are more than leakage of the others."""
+        return sum(seconds > _TALKS * self._during(1) for seconds in self.speech_seconds)
+
+    def shifted(self, seconds: float) -> "Speech":
+        """Returns the same, that much later, as on the clock of a video that began earlier."""
+        later = [[(begin + seconds, end + seconds) for begin, end in voice] for voice in self.segments]
+        return Speech(later, self.seconds + seconds)
+
+    def _during(self, least: int) -> float:
+        """Returns the seconds in which at least `least` speak."""
+        ends = [pair for voice in self.segments for pair in voice]
+        changes = sorted([(begin, 1) for begin, _ in ends] + [(end, -1) for _, end in ends])
+        speaking, since, total = 0, 0.0, 0.0
+        for time, step in changes:
+            if speaking >= least:
+                total += time - since
+            speaking, since = speaking + step, time
+        return total
 
 
 class ActivityTracker(Stream[[Tensor], None, Speech]):
@@ -47,3 +104,21 @@ class ActivityTracker(Stream[[Tensor], None, Speech]):
         if whole:
             windows = samples[:, :whole].unflatten(1, (-1, self.window))
             self.speaks.append(self.evidence.push(self.probability.push(windows), windows) > 0)
+
+
+def find_segments(speaks: Tensor) -> Segments:
+    """Returns the segments of each voice, from whether it speaks in each of its windows (S, m)."""
+    found: Segments = []
+    for voice in speaks.tolist():
+        segments: list[tuple[float, float]] = []
+        windows = 0
+        for now, alike in groupby(voice):
+            begin = windows * WINDOW_SECONDS
+            windows += len(list(alike))
+            end = windows * WINDOW_SECONDS
+            if now and segments and begin - segments[-1][1] < _BRIDGED:
+                segments[-1] = (segments[-1][0], end)
+            elif now:
+                segments.append((begin, end))
+        found.append([(begin, end) for begin, end in segments if end - begin >= _LEAST])
+    return found

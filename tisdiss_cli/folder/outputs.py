@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.activity.formats import write_segments
-from tisdiss_cli.activity.segments import Speech
-from tisdiss_cli.activity.tracker import ActivityTracker
+from tisdiss_cli.activity.tracker import ActivityTracker, Speech
 from tisdiss_cli.audio.read import AudioError, Source
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.audio.write import LOSSY, Writer, check_rate, choices, choose_subtype, least_subtype

@@ -44,7 +44,7 @@ _IN_PATH: list[tuple[str, str]] = [
     (r"\.attention\.out\.", ".attn.aggregate_heads.0."),
 ]
 
-# separator_conf key -> Config field, for those that map one to one.
+# separator_conf key -> Config field.
 _KEYS = {
     "num_spk": "speakers",
     "emb_dim": "channels",
@@ -53,6 +53,7 @@ _KEYS = {
     "n_heads": "heads",
     "attention_dim": "attention_channels",
     "conv1d_kernel": "kernel_size",
+    "ffn_hidden_dim": "ffn_hidden",
     "eps": "eps",
     "encoder_n_layers": "separator_layers",
     "encoder_repeat_times": "separator_repeats",
@@ -62,7 +63,7 @@ _KEYS = {
     "reconstructor_repeat_residual_module": "reconstructor_reinjection",
 }
 # Values of keys that our network does not vary; any other is another network.
-_FIXED = {"norm_type": "rmsgroupnorm", "conv1d_shift": 1, "encoder_decoder": False}
+_FIXED = {"norm_type": "rmsgroupnorm", "conv1d_shift": 1, "encoder_decoder": False, "ffn_type": "swiglu_conv1d"}
 
 # Under which key training scripts keep the network, the likelier first.
 _STATES = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params", "module")
@@ -85,25 +86,23 @@ def config_from_options(
 ) -> Config:
     """Returns a Config from the authors' option names; UserError names an option that ours cannot express."""
     for key, wanted in _FIXED.items():
-        if separator_conf.get(key, wanted) != wanted:
+        if _only(separator_conf, key, wanted) != wanted:
             raise UserError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {wanted!r} is supported")
-    values: dict[str, Any] = {_KEYS[key]: value for key, value in separator_conf.items() if key in _KEYS}
+    values = {field: _only(separator_conf, key) for key, field in _KEYS.items() if key in separator_conf}
     if "eps" in values:
         values["eps"] = float(values["eps"])  # YAML reads 1e-5, without a point, as text
-    if "ffn_hidden_dim" in separator_conf:
-        hidden = separator_conf["ffn_hidden_dim"]
-        widths = set(hidden if isinstance(hidden, list | tuple) else [hidden])
-        if len(widths) != 1:
-            raise UserError(f"separator_conf.ffn_hidden_dim is {hidden}, and only equal widths are supported")
-        values["ffn_hidden"] = widths.pop()
-    kinds = separator_conf.get("ffn_type", "swiglu_conv1d")
-    if set(kinds if isinstance(kinds, list | tuple) else [kinds]) != {"swiglu_conv1d"}:
-        raise UserError(f"separator_conf.ffn_type is {kinds}, and only 'swiglu_conv1d' is supported")
-    encoder_conf = encoder_conf or {}
-    for key in ("n_fft", "hop_length"):
-        if key in encoder_conf:
-            values[key] = encoder_conf[key]
+    values |= {key: value for key, value in (encoder_conf or {}).items() if key in ("n_fft", "hop_length")}
     return Config(**values, sample_rate=sample_rate)
+
+
+def _only(options: dict[str, Any], key: str, default: Any = None) -> Any:
+    """Returns an option, or what all entries of its list are; UserError where they differ."""
+    value = options.get(key, default)
+    if not isinstance(value, list) or not value:
+        return value
+    if any(entry != value[0] for entry in value):
+        raise UserError(f"separator_conf.{key} is {value}, and only equal entries are supported")
+    return value[0]
 
 
 def read_config(path: Path) -> Config:
