@@ -48,10 +48,8 @@ def load_torchaudio() -> Any:
     """Returns torchaudio, without its compiled part where that does not fit torch or the machine.
 
     Resampling, speed perturbation and convolution are plain Python in it. Its compiled part is made for one range of
-    torch's versions and for CUDA, which its metadata does not say: beside others, importing it fails.
-
-    Raises:
-        ImportError: it is not installed.
+    torch's versions and for CUDA, which its metadata does not say: beside others, importing it fails. ImportError where
+    it is not installed.
     """
     try:
         return import_module("torchaudio")

@@ -56,12 +56,8 @@ def compressed_spectra(windows: Tensor) -> Tensor:
 def spectral_correlation(spectra: Tensor, known: Tensor) -> Tensor:
     """Returns how alike each voice and the one most like it come and go: correlation over time, all frequencies as one.
 
-    Args:
-        spectra: (S, F, m + 2 NEAR), compressed; zero where nothing is known.
-        known: (m + 2 NEAR,), 1 or 0.
-
-    Returns:
-        (S, m) of -1 to 1; 0 for a voice alone.
+    From compressed spectra (S, F, m + 2 NEAR), zero where nothing is known, and whether it is (m + 2 NEAR,), 1 or 0; to
+    (S, m) of -1 to 1; 0 for a voice alone.
     """
     side = 2 * NEAR + 1
     count = known.unfold(0, side, 1).sum(-1).clamp_min(1)

@@ -20,15 +20,10 @@ _TALKS = 0.05  # of the time with speech; a voice that speaks for less is no tal
 
 @dataclass(frozen=True)
 class Speech:
-    """Who speaks when in one recording.
+    """Who speaks when in one recording."""
 
-    Attributes:
-        segments: within its length.
-        seconds: the recording's length.
-    """
-
-    segments: Segments
-    seconds: float
+    segments: Segments  # within its length
+    seconds: float  # its length
 
     @property
     def speech_seconds(self) -> list[float]:

@@ -46,8 +46,7 @@ class Decoder:
     """An audio track as blocks of samples.
 
     Attributes:
-        samplerate: Hz, of the first samples.
-        channels: of the first samples.
+        samplerate, channels: Hz, of the first samples.
         seconds: the length as a header has it, or as FFmpeg guesses; 0: unknown.
         start: when the track begins after the container does, in seconds; 0 within SLACK.
         subtype: libsndfile's name of the samples' type ("PCM_16"), or FFmpeg's of the codec in capitals ("AAC").

@@ -28,25 +28,15 @@ _LONGEST_PAGE = 27 + 255 + 255 * 255  # of Ogg, bytes
 
 @dataclass
 class Part:
-    """One recording within a file.
+    """One recording within a file."""
 
-    Attributes:
-        start: its first byte.
-        end: behind its last byte.
-        format: FFmpeg's name of it where that is settled.
-        head: what a decoder is to read in place of its first bytes.
-        note: why the header is not believed.
-        missing: bytes that the header promises in excess.
-        byte_rate: bytes a second; 0 where that is unknown.
-    """
-
-    start: int
-    end: int
-    format: str = ""
-    head: bytes = b""
-    note: str = ""
-    missing: int = 0
-    byte_rate: float = 0.0
+    start: int  # its first byte
+    end: int  # behind its last byte
+    format: str = ""  # FFmpeg's name of it where that is settled
+    head: bytes = b""  # what a decoder is to read in place of its first bytes
+    note: str = ""  # why the header is not believed
+    missing: int = 0  # bytes that the header promises in excess
+    byte_rate: float = 0.0  # bytes a second; 0 where that is unknown
 
     @property
     def cut(self) -> bool:

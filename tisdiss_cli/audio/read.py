@@ -39,12 +39,10 @@ class Source:
     recorder died), is read to its end, with a warning. WAV files joined end to end are read one after the other.
 
     Attributes:
-        input_rate: the file's own rate, Hz, at its begin.
-        channels: at its begin.
-        subtype: libsndfile's name of the type of its samples, or FFmpeg's of the codec in capitals.
+        input_rate, channels: the file's own, Hz, at its begin.
+        subtype, start: as `Decoder` has them.
         seconds: its length as its header has it; 0 where it has none.
-        start: when the sound begins, in seconds of the container's clock; 0 where nothing else begins earlier.
-        frames: frames read so far, at the file's rate.
+        frames: read so far, at the file's rate.
         warnings: what a user should know of it, sentences without the file's name; grows while streaming.
 
     Args:
@@ -155,7 +153,7 @@ class Source:
             raise AudioError(f"{self.path} has {has}, no channel {missing[0]}: choose another with --channels")
 
     def _all_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(rate, samples (n, channels)) of one part after the other; warnings on the way."""
+        """Yields (rate, samples (n, channels)) of one part after the other; warnings on the way."""
         kind, at = (self.input_rate, self.channels), 0.0
         for number, part in enumerate(self.parts):
             file = self._open(part) if number else self.file

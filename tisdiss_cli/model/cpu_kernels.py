@@ -61,14 +61,7 @@ class _Convolution(torch.autograd.Function):
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
     """Returns, for every tap of the kernel, the product of the output's gradients with the inputs that it met.
 
-    Args:
-        x: the input, (N, C, T, F).
-        gradient: the output's, (N, C', T', F').
-        kernel: over (T, F).
-        padding: over (T, F).
-
-    Returns:
-        (C', C, *kernel).
+    Of an input (N, C, T, F) and gradients (N, C', T', F'), with kernel and padding over (T, F); (C', C, *kernel).
     """
     (over_t, over_f), (frames, bins) = padding, gradient.shape[2:]
     rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)

@@ -90,8 +90,7 @@ def bundled() -> list[Path]:
 def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     """Returns the file behind a bundled name, a path, or a repository in the hub's cache; None: the bundled default.
 
-    Raises:
-        UserError: there is no such file; the sentence lists the bundled names.
+    UserError, with the bundled names, where there is none.
     """
     names = {path.stem: path for path in bundled()}
     if name_or_path is None:
@@ -227,10 +226,7 @@ def average_weights(paths: Sequence[Path], out: Path) -> None:
     """Writes the mean of weight files, as the paper averages its best checkpoints: of one run, or of runs in a row.
 
     Repeats, recipe and training facts are the last file's; its validation and calibration, of which the mean has none,
-    are left out.
-
-    Raises:
-        UserError: a file is no weight file, or has another network than the last.
+    are left out. UserError where a file is no weight file, or has another network than the last.
     """
     files = [read_info(path) for path in paths]
     last = files[-1]

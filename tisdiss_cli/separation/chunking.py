@@ -24,15 +24,10 @@ _MARGIN = 0.1  # the least lead of the best order over the next, as a correlatio
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Lengths by which recordings are cut into chunks.
+    """Lengths by which recordings are cut into chunks."""
 
-    Attributes:
-        chunk: its samples, at least 2.
-        sample_rate: Hz, by which turns are brought to the voices that they sound like; None: they stay where they are.
-    """
-
-    chunk: int
-    sample_rate: int | None = None
+    chunk: int  # its samples, at least 2
+    sample_rate: int | None = None  # Hz, to bring turns to the voices that they sound like; None: they stay
 
     @property
     def overlap(self) -> int:

@@ -12,13 +12,9 @@ from tisdiss_cli.separation.si_snr import is_silent, si_snr
 
 @dataclass(frozen=True)
 class Auto:
-    """Stop at the first repeat that hardly changes the estimate.
+    """Stop at the first repeat that hardly changes the estimate."""
 
-    `threshold_db`: of SI-SNR between a repeat's estimate and the one before it, for the source that
-    changes most; at or above it, the change is too small to go on.
-    """
-
-    threshold_db: float
+    threshold_db: float  # of SI-SNR to the repeat before, of the source that changes most, from which on it is enough
     most: int  # repeats
 
     def enough(self, voices: Tensor, older: Tensor, mixtures: Tensor) -> list[bool]:
@@ -31,13 +27,10 @@ class Auto:
 
 @dataclass(frozen=True)
 class UntilQuality:
-    """Stop at the first repeat whose voices are predicted to be good enough; silence is.
-
-    `least`: predicted SI-SNRi in dB.
-    """
+    """Stop at the first repeat whose voices are predicted to be good enough; silence is."""
 
     model: QualityModel = field(hash=False)  # it holds lists
-    least: float
+    least: float  # predicted SI-SNRi, dB
     most: int  # repeats
 
     def enough(self, voices: Tensor, older: Tensor, mixtures: Tensor) -> list[bool]:

@@ -82,25 +82,17 @@ def _undecided(mixture: Tensor, voices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class QualityModel:
-    """A linear model of INPUTS; all lists are in their order.
+    """A linear model of INPUTS; all lists are in their order."""
 
-    Attributes:
-        mean, scale: of the inputs, by which they are made comparable.
-        coefficients, constant: dB of SI-SNRi for each standard deviation of an input, and at their means.
-        low, high: dB to add for the ends of the band that holds 80 % of held-out mixtures.
-        rank_correlation, mean_error: with the true SI-SNRi, and dB from it, on held-out mixtures.
-        mixtures: that it was fitted to.
-    """
-
-    mean: list[float]
-    scale: list[float]
-    coefficients: list[float]
-    constant: float
-    low: float
+    mean: list[float]  # of the inputs
+    scale: list[float]  # their standard deviations
+    coefficients: list[float]  # dB of SI-SNRi for each standard deviation
+    constant: float  # dB of SI-SNRi at the means
+    low: float  # dB to add for the lower end of the band that holds 80 % of held-out mixtures
     high: float
-    rank_correlation: float
-    mean_error: float
-    mixtures: int
+    rank_correlation: float  # with the true SI-SNRi of held-out mixtures
+    mean_error: float  # dB from it
+    mixtures: int  # that it was fitted to
 
     @classmethod
     def of(cls, facts: Mapping[str, Any] | None) -> "QualityModel | None":

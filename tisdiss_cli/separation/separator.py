@@ -38,11 +38,9 @@ class Separator(Engine):
         return ChunkPlan(max(4 * self.config.n_fft, round(seconds * self.sample_rate)), self.sample_rate)
 
     def auto(self, most: int | None = None, threshold_db: float | None = None) -> Auto:
-        """Returns the rule of `--repeats auto`.
+        """Returns the rule of `--repeats auto`: at most `most` repeats (None: 8), and as `Auto` the threshold.
 
-        Args:
-            most: repeats; None: 8.
-            threshold_db: as `Auto` has it; None: that of the weights' calibration, UserError where there is none.
+        None: that of the weights' calibration, UserError where there is none.
         """
         threshold_db = self.weights.auto_threshold_db if threshold_db is None else threshold_db
         if threshold_db is None:
@@ -126,17 +124,10 @@ class Separator(Engine):
 
 
 def as_mixture(waveform: Tensor, sample_rate: int | None, wanted: int) -> Tensor:
-    """Returns a waveform (L,) or (channels, L), any level, as a mixture (L',) in float32 on the CPU.
+    """Returns a waveform (L,) or (channels, L), any level, as a mixture (L',) at `wanted` Hz in float32 on the CPU.
 
-    Channels are averaged, or the loudest taken where they would cancel, which the log says.
-
-    Args:
-        waveform: floating point.
-        sample_rate: of the waveform in Hz; None: `wanted`.
-        wanted: the network's rate, in Hz.
-
-    Raises:
-        UserError: an impossible shape or dtype, or samples that are NaN or infinite.
+    Channels are averaged, or the loudest taken where they would cancel, which the log says. UserError of an impossible
+    shape or dtype, or samples that are NaN or infinite. `sample_rate` is the waveform's; None: `wanted`.
     """
     if waveform.dim() not in (1, 2) or not waveform.numel() or not waveform.is_floating_point():
         raise UserError(f"waveform must be floating point, (L,) or (channels, L), not {tuple(waveform.shape)}")
