@@ -1,5 +1,6 @@
 """Separate two-talker recordings with TISDiSS: the Python API."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["Separator", "__version__", "load_weights"]
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from tisdiss_cli.separation.separator import Separator
 
     __version__: str
+
+_HOMES = {"Separator": "tisdiss_cli.separation.separator", "load_weights": "tisdiss_cli.model.weights"}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,12 +23,6 @@ def __getattr__(name: str) -> Any:
             return version("tisdiss")
         except PackageNotFoundError:
             return "unknown"  # a checkout on the path that was never installed
-    if name == "Separator":
-        from tisdiss_cli.separation.separator import Separator
-
-        return Separator
-    if name == "load_weights":
-        from tisdiss_cli.model.weights import load_weights
-
-        return load_weights
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,6 @@ from tisdiss_cli.model.hub import find_cached
 from tisdiss_cli.model.network import TISDiSS
 
 FORMAT = "tisdiss-1"
-CHUNK_SECONDS = 8.0  # unless a file or the caller say otherwise
 
 # Keys of a file's facts that calibration and the import of published weights write
 THRESHOLD, REPEATS, CHUNK, QUALITY = "auto_threshold_db", "repeats", "chunk_seconds", "quality"
@@ -71,7 +70,7 @@ class WeightFile:
     @property
     def chunk_seconds(self) -> float:
         """The length that the network hears of a long recording at a time, as the calibration recommends."""
-        return cast(float, self.info.get(CHUNK, CHUNK_SECONDS))
+        return cast(float, self.info.get(CHUNK, 8.0))
 
 
 def bundled_directory() -> Path:

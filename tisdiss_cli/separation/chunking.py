@@ -39,11 +39,6 @@ class ChunkPlan:
         """Samples that it shares at most."""
         return max(1, int(self.chunk * LONGEST_OVERLAP))
 
-    @property
-    def last(self) -> int:
-        """Samples of the longest last, or only, chunk."""
-        return int(LAST * self.chunk)
-
 
 class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
     """Cuts a stream of samples into chunks of one length, each overlapping the one before.
@@ -62,7 +57,7 @@ class Chunker(Stream[[Tensor], list[Chunk], list[Chunk]]):
         """Adds samples (n,); returns the chunks that are complete."""
         self.buffer = torch.cat((self.buffer, x))
         chunks = []
-        while self.start + self.buffer.shape[0] > self.next + self.plan.last:
+        while self.start + self.buffer.shape[0] > self.next + int(LAST * self.plan.chunk):
             self.buffer = self.buffer[self.next - self.start :]
             self.start = self.next
             piece = self.buffer[: self.plan.chunk].clone()

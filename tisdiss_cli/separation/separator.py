@@ -108,19 +108,18 @@ class Separator(Engine):
         plan = self.plan()
         chunker = Chunker(plan)
         chunks = chunker.push(mixture) + chunker.finish()
-        estimates = [self._every_repeat(chunk, repeats, separator_repeats) for _, chunk in chunks]
-        if len(chunks) > 1:  # the device cannot hold the state of all of them between repeats
-            estimates = [iter(list(of_chunk)) for of_chunk in estimates]
-        for every in zip(*estimates, strict=True):
+
+        def each(chunk: Tensor) -> Iterator[Tensor]:
+            estimates = self.estimates(chunk[None], repeats, separator_repeats)
+            return (estimate.waveforms()[0].cpu() for estimate in estimates if estimate.repeat)
+
+        found = [each(chunk) for _, chunk in chunks]
+        if len(chunks) > 1:  # the device cannot hold the state of several between repeats
+            found = [iter(list(estimates)) for estimates in found]
+        for every in zip(*found, strict=True):
             stitcher = Stitcher(plan)
             parts = [stitcher.push(start, voices) for (start, _), voices in zip(chunks, every, strict=True)]
             yield torch.cat([*parts, stitcher.finish()], dim=1)
-
-    def _every_repeat(self, mixture: Tensor, repeats: int | None, separator_repeats: int | None) -> Iterator[Tensor]:
-        """Yields the voices (S, n) of a chunk (n,) after each repeat, on the CPU."""
-        for estimate in self.estimates(mixture[None], repeats, separator_repeats):
-            if estimate.repeat:
-                yield estimate.waveforms()[0].cpu()
 
 
 def as_mixture(waveform: Tensor, sample_rate: int | None, wanted: int) -> Tensor:
