@@ -39,12 +39,6 @@ class SpeakerProfile:
     voiced: int  # frames that have a pitch
     octaves: float
 
-    @classmethod
-    def of(cls, frames: Tensor, sample_rate: int) -> "SpeakerProfile":
-        """Returns the profile of frames (F, n)."""
-        pitch = octaves(frames, sample_rate)
-        return cls(frames.shape[0], _cepstra(frames, sample_rate).double().sum(0), pitch.shape[0], float(pitch.sum()))
-
     def __add__(self, other: "SpeakerProfile") -> "SpeakerProfile":
         return SpeakerProfile(
             self.frames + other.frames,
@@ -65,14 +59,16 @@ class SpeakerProfiles:
         """Returns the profile of each of (S, n), from the frames that are its own; None where there are too few."""
         size = round(FRAME * self.sample_rate)
         whole = voices[:, : voices.shape[1] // size * size].unflatten(1, (-1, size)).float()  # (S, F, size)
-        if not whole.shape[1]:
-            return [None] * voices.shape[0]
+        found: list[SpeakerProfile | None] = [None] * len(voices)
+        if not whole.numel():
+            return found
         power = whole.square().mean(-1)
-        found: list[SpeakerProfile | None] = []
         for index, own in enumerate(power):
             others = torch.cat((power[:index], power[index + 1 :])).sum(0)
             frames = whole[index, (own > _DOMINANT * others) & (own > _HEARD * power.max())]
-            found.append(SpeakerProfile.of(frames, self.sample_rate) if frames.shape[0] >= _LEAST else None)
+            if len(frames) >= _LEAST:
+                cepstra, pitch = _cepstra(frames, self.sample_rate), octaves(frames, self.sample_rate)
+                found[index] = SpeakerProfile(len(frames), cepstra.double().sum(0), len(pitch), float(pitch.sum()))
         return found
 
     def learn(self, profiles: list[SpeakerProfile | None]) -> None:
