@@ -39,7 +39,7 @@ def installed(name: str) -> str | None:
 
 
 def require(package: str, what: str, extra: str, otherwise: str = "") -> None:
-    """UserError where `what` needs a package of an extra that is not there."""
+    """Raises UserError where `what` needs a package of an extra that is not there."""
     if not find_spec(package):
         raise UserError(f"{what} the package {package}: pip install 'tisdiss[{extra}]'{otherwise}")
 

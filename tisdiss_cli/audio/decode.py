@@ -39,7 +39,7 @@ _METADATA: Any = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_e
 
 
 class DecodeError(Exception):
-    """What hinders FFmpeg; the text follows the file's name in a sentence."""
+    """A reason why FFmpeg cannot go on; the text follows the file's name in a sentence."""
 
 
 class Decoder:

@@ -1,4 +1,4 @@
-"""Which files of a folder are sound files."""
+"""Sound files of a folder."""
 
 import os
 from collections import Counter
@@ -28,7 +28,7 @@ UNREADABLE = _extensions(
 
 @dataclass
 class Listing:
-    """What is below a folder; names are relative to it, with slashes."""
+    """Contents of a folder; names are relative to it, with slashes."""
 
     names: list[str] = field(default_factory=list)  # of sound files, in the order of their paths
     left_out: Counter[str] = field(default_factory=Counter)  # sound by its extension that nothing reads: {".m4p": 3}
@@ -36,7 +36,7 @@ class Listing:
 
 
 def find(root: Path) -> list[Path]:
-    """Sound files under a folder, by extension, recursively, in a stable order; hidden ones are left out.
+    """Returns the sound files under a folder, by extension, recursively, in a stable order; hidden ones are left out.
 
     Linked folders are followed, but no folder is entered twice, however many links lead to it. Of what is no regular
     file (pipes, sockets, devices) nothing is listed; a broken link is, for whoever opens it to say so.
@@ -45,7 +45,7 @@ def find(root: Path) -> list[Path]:
 
 
 def list_folder(root: Path) -> Listing:
-    """As `find`, in one walk; text, for a million paths take a gigabyte."""
+    """Finds as `find`, in one walk; text, for a million paths take a gigabyte."""
     found = Listing()
     for name in _files(root, found.links):
         suffix = os.path.splitext(name)[1].lower()
@@ -58,7 +58,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def _files(root: Path, links: list[str]) -> Iterator[str]:
-    """Regular files and broken links below `root`, none hidden; `links` takes the folders that links lead to."""
+    """Yields regular files and broken links below `root`, none hidden; `links` takes the folders that links lead to."""
     seen = {_identity(os.stat(root))} if root.exists() else set()
     # By level: so that a folder inside the tree is entered under its own name rather than that of a link further down.
     level = [(os.fspath(root), "")] if root.is_dir() else []
@@ -92,7 +92,7 @@ def _files(root: Path, links: list[str]) -> Iterator[str]:
 
 
 def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool]:
-    """Whether it is, or leads to, a folder, and a regular file; OSError of a link that leads nowhere."""
+    """Tells if it is, or leads to, a folder, and a regular file; OSError of a link that leads nowhere."""
     if entry.is_symlink():
         mode = entry.stat().st_mode
         return S_ISDIR(mode), S_ISREG(mode)

@@ -1,4 +1,4 @@
-"""What a sound file's header promises against its size: wrong lengths, joined recordings, cut files.
+"""Promises of a sound file's header against its size: wrong lengths, joined recordings, cut files.
 
 FFmpeg ends a WAV where its header says, and does not tell when the end of some containers is missing.
 """

@@ -50,14 +50,14 @@ class Resampler(Stream[[Tensor], Tensor, Tensor]):
         self.received = self.sent = 0
 
     def push(self, x: Tensor) -> Tensor:
-        """The output samples (m,) that the input so far, and this block (n,), settle."""
+        """Returns the output samples (m,) that the input so far, and this block (n,), settle."""
         if self.down == self.up:
             return x
         self.received += x.shape[-1]
         return self._advance(torch.cat((self.buffer, x)))
 
     def finish(self) -> Tensor:
-        """The rest; in all, ceil(n * to_rate / from_rate) samples come out."""
+        """Returns the rest; in all, ceil(n * to_rate / from_rate) samples come out."""
         if self.down == self.up:
             return torch.zeros(0)
         total = -(-self.received * self.up // self.down)
@@ -103,7 +103,7 @@ class Resampler(Stream[[Tensor], Tensor, Tensor]):
 
 
 def _kernel_table(from_rate: int, to_rate: int, reach: int) -> Tensor:
-    """torchaudio's kernel for output samples at every phase between two input samples: (phases + 1, 2 * reach).
+    """Returns torchaudio's kernel for output samples at every phase between two input samples: (phases + 1, 2 * reach).
 
     The lower the output's rate the wider the kernel and the fewer its phases, so that the table's size stays.
     """

@@ -26,12 +26,12 @@ _BLOCK = 1 << 16  # frames converted at a time
 
 
 def choices(format: str) -> tuple[str, ...]:
-    """The subtypes that a format can hold, `auto` first; a lossy one has no other."""
+    """Returns the subtypes that a format can hold, `auto` first; a lossy one has no other."""
     return ("auto",) if format in LOSSY else ("auto", "16", "24") if format == "flac" else SUBTYPES
 
 
 def check_rate(format: str, sample_rate: int) -> None:
-    """AudioError unless the format takes that rate, in Hz."""
+    """Raises AudioError unless the format takes that rate, in Hz."""
     rates = _RATES.get(format, (sample_rate,))
     if sample_rate not in rates:
         listed = ", ".join(map(str, rates[:-1])) + f" or {rates[-1]}"
@@ -74,11 +74,11 @@ class Writer:
             self.file.close()
 
     def clips(self, subtype: str) -> bool:
-        """Whether a subtype could not hold what was written."""
+        """Tells if a subtype could not hold what was written."""
         return subtype != "float" and round(self.peak * 2.0 ** (int(subtype) - 1)) > 2 ** (int(subtype) - 1) - 1
 
     def coarse(self, subtype: str) -> bool:
-        """Whether a subtype's rounding would lie less than 40 dB below the voice's RMS; silence is never coarse."""
+        """Tells if a subtype's rounding would lie less than 40 dB below the voice's RMS; silence is never coarse."""
         if subtype == "float" or not self.energy:
             return False
         noise = 2.0 ** (1 - int(subtype)) / sqrt(12)  # RMS of rounding to steps of that height
@@ -100,7 +100,7 @@ class Writer:
 
 
 def choose_subtype(writers: Sequence[Writer], format: str, least: str) -> str:
-    """The first of 16, 24 and float from `least` on that neither clips nor is coarse for any of an input's voices.
+    """Returns the first of 16, 24 and float from `least` on that neither clips nor is coarse for any of an input's voices.
 
     Where the format ends before float, what it ends with; "auto" for lossy ones.
     """
@@ -114,7 +114,7 @@ def choose_subtype(writers: Sequence[Writer], format: str, least: str) -> str:
 
 
 def container_for(format: str, size: int) -> str:
-    """libsndfile's name of the file that holds so many bytes of samples: a WAV ends at 4 GiB, RF64 goes on.
+    """Returns libsndfile's name of the file that holds so many bytes of samples: a WAV ends at 4 GiB, RF64 goes on.
 
     AudioError for an AIFF of that size.
     """
@@ -126,7 +126,7 @@ def container_for(format: str, size: int) -> str:
 
 
 def _as_integers(block: np.ndarray, bits: int) -> np.ndarray:
-    """Samples in +-1 rounded to so many bits, the upper ones of an integer that soundfile takes."""
+    """Returns samples in +-1 rounded to so many bits, the upper ones of an integer that soundfile takes."""
     steps = np.rint(block.astype(np.float64) * 2.0 ** (bits - 1))
     return steps.astype(np.int16) if bits == 16 else (steps * 2.0 ** (32 - bits)).astype(np.int32)
 

@@ -18,7 +18,7 @@ class _Patient(io.FileIO):
     lost: OSError | None = None
 
     def write(self, data) -> int:  # noqa: ANN001  as the base class has it
-        """The number of bytes written or dropped."""
+        """Returns the number of bytes written or dropped."""
         try:
             return super().write(data)
         except OSError as error:
@@ -41,7 +41,7 @@ def mend_streams() -> None:
 
 
 def lost_output() -> str | None:
-    """Why results could not be written to stdout; None if they were, or if nobody wanted them."""
+    """Returns why results could not be written to stdout; None if they were, or if nobody wanted them."""
     try:
         sys.stdout.flush()
     except OSError as error:  # a terminal's

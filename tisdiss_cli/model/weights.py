@@ -174,7 +174,7 @@ def unreadable(path: Path, kind: str, reason: str) -> UserError:
 
 
 def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    """UserError unless a file's tensors are those of a network: all of them, of its shapes, finite numbers."""
+    """Raises UserError unless a file's tensors are those of a network: all of them, of its shapes, finite numbers."""
     odd = [
         *(f"{name} is missing" for name in wanted if name not in tensors),
         *(f"{name} is superfluous" for name in sorted(tensors) if name not in wanted),
@@ -193,7 +193,7 @@ def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mappi
 
 
 def _check_sizes(weights: WeightFile, tensors: Mapping[str, torch.Tensor]) -> None:
-    """UserError where a configuration has other sizes than the file's tensors: before a network of them is made."""
+    """Raises UserError where a configuration has other sizes than the tensors: before a network of them is made."""
     config, sizes = weights.config, {size for value in tensors.values() for size in value.shape}
     wide = {config.channels, 2 * config.ffn_hidden, 3 * config.attention_channels, config.kernel_size}
     wide |= {config.channels * config.speakers, *config.encoder_kernel}
