@@ -100,7 +100,7 @@ class Writer:
 
 
 def choose_subtype(writers: Sequence[Writer], format: str, least: str) -> str:
-    """Returns the first of 16, 24 and float from `least` on that neither clips nor is coarse for any of an input's voices.
+    """Returns the first of 16, 24 and float from `least` on that neither clips nor is coarse for any of the voices.
 
     Where the format ends before float, what it ends with; "auto" for lossy ones.
     """
