@@ -71,7 +71,20 @@ class TurnSorter(Stream[[Tensor], Tensor, Tensor]):
         frames = self.held[:, begin : begin + (self.held.shape[1] - begin) // self.size * self.size]
         parts = []
         for power in frames.unflatten(1, (-1, self.size)).square().mean(-1).sum(0).tolist():
-            parts += self._frame(power)
+            back = self.cutter.push(power)
+            if back is not None:
+                parts.append(self._end((self.heard - back) * self.size))
+            if self.seams and self.seams[0] <= self.heard * self.size:
+                parts.append(self._end(self.seams[0]))
+                self._doubt()
+                self.cutter.sound = 0
+                self.doubtful = self.seams.pop(0)
+            self.heard += 1
+            ready = (self.heard - _HELD) * self.size
+            if not self.decided and ready - self.sent >= _MOST * self.size:
+                self._decide(self.held[:, : ready - self.sent])
+            if self.decided:
+                self.free = max(self.free, ready)
         parts.append(self._send(self.free))
         self.held = self.held.clone()  # not a view of all that went on
         return torch.cat(parts, dim=1)
@@ -81,25 +94,6 @@ class TurnSorter(Stream[[Tensor], Tensor, Tensor]):
         last = self._send(self.sent + self.held.shape[1])
         self._doubt()
         return last
-
-    def _frame(self, power: float) -> list[Tensor]:
-        """Adds a frame of that power; returns what can go on before it."""
-        parts = []
-        back = self.cutter.push(power)
-        if back is not None:
-            parts.append(self._end((self.heard - back) * self.size))
-        if self.seams and self.seams[0] <= self.heard * self.size:
-            parts.append(self._end(self.seams[0]))
-            self._doubt()
-            self.cutter.sound = 0
-            self.doubtful = self.seams.pop(0)
-        self.heard += 1
-        ready = (self.heard - _HELD) * self.size
-        if not self.decided and ready - self.sent >= _MOST * self.size:
-            self._decide(self.held[:, : ready - self.sent])
-        if self.decided:
-            self.free = max(self.free, ready)
-        return parts
 
     def _end(self, sample: int) -> Tensor:
         """Ends the turn at a sample of the stream; returns what is left of it."""
