@@ -198,9 +198,9 @@ class Source:
             )
 
 
-def probe(path: Path, track: int | None = None) -> Source:
+def probe(path: Path, track: int | None = None, partial: bool = False) -> Source:
     """Returns a source that is closed already, for what the file's header says of it; AudioError as `Source`."""
-    source = Source(path, RATES[0], track=track, partial=True)
+    source = Source(path, RATES[0], track=track, partial=partial)
     source.close()
     return source
 
@@ -208,7 +208,7 @@ def probe(path: Path, track: int | None = None) -> Source:
 def announced_seconds(path: Path, track: int | None = None) -> float:
     """Returns a file's length by its header, in seconds; 0 where that cannot be read: `Source` has the reason."""
     try:
-        return probe(path, track).seconds
+        return probe(path, track, partial=True).seconds
     except AudioError:
         return 0.0
 

@@ -92,6 +92,6 @@ def plan_jobs(
 def _channels(place: str, track: int | None) -> Iterable[int]:
     """Returns the channels of an input; one for what cannot be opened, which says why when it is run."""
     try:
-        return range(1, probe(Path(place), track).channels + 1)
+        return range(1, probe(Path(place), track, partial=True).channels + 1)
     except AudioError:
         return (1,)
