@@ -116,10 +116,10 @@ def test_stdout_as_a_file_gets_the_results_in_their_order(tmp_path, name):
     script += "print('after')"
     target, all_of_it = tmp_path / name, tmp_path / "all.txt"
     all_of_it.write_text("first\n")
-    for mode, kept in (("w", ""), ("a", 'before\n{\n  "a": 1\n}\nafter\n')):
+    for mode, kept in (("w", ""), ("a", 'before\n{\n  "format": 1,\n  "a": 1\n}\nafter\n')):
         with all_of_it.open(mode) as out:
             subprocess.run([sys.executable, "-c", script, target], cwd=ROOT, stdout=out, check=True)
-        assert all_of_it.read_text() == kept + 'before\n{\n  "a": 1\n}\nafter\n'
+        assert all_of_it.read_text() == kept + 'before\n{\n  "format": 1,\n  "a": 1\n}\nafter\n'
     assert (tmp_path / "link").is_symlink() and os.path.islink("/dev/stdout")
 
 
