@@ -129,7 +129,6 @@ def test_each_command_says_it_in_one_sentence(monkeypatch, tmp_path, mini_weight
     def full(*_, **__):
         raise RuntimeError(message)
 
-    monkeypatch.setattr("tisdiss_cli.model.network.TISDiSS.separate", full)
     monkeypatch.setattr("tisdiss_cli.model.network.TISDiSS.padded_estimates", full)
     common = ("--weights", mini_weights, "--device", "cpu", "--quiet")
     done = tisdiss("separate", folder, tmp_path / "voices", *common, status=1)

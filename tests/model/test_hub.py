@@ -117,6 +117,8 @@ def test_weights_go_to_the_hub_and_come_back(hub, tmp_path, mini_weights, folder
     assert "--weights me/mini" in printed
     run(*separating, HF_HUB_OFFLINE="1")
     assert len(list((tmp_path / "voices").glob("a_s*.wav"))) == 2
+    refused = tisdiss("weights", "calibrate", "me/mini", folder, status=2)  # it would write into the cache
+    assert "--out" in refused.stderr
     run("weights", "fetch", "me/mini", "--out", tmp_path / "copy.safetensors", HF_HUB_OFFLINE="1")
     copy, theirs = load_weights(tmp_path / "copy.safetensors").state_dict(), load_weights(mini_weights).state_dict()
     assert all(torch.equal(copy[name], value) for name, value in theirs.items())

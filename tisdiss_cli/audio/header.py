@@ -40,7 +40,7 @@ class Part:
 
     @property
     def cut(self) -> bool:
-        """Whether more is missing than a slightly wrong header explains."""
+        """True when more is missing than a slightly wrong header explains."""
         return self.missing > SLACK * self.byte_rate
 
 

@@ -37,8 +37,7 @@ class EventLines:
 
     def __init__(self, planned: "Planned") -> None:
         self.began, self.seconds, self.total = time.perf_counter(), 0.0, planned.seconds
-        counts = {"to_do": len(planned.todo), "done_before": planned.done, "refused": len(planned.refused)}
-        self._print("planned", **counts, audio_seconds=planned.seconds)
+        self._print("planned", **planned.counts, audio_seconds=planned.seconds)
 
     def tell(self, event: "Event") -> None:
         """Prints seconds of audio that are done and those to come, or what became of an input."""
@@ -63,14 +62,13 @@ class EventLines:
 
 def print_plan(planned: "Planned", as_json: bool) -> None:
     """Prints what would be done, and the settings; as JSON, a line for each input and one of sums and settings."""
-    counts = {"to_do": len(planned.todo), "done_before": planned.done, "refused": len(planned.refused)}
     if as_json:
         for job in planned.todo:
             facts = {"path": job.resolved, "channel": job.channel, "outputs": job.outputs, "segments": job.segments}
             _print({"input": job.input, "status": "to do", **facts, "audio_seconds": job.seconds or None})
         for line in planned.refused:
             _print({"status": "refused", **_failure(line)})
-        _print({**counts, "settings": planned.settings.recorded})
+        _print({**planned.counts, "settings": planned.settings.recorded})
         return
     for job in planned.todo:
         print(shown(f"{job.input} -> {', '.join(job.outputs)}"))

@@ -115,7 +115,8 @@ def fetch(
         save_weights(out, fetched.config, load_weights(path).state_dict(), info=fetched.info)
         print(out)
     else:
-        print(f"{read_info(path).path}: use it with --weights {repository}")
+        read_info(path)  # which says what is wrong with a file that is none of ours
+        print(f"{path}: use it with --weights {repository}")
 
 
 @weights.command()
@@ -211,6 +212,10 @@ def calibrate(
     """
     if out is not None:  # else it is the weights' own, which are to be found
         check_weights_output("--out", out)
+    elif "/" in name and not os.path.isfile(name):
+        raise UserError(
+            f"{name} is no file: weights from the Hub stay as they were fetched, so name another with --out"
+        )
     from rich.table import Table
 
     from tisdiss_cli.data.datasets import find_dataset

@@ -30,6 +30,11 @@ class Planned:
     weights: WeightFile
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The inputs of each kind."""
+        return {"to_do": len(self.todo), "done_before": self.done, "refused": len(self.refused)}
+
+    @property
     def seconds(self) -> float:
         """Seconds of audio to do, as the headers have it."""
         return sum(job.seconds for job in self.todo)
