@@ -233,12 +233,16 @@ def test_every_path_named_in_running_text_is_there():
                 assert (ROOT / code).exists(), f"{page.name}: {code}"
 
 
-def test_the_python_example(scratch):
-    (example,) = blocks(ROOT / "README.md", "python")
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda page: page.name)
+def test_the_python_examples(page, scratch):
+    first, *others = blocks(page, "python")
     names: dict = {}
-    exec(example, names)
-    (path,) = re.findall(r'"(.*\.flac)"', example)
+    exec(first, names)
+    (path,) = re.findall(r'"(.*\.flac)"', first)
     assert names["voices"].shape == (2, soundfile.info(path).frames)
+    for example in others:
+        exec(example, names)
+        assert names["event"].status == "done"
 
 
 def test_every_module_has_its_line():

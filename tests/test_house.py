@@ -1,6 +1,7 @@
 """Every import looks down: no circles, and each wing knows only what stands below it."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -64,6 +65,32 @@ def test_a_wing_knows_what_stands_below_it(wing):
         if name.startswith(f"tisdiss_cli.{wing}.") and other.split(".")[1:2] != [wing]
     }
     assert not {pair for pair in known if pair[1] == "tisdiss_cli" or pair[1].split(".")[1] not in WINGS[wing] | FLOOR}
+
+
+FORBIDDEN = {"Of", "What", "Which", "Whose", "Whether", "How"}
+
+
+def docstrings() -> list[tuple[str, ast.AST, str]]:
+    """The place, the node and the first word of every docstring."""
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+                found.append((place, node, re.split(r"[\s,.:;]", text, maxsplit=1)[0]))
+    assert len(found) > 700
+    return found
+
+
+def test_docstrings_begin_as_contributing_says():
+    """A function's with a verb, "Returns"; a command's is its help; a property is a noun; none with a question."""
+    wrong = [(place, word) for place, _, word in docstrings() if word in FORBIDDEN]
+    for place, node, word in docstrings():
+        decorators = [ast.unparse(one) for one in getattr(node, "decorator_list", [])]
+        noun = any(re.search(r"property|command|callback", one) for one in decorators)
+        if isinstance(node, ast.FunctionDef) and not noun and not re.fullmatch("[A-Z][a-z]+s", word):
+            wrong.append((place, word))
+    assert wrong == []
 
 
 def test_help_is_instant_for_it_imports_no_torch():
