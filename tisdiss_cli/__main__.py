@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one sentence on stderr and exit status 2.
+    """Runs the command line: a user's mistake is one sentence on stderr and exit status 2.
 
-    So is memory that runs out, or a library that cannot be loaded, with exit status 1.
+    Running out of memory, or a library that cannot be loaded, is one sentence and exit status 1.
     """
-    # Read by torch when it first allocates: huge pages spare a CPU hundreds of thousands of page faults a second.
+    # torch reads this when it first allocates: huge pages avoid hundreds of thousands of page faults a second.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         _run()
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def all_commands() -> "typer.Typer":
-    """Returns the command line with every command; imported here, so that a broken library is a sentence."""
+    """Returns the app with every command; imports happen here, so that a broken library becomes a sentence."""
     # Importing a command registers it.
     from tisdiss_cli.commands import app, bench, info, mix, report, score, separate, status, train, weights  # noqa: F401
 
@@ -40,22 +40,22 @@ def _run() -> None:
     import typer
 
     from tisdiss_cli.commands.console import log, start_logging
-    from tisdiss_cli.commands.streams import lost_output, mend_streams
+    from tisdiss_cli.commands.streams import lost_output, make_streams_safe
 
     usage_error: Any = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of it
-    mend_streams()
+    make_streams_safe()
     start_logging()
     try:
-        if "" in sys.argv[1:]:  # a path, it would be the folder one stands in
-            raise UserError("an argument is empty: was a variable of the shell never set?")
+        if "" in sys.argv[1:]:  # as a path it would be the working directory
+            raise UserError("an argument is empty: is a shell variable unset?")
         sys.exit(all_commands()(prog_name="tisdiss", standalone_mode=False) or 0)
     except UserError as error:
         log.error(error)
         sys.exit(2)
-    except typer.Abort:  # Ctrl-C, as some of typer's versions say it
+    except typer.Abort:  # Ctrl-C in some versions of typer
         sys.exit(130)
     except usage_error as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # what it says is the help
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
             error.show()
         else:
             log.error(error.format_message().rstrip("."))
@@ -68,7 +68,7 @@ def _run() -> None:
         what = error if isinstance(error, OutOfMemory) else "memory ran out"
         log.error(f"{what}: free some or choose another --device")
         sys.exit(1)
-    except OSError as error:  # whoever knew more to say of it has said so
+    except OSError as error:  # no caller had a better sentence
         if error.filename is None:
             raise
         log.error(f"{error.filename} cannot be read or written: {error.strerror}")

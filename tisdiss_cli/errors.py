@@ -1,16 +1,16 @@
-"""Errors of a user, one sentence each."""
+"""Users' mistakes, one sentence each."""
 
 from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """A user's mistake: names the file or option, what is wrong and what to do, in one sentence.
+    """User's mistake: one sentence that names the file or option, what is wrong, and what to do.
 
     The command line prints the sentence on stderr, without a traceback, and exits with status 2.
     """
 
 
 def listed(things: Sequence[object], separator: str = ", ", most: int = 10) -> str:
-    """Returns the first of them, and how many more there are: "a, b and 3 more"."""
+    """Returns the first `most` things, and the number of the others: "a, b and 3 more"."""
     more = f" and {len(things) - most} more" if len(things) > most else ""
     return separator.join(map(str, things[:most])) + more

@@ -1,4 +1,4 @@
-"""Files as such: whether one is what it was, text of any names, and writing one whole or not at all."""
+"""Files: fingerprints, printable names, JSON, and atomic replacement."""
 
 import errno
 import json
@@ -17,13 +17,13 @@ from typing import Any, TextIO
 
 WINDOWS = sys.platform == "win32"
 
-# Bytes of a name that are no UTF-8, which Python holds as lone surrogates, and what some readers end a line at.
-_UNSPEAKABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
-_JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji are spelt with them
+# Bytes that are not UTF-8, which Python keeps as lone surrogates, and characters at which some readers end a line.
+_UNPRINTABLE = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029]")
+_JOINERS = "\u200c\u200d"  # invisible, but parts of scripts and emoji
 
 
 def fingerprint(path: Path) -> list[int]:
-    """Returns size in bytes and time of change in nanoseconds; [] if the file is not there."""
+    """Returns size in bytes and time of change in nanoseconds; [] if there is no such file."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -32,20 +32,17 @@ def fingerprint(path: Path) -> list[int]:
 
 
 def dump_json(content: Any, indent: int | None = None) -> str:
-    """Returns JSON that every disk, terminal and reader takes, and that gives the same names back.
+    """Returns JSON that any disk, terminal and reader takes, and that gives the same names back.
 
-    Text stands in it as it is; only where a name is no UTF-8, or holds what some readers end a line at, all of it is
-    written in ASCII, with escapes. ValueError if a number is not finite.
+    Text stays as it is, unless a name is not UTF-8 or has a character at which some readers end a line: then all of it
+    is ASCII, with escapes. ValueError if a number is not finite.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-    return json.dumps(content, indent=indent, allow_nan=False) if _UNSPEAKABLE.search(text) else text
+    return json.dumps(content, indent=indent, allow_nan=False) if _UNPRINTABLE.search(text) else text
 
 
 def shown(text: str) -> str:
-    """Returns text as a terminal or a page shows it.
-
-    Bytes that are no UTF-8, and what would move the cursor, colour, or end the line, stand escaped: \\xff, \\n.
-    """
+    """Returns text for a terminal or a page, with escapes (\\xff, \\n) for control characters and bytes not in UTF-8."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -59,12 +56,11 @@ def _escaped(letter: str) -> str:
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Gives the path of a part file, whose content takes `path`'s place in one step when the block ends.
+    """Yields the path of a temporary part, which replaces `path` in one step when the block ends.
 
-    When the block fails, or the part is not written, `path` stays as it was and the part is removed. A link is written
-    through: what it points to is replaced, or made. A device, a pipe or an open stream (/dev/stdout) cannot be
-    replaced: it is given the part's content. `durable`: the new content is on the disk before the old one is gone.
-    OSError when the disk does not take it.
+    If the block fails, `path` stays as it was and the part is removed. A link's target is replaced, or made. A device, a
+    pipe or an open stream (/dev/stdout) cannot be replaced: the part's content is written into it. With `durable` the
+    new content is on the disk before the old one is gone. OSError if the disk does not take it.
     """
     if (stream := _stream(path)) is not None or _is_special(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +75,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     try:
         yield part
         if durable:
-            with part.open("rb+") as file:  # Windows hands over only what may be written
+            with part.open("rb+") as file:  # Windows flushes only files that are open for writing
                 os.fsync(file.fileno())
         try:
             os.replace(part, target)
@@ -88,19 +84,19 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
                 raise
             raise PermissionError(error.errno, "another program has it open", str(path)) from None
     finally:
-        with suppress(OSError):  # the reason why it could not be written is what counts
+        with suppress(OSError):  # the first error is the one that counts
             part.unlink(missing_ok=True)
 
 
 def appending(path: Path) -> TextIO:
-    """Opens a text file, a link's target, a device or an open stream to add lines that may hold names; OSError."""
+    """Opens a text file, a link's target, a device or an open stream to append lines with any names; OSError."""
     stream = _stream(path)
     into, own = (path, True) if stream is None else (stream, False)
     return open(into, "a", newline="", encoding="utf-8", errors="surrogateescape", closefd=own)
 
 
 def why_unwritable(path: Path) -> str | None:
-    """Returns what stands in the way of `replacing(path)`, as the end of a sentence; None if nothing is seen."""
+    """Returns why `replacing(path)` would fail, as the end of a sentence; None if nothing is found."""
     if _stream(path) is not None:
         return None
     try:
@@ -118,7 +114,7 @@ def why_unwritable(path: Path) -> str | None:
 
 
 def _stream(path: Path) -> int | None:
-    """Returns the number of this process's open file that the path stands for, as /dev/stdout is 1; None for others."""
+    """Returns the descriptor of the open stream that a path like /dev/stdout stands for; None for other paths."""
     name = os.path.abspath(path)
     for _ in range(40):
         if found := re.fullmatch(rf"(?:/dev/fd|/proc/(?:self|thread-self|{os.getpid()})/fd)/(\d+)", name):
@@ -132,7 +128,7 @@ def _stream(path: Path) -> int | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Tells whether it is there and neither a regular file nor a folder."""
+    """Returns whether the path exists and is neither a regular file nor a folder."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -141,7 +137,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _pour(part: Path, into: Path | int) -> None:
-    """Writes a file's content into a device or an open stream, after what was printed there before."""
+    """Writes a file's content into a device or an open stream, after what was already printed there."""
     for printed in (sys.stdout, sys.stderr):
         if printed is not None:
             printed.flush()
@@ -149,5 +145,5 @@ def _pour(part: Path, into: Path | int) -> None:
         with part.open("rb") as content, open(into, "wb", closefd=not isinstance(into, int)) as out:
             shutil.copyfileobj(content, out)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EBADF):  # whoever has closed it wants no more
+        if error.errno not in (errno.EPIPE, errno.EBADF):  # the reader has closed it
             raise

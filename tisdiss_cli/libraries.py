@@ -1,4 +1,4 @@
-"""Libraries that cannot be loaded: which, in which version, and what to install, in one sentence."""
+"""Libraries that are missing or cannot be loaded, and the command that mends them."""
 
 import re
 import sys
@@ -9,11 +9,11 @@ from typing import Any
 
 from tisdiss_cli.errors import UserError
 
-_MODULES = {"pyyaml": "yaml"}  # the others are imported by the name that pip knows
+_MODULES = {"pyyaml": "yaml"}  # the others are imported by pip's name
 
 
 def broken_libraries() -> dict[str, str]:
-    """Returns the sentence to print for each library of ours that cannot be imported, by pip's name of it."""
+    """Returns a sentence for each required library that cannot be imported, by pip's name."""
     sentences = {}
     for name, requirement in _requirements().items():
         module = _MODULES.get(name, name.replace("-", "_"))
@@ -31,7 +31,7 @@ def broken_libraries() -> dict[str, str]:
 
 
 def installed(name: str) -> str | None:
-    """Returns the installed version of a package without importing it; None if it is not there."""
+    """Returns the installed version of a package without importing it; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -39,21 +39,21 @@ def installed(name: str) -> str | None:
 
 
 def require(package: str, what: str, extra: str, otherwise: str = "") -> None:
-    """Raises UserError where `what` needs a package of an extra that is not there."""
+    """Raises UserError if a package that `what` needs, from an extra, is not installed."""
     if not find_spec(package):
         raise UserError(f"{what} the package {package}: pip install 'tisdiss[{extra}]'{otherwise}")
 
 
 def load_torchaudio() -> Any:
-    """Returns torchaudio, without its compiled part where that does not fit torch or the machine.
+    """Returns torchaudio, without its compiled part if that does not fit torch or the machine.
 
-    Resampling, speed perturbation and convolution are plain Python in it. Its compiled part is made for one range of
-    torch's versions and for CUDA, which its metadata does not say: beside others, importing it fails. ImportError where
-    it is not installed.
+    Its resampling, speed perturbation and convolution are plain Python. Its compiled part fits a range of torch's
+    versions and a CUDA that its metadata does not name, and fails to load with others. ImportError if it is not
+    installed.
     """
     try:
         return import_module("torchaudio")
-    except (OSError, RuntimeError):  # the loader's, and torchaudio's own about another version of CUDA
+    except (OSError, RuntimeError):  # the loader's error, or torchaudio's own about another CUDA
         without = ModuleType("torchaudio._extension")
         vars(without).update(
             _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda function: function
@@ -63,7 +63,7 @@ def load_torchaudio() -> Any:
 
 
 def _requirements() -> dict[str, str]:
-    """Returns what pyproject.toml asks for, extras aside, as pip takes it, by name."""
+    """Returns the requirements of pyproject.toml without the extras, by name."""
     found = {}
     for requirement in metadata.requires("tisdiss") or []:
         name = re.match(r"[\w.-]+", requirement)

@@ -1,4 +1,4 @@
-"""Streams: long signals taken in portions, in memory that does not grow with their length."""
+"""Protocol of streams: long signals processed in portions, in constant memory."""
 
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -8,13 +8,13 @@ Rest = TypeVar("Rest", covariant=True)
 
 
 class Stream(Protocol[Portion, Ready, Rest]):
-    """Takes a signal in portions; what comes out in all does not depend on where it was cut.
+    """Processor of a signal in portions; the whole output does not depend on where the signal was cut.
 
-    Where a portion is a chunk of a recording, the chunks' borders are part of the signal.
+    If the portions are chunks of a recording, their borders are part of the signal.
     """
 
     def push(self, *portion: Portion.args, **more: Portion.kwargs) -> Ready:
-        """Takes the next portion; returns what is final by then."""
+        """Processes the next portion; returns the output that is final by then."""
 
     def finish(self) -> Rest:
-        """Returns what is left, once nothing follows."""
+        """Returns the rest of the output, at the end of the signal."""

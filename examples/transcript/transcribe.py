@@ -4,8 +4,8 @@
     tisdiss separate recordings/ voices/ --segments json
     python transcribe.py voices/call.json --model small
 
-Each voice is transcribed by itself, only where it speaks, and the lines are sorted by time. For voices in files of their
-own, called as `separate` calls them without `--name`.
+Each voice is transcribed by itself, only where it speaks, and the lines are sorted by time. For voices in files of
+their own, named by default.
 """
 
 import argparse

@@ -71,7 +71,7 @@ def test_the_reason_is_the_cpus(units, expected, monkeypatch):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": units, "avx512_bf16": units})
     precision = told()["precision"]
     assert precision["precision"] == expected
-    assert ("has no units" in precision["why"]) is not units and ("has units" in precision["why"]) is units
+    assert ("no bf16 units" in precision["why"]) is not units and ("has bf16 units" in precision["why"]) is units
 
 
 def test_weights_are_those_that_are_bundled():

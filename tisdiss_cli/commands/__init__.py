@@ -7,10 +7,10 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _PlainHelp:
-    """Help that is shown as it is written: rich would take "[cluster]" for a style, and leave it out."""
+    """Help printed as written: rich would take "[cluster]" for a style and drop it."""
 
     def format_help(self: Any, *arguments: Any) -> None:
-        """Prints it."""
+        """Prints the help."""
         from rich.markup import escape
 
         for described in (self, *self.params, *getattr(self, "commands", {}).values()):
@@ -28,13 +28,13 @@ class _Group(_PlainHelp, TyperGroup):
 
 
 class Commands(typer.Typer):
-    """Commands under one name."""
+    """Group of commands."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cls=_Group, no_args_is_help=True, rich_markup_mode="rich", **options)
 
     def command(self, *arguments: Any, **options: Any) -> Any:
-        """Registers the function that it decorates."""
+        """Registers the decorated function as a command."""
         return super().command(*arguments, cls=_Command, **options)
 
 
@@ -44,8 +44,8 @@ app = Commands(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from tisdiss_cli import __version__
 
         print(f"tisdiss {__version__}")
@@ -58,4 +58,4 @@ def _before(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Takes the options that stand before a subcommand."""
+    """Handles the options before a subcommand."""

@@ -1,4 +1,4 @@
-"""`tisdiss bench`: what every repetition setting costs, and with --data what it gives for that."""
+"""`tisdiss bench`: time, memory and arithmetic of every repetition setting, and with --data its quality."""
 
 from functools import partial
 from itertools import product
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tisdiss_cli.commands import app
-from tisdiss_cli.commands.bench_tables import bench_table, fit_in_words, in_words, si
+from tisdiss_cli.commands.bench_tables import as_sentence, bench_table, fit_as_formula, si
 from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn_if_untrained
 from tisdiss_cli.commands.options import (
     NETWORK,
@@ -48,8 +48,10 @@ def bench(  # the options make it long
     plot: Annotated[
         Path | None, _outputs(help="Draw time against repeats, with --data quality against time: .png or .svg.")
     ] = None,
-    json: Annotated[Path | None, _outputs(help="All numbers, machine, versions, weights.")] = None,
-    html: Annotated[Path | None, _outputs(help="A page of the tables, with --data of each file too.")] = None,
+    json: Annotated[Path | None, _outputs(help="All figures, machine, versions and weights as JSON.")] = None,
+    html: Annotated[
+        Path | None, _outputs(help="A page with the tables, and with --data the scores of each file.")
+    ] = None,
     quiet: Annotated[bool, _outputs("--quiet", help="No progress; tables and errors only.")] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -60,9 +62,9 @@ def bench(  # the options make it long
             help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.",
         ),
     ] = "auto",
-    shifts: Annotated[str, _grid(help="Passes a part of a hop apart, whose mean is the estimate, as in 1,2,4.")] = "1",
+    shifts: Annotated[str, _grid(help="Passes a part of a hop apart, which are averaged, as in 1,2,4.")] = "1",
     compile: Annotated[
-        bool, _network("--compile", help="torch.compile the network first; none of its time is counted.")
+        bool, _network("--compile", help="torch.compile the network first; that time is not counted.")
     ] = False,
 ) -> None:
     """Measure time, memory and arithmetic of every repetition setting on this machine.
@@ -96,9 +98,9 @@ def bench(  # the options make it long
     with bar(total=len(separators) * len(shapes) * len(wanted), unit="setting", leave=False) as shown:
 
         def done(row: "Measurement") -> None:
-            """Says each row at once: whoever stops a long run has it."""
+            """Reports each row at once, for those who stop a long run."""
             shown.update()
-            log.info(in_words(row))
+            log.info(as_sentence(row))
 
         found = run_grid(separators, shapes, wanted, done)
     outcomes = {one.variant: _score(dataset, one, wanted) for one in separators} if dataset else {}
@@ -128,7 +130,7 @@ def bench(  # the options make it long
 
 
 def _load(weights: str | None, device: str, precision: str, passes: list[int], *, compile: bool) -> "list[Separator]":
-    """Loads the network in every precision with every number of shifts; UserError where two names mean one."""
+    """Loads the network in every precision, with every number of shifts; UserError if a precision occurs twice."""
     from tisdiss_cli.separation.separator import Separator
 
     names = parse_names(precision) or []
@@ -152,7 +154,7 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
 
 
 def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Evaluation":
-    """Scores every setting; a file that cannot be scored is said and left out."""
+    """Scores every setting; a file that cannot be scored is reported and left out."""
     from tisdiss_cli.evaluation.evaluate import default_workers, evaluate
 
     with bar(unit="file", desc=f"scoring {separator.variant}", leave=False) as shown:
@@ -173,7 +175,7 @@ def _print(found: "Findings", title: str) -> None:
     print_table(bench_table(found))
     print()
     for line in found.fits():
-        print(fit_in_words(line))
+        print(fit_as_formula(line))
     for curve in found.curves():
         name = f"{curve.name}: " if curve.name else ""
         print(f"{name}{curve.marked} is the smallest setting within 0.1 dB of the best")

@@ -1,4 +1,4 @@
-"""Output of `tisdiss bench`: its tables, and its rows as sentences while it runs."""
+"""Tables and sentences that `tisdiss bench` prints."""
 
 from typing import TYPE_CHECKING
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
     from tisdiss_cli.benchmark.measure import Measurement
 
 
-def in_words(row: "Measurement") -> str:
-    """Returns a setting and what it took."""
+def as_sentence(row: "Measurement") -> str:
+    """Returns a setting and its time as a sentence."""
     batch = f"{row.batch_size} x " if row.batch_size > 1 else ""
     took = "out of memory" if row.median is None else duration(row.median)
     return f"{row.variant}, {batch}{row.audio_seconds:g} s, repeats {row.repeats}: {took}"
 
 
-def fit_in_words(line: "Fit") -> str:
-    """Returns a line of time over repeats as a formula."""
+def fit_as_formula(line: "Fit") -> str:
+    """Returns the fitted line of time over repeats as a formula."""
     shape = f"{line.variant}, batch {line.batch_size}, {line.audio_seconds:g} s"
     return f"time = {duration(line.a)} + {duration(line.b)} x repeats   ({shape})"
 
 
 def bench_table(found: "Findings") -> "Table":
-    """Returns a row for each setting; columns that say the same everywhere are left out."""
+    """Returns the table of all settings, without the columns that are the same in each row."""
     from rich.table import Table
 
     measurements, scored = found.measurements, found.scores
@@ -61,7 +61,7 @@ def bench_table(found: "Findings") -> "Table":
 
 
 def duration(seconds: float | None) -> str:
-    """Returns "1.07 s" or "70.1 ms"; nothing where nothing was measured."""
+    """Returns "1.07 s" or "70.1 ms"; "" for None."""
     if seconds is None:
         return ""
     return f"{seconds:.2f} s" if abs(seconds) >= 1 else f"{seconds * 1e3:.1f} ms"

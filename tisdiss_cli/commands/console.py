@@ -25,30 +25,30 @@ log = logging.getLogger("tisdiss")
 
 
 class _Sentence(logging.Formatter):
-    """One message, one line, whatever is in the names that it holds; a format's own line ends stand."""
+    """Formatter of one line a message: control characters in names are escaped, line ends of a format string stay."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, or the lines of a format that has arguments."""
-        told = copy.copy(record)
+        """Returns the line, or the lines of a format string with arguments."""
+        escaped = copy.copy(record)
         if isinstance(record.args, tuple) and record.args:
-            told.args = tuple(shown(value) if isinstance(value, str) else value for value in record.args)
+            escaped.args = tuple(shown(value) if isinstance(value, str) else value for value in record.args)
         else:
-            told.msg, told.args = shown(record.getMessage()), None
-        return super().format(told)
+            escaped.msg, escaped.args = shown(record.getMessage()), None
+        return super().format(escaped)
 
 
 def start_logging() -> None:
-    """Sentences of the library on stderr, each after "tisdiss: "; of several ranks the first alone speaks."""
+    """Sends the library's messages to stderr, each after "tisdiss: "; of several ranks, only the first one's."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Sentence("tisdiss: %(message)s"))
-    logging.raiseExceptions = False  # a sentence that cannot be written is no reason for a traceback among the others
+    logging.raiseExceptions = False  # a message that cannot be written must not become a traceback
     log.handlers, log.propagate = [handler], False
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of its caches, it warns whoever draws for the first time
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about its caches at the first drawing
     log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
 
 
 class _Event(logging.Formatter):
-    """One message, one line of JSON."""
+    """Formatter of one line of JSON a message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
@@ -58,25 +58,25 @@ class _Event(logging.Formatter):
 
 
 def speak_json() -> None:
-    """Has sentences on stderr come as lines of JSON from now on."""
+    """Turns the messages on stderr into lines of JSON from now on."""
     for handler in log.handlers:
         handler.setFormatter(_Event())
 
 
 def keep_quiet(quiet: bool) -> None:
-    """With `--quiet`, errors only."""
+    """Limits messages to errors where `--quiet` was given."""
     if quiet:
         log.setLevel(logging.ERROR)
 
 
 def warn_if_untrained(weights: "WeightFile") -> None:
-    """Says so of weights that do not separate."""
+    """Warns that untrained weights do not separate."""
     if not weights.trained:
         log.warning(f"warning: the weights {weights.name!r} are untrained: they do not separate")
 
 
 def bar(**options: Any) -> "AbstractContextManager[tqdm]":
-    """A bar of tqdm on stderr, beside which sentences are written without breaking it; none with `--quiet`."""
+    """Returns a tqdm bar on stderr that messages do not break; hidden with `--quiet`."""
     from tqdm.contrib.logging import tqdm_logging_redirect
 
     hidden = not log.isEnabledFor(logging.INFO)
@@ -84,7 +84,7 @@ def bar(**options: Any) -> "AbstractContextManager[tqdm]":
 
 
 def audio_bar(seconds: float, *, hidden: bool = False) -> "AbstractContextManager[tqdm]":
-    """A `bar` of seconds of audio; the total may be unknown (0, or not finite), or turn out wrong: see `advance`."""
+    """Returns a `bar` of seconds of audio; the total may be unknown (0 or not finite) or too low, see `advance`."""
     known = isfinite(seconds) and seconds > 0
     counter = "{n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}{postfix}]"
     form = "{l_bar}{bar}| " + counter if known else "{n:.1f} s of audio [{elapsed}{postfix}]"
@@ -93,7 +93,7 @@ def audio_bar(seconds: float, *, hidden: bool = False) -> "AbstractContextManage
 
 
 def advance(shown_bar: "tqdm", seconds: float, note: str = "") -> None:
-    """Moves an `audio_bar`; where there is more audio than was announced, the total grows."""
+    """Moves an `audio_bar`; its total grows if there is more audio than expected."""
     if not isfinite(seconds):
         return
     if shown_bar.total is not None:
@@ -103,19 +103,19 @@ def advance(shown_bar: "tqdm", seconds: float, note: str = "") -> None:
 
 
 def plain_console(width: int | None = None, soft_wrap: bool = False) -> "Console":
-    """A console on stdout that takes no text for markup, and shows what is in a file's name instead of doing it."""
+    """Returns a console on stdout that prints text as it is: no markup, control characters escaped."""
     from rich.console import Console
     from rich.text import Text
 
     class Plain(Console):
         def render_str(self, text: str, **options: Any) -> Text:  # of a table's cell, or of a line
-            told = shown(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
-            return super().render_str(told, **options)
+            printable = shown(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
+            return super().render_str(printable, **options)
 
     return Plain(width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
 
 def print_table(table: "Table") -> None:
-    """Prints a table on stdout whole, wider than the terminal if it must be: no cell is shortened."""
+    """Prints a whole table on stdout, wider than the terminal if need be, so that no cell is cut."""
     needed = plain_console(width=1000).measure(table).maximum
     plain_console(width=max(plain_console().width, needed)).print(table)

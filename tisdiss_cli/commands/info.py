@@ -1,6 +1,5 @@
-"""`tisdiss info`: program, machine, device, precision and weights, as a bug report needs them."""
+"""`tisdiss info`: versions, machine, device, precision and weights for a bug report."""
 
-import json as json_format
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import print_table
-from tisdiss_cli.commands.options import versions
+from tisdiss_cli.commands.options import print_json, versions
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.libraries import broken_libraries, installed
 
@@ -19,9 +18,8 @@ _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hu
 
 @app.command()
 def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Print versions, device, precision and bundled weights: what one pastes into a bug report."""
+    """Print versions, device, precision and bundled weights, to paste into a bug report."""
     facts = {
-        "format": 1,
         "broken": broken_libraries(),
         "versions": {**versions(), "libsndfile": _or_error(_libsndfile)},
         "machine": _or_error(_machine),
@@ -31,13 +29,13 @@ def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False)
         "optional": {name: installed(name) for name in _OPTIONAL},
     }
     if json:
-        print(json_format.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(facts)
     else:
         _print(facts)
 
 
 def _or_error(facts: Callable[[], Any]) -> Any:
-    """Returns the facts, or what hinders finding them: a bug report is wanted most where something is broken."""
+    """Returns the facts, or the error that prevents finding them: a report matters most where something is broken."""
     try:
         return facts()
     except Exception as error:
@@ -58,20 +56,20 @@ def _machine() -> dict[str, Any]:
 
 
 def _precision() -> dict[str, str]:
-    """Returns what "auto" takes with the default weights, and why."""
+    """Returns the precision that "auto" takes with the default weights, and the reason."""
     from tisdiss_cli.devices import choose_device, choose_precision
     from tisdiss_cli.model.weights import find_weights, read_info
 
     try:
         agreement = read_info(find_weights()).bf16_agreement_db
-    except UserError:  # told among the weights
+    except UserError:  # reported among the weights
         agreement = None
     precision, why = choose_precision("auto", choose_device("auto"), agreement)
     return {"precision": precision, "why": why}
 
 
 def _cuda() -> dict[str, Any]:
-    """Returns whether torch can use CUDA, for which version it was built, its cards, and those that the driver sees."""
+    """Returns whether torch can use CUDA, the version it was built for, its cards, and the driver's."""
     import torch
 
     cards = []
@@ -87,7 +85,7 @@ def _cuda() -> dict[str, Any]:
 
 
 def _driver_cards() -> list[str] | None:
-    """Returns a line for each card that NVIDIA's driver sees, whatever torch can use; None where it cannot be asked."""
+    """Returns a line for each card that NVIDIA's driver sees; None where it cannot be asked."""
     if not (program := shutil.which("nvidia-smi")):
         return None
     try:
@@ -99,7 +97,7 @@ def _driver_cards() -> list[str] | None:
 
 
 def _weights() -> list[dict[str, Any]]:
-    """Returns the bundled weight files, the default first; one that cannot be read has an error instead of facts."""
+    """Returns the bundled weight files, the default first; an unreadable one has an error instead of facts."""
     from tisdiss_cli.model.weights import bundled, read_info
 
     found: list[dict[str, Any]] = []
@@ -129,7 +127,7 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _rows(found: Any, name: str, rows: Callable[[Any], dict[str, Any]] = dict) -> dict[str, Any]:
-    """Returns the rows of what was found; one row, under its name, if there was an error instead."""
+    """Returns the rows of the facts, or one row with the error."""
     return {name: found["error"]} if "error" in found else rows(found)
 
 

@@ -23,29 +23,36 @@ class Format(StrEnum):
 def mix(
     speech: Annotated[Path, typer.Argument(help="Folder of clean speech, with one folder for each speaker.")],
     out: Annotated[Path, typer.Argument(help="New folder for mix, s1, s2 and mixtures.csv.")],
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Mixtures to make.")] = 1000,
-    speakers: Annotated[int, typer.Option(min=2, max=100, help="Speakers of a mixture.")] = 2,
-    level: Annotated[float, typer.Option(min=0, max=60, help="Relative levels are uniform in +- so many dB.")] = 5.0,
-    noise: Annotated[Path | None, typer.Option(help="Folder of noise: WHAM!'s folders.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of mixtures.")] = 1000,
+    speakers: Annotated[int, typer.Option(min=2, max=100, help="Speakers in each mixture.")] = 2,
+    level: Annotated[
+        float, typer.Option(min=0, max=60, help="Relative levels are uniform within +- this many dB.")
+    ] = 5.0,
+    noise: Annotated[Path | None, typer.Option(help="Folder of noise; adds WHAM!'s folders.")] = None,
     noise_level: Annotated[
-        tuple[float, float], typer.Option(help="Lowest and highest level of the loudest speaker over the noise, dB.")
+        tuple[float, float], typer.Option(help="Lowest and highest level of the loudest speaker above the noise, dB.")
     ] = (-6.0, 3.0),
     rirs: Annotated[
-        Path | None, typer.Option(help="Folder of room impulse responses, a folder a room: WHAMR!'s folders.")
+        Path | None, typer.Option(help="Folder of room impulse responses, one folder per room; adds WHAMR!'s folders.")
     ] = None,
-    exclude: Annotated[Path | None, typer.Option(help="File of pairs of speakers (patterns) never mixed.")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help="File with pairs of speakers (patterns) that are never mixed.")
+    ] = None,
     sample_rate: Annotated[
-        int | None, typer.Option(min=1000, max=192000, help="Of the mixtures, Hz. [default: most files']")
+        int | None,
+        typer.Option(min=1000, max=192000, help="Sample rate of the mixtures, Hz. [default: that of most files]"),
     ] = None,
-    format: Annotated[Format, typer.Option(help="Of the files, 16 bit.")] = Format.wav,
+    format: Annotated[Format, typer.Option(help="Format of the files, 16 bit.")] = Format.wav,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same mixtures.")] = 0,
 ) -> None:
     """Make WSJ0-2mix-style mixtures (min version): each file of mix is exactly the sum of those of s1, s2, ..."""
     if not -60 <= noise_level[0] <= noise_level[1] <= 60:
-        raise UserError(f"--noise-level {noise_level[0]:g} {noise_level[1]:g}: lowest, then highest, within +-60 dB")
+        raise UserError(
+            f"--noise-level {noise_level[0]:g} {noise_level[1]:g}: give the lowest, then the highest, within +-60 dB"
+        )
     check_folder("OUT", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
-        raise UserError(f"OUT {out} is there already: name a new folder")
+        raise UserError(f"OUT {out} exists already: name a new folder")
 
     from tisdiss_cli.data.corpus import read_exclusions
     from tisdiss_cli.data.generate import MixtureSet, check_place, write_set

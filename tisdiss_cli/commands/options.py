@@ -1,4 +1,4 @@
-"""Options, checks and reports that several commands have in common."""
+"""Options, checks and JSON output that several commands share."""
 
 import os
 import platform
@@ -37,27 +37,27 @@ ShiftsOption = Annotated[
         rich_help_panel="Depth",
         min=1,
         max=MOST_SHIFTS,
-        help="Passes over each chunk, a part of a hop apart, whose mean is taken: better, and as many times slower.",
+        help="Passes over each chunk, a part of a hop apart, which are averaged: better, and that many times slower.",
     ),
 ]
 
 
 def finite(value: float | None) -> float | None:
-    """Returns an option's number; a usage error if it is not a finite one."""
+    """Returns an option's number; usage error unless it is finite."""
     if value is not None and not isfinite(value):
         raise typer.BadParameter(f"{value:g} is not a finite number")
     return value
 
 
 def positive(value: float | None) -> float | None:
-    """Returns an option's number; a usage error if it is not finite and above 0."""
+    """Returns an option's number; usage error unless it is finite and above 0."""
     if value is not None and value <= 0:
         raise typer.BadParameter(f"{value:g} is not above 0")
     return finite(value)
 
 
 def parse_repeats(text: str) -> list[int]:
-    """ "4", "1-8", "1,2,4" or "1-3,6" as ascending whole numbers; UserError says what is allowed."""
+    """Returns the ascending whole numbers of "4", "1-8", "1,2,4" or "1-3,6"; UserError for another text."""
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -71,7 +71,7 @@ def parse_repeats(text: str) -> list[int]:
 
 
 def check_repeats(option: str, value: int | str, least: int = 1) -> int:
-    """The whole number that an option gives; UserError unless it is `least` to `MOST_REPEATS`."""
+    """Returns an option's whole number; UserError unless it is `least` to `MOST_REPEATS`."""
     digits = str(value).strip()
     number = int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
     if not least <= number <= MOST_REPEATS:
@@ -80,7 +80,7 @@ def check_repeats(option: str, value: int | str, least: int = 1) -> int:
 
 
 def check_output(option: str, path: Path | None) -> None:
-    """UserError now, and not after the work, if the file cannot be written there."""
+    """Raises UserError before the work, rather than after it, if a file cannot be written at `path`."""
     if path is None:
         return
     if reason := why_unwritable(path):
@@ -88,14 +88,14 @@ def check_output(option: str, path: Path | None) -> None:
 
 
 def check_weights_output(option: str, path: Path) -> None:
-    """`check_output` for a weight file."""
+    """Checks the path of a weight file as `check_output` does, and its extension."""
     if path.suffix != ".safetensors":
         raise UserError(f"{option} {path} must end in .safetensors")
     check_output(option, path)
 
 
 def check_folder(option: str, path: Path) -> None:
-    """UserError now, and not after the work, if there is no such folder and none can be made."""
+    """Raises UserError before the work, rather than after it, if the folder neither exists nor can be made."""
     try:
         place = path.resolve()
         above = next(folder for folder in (place, *place.parents) if folder.exists())
@@ -109,7 +109,7 @@ def check_folder(option: str, path: Path) -> None:
 
 
 def parse_names(text: str | None) -> list[str] | None:
-    """ "s1,s2" as names."""
+    """Returns the names in "s1,s2"."""
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
@@ -124,8 +124,13 @@ def versions() -> dict[str, str]:
     return {"tisdiss": __version__, "python": platform.python_version(), **libraries}
 
 
+def print_json(content: dict[str, Any]) -> None:
+    """Prints a JSON document on stdout."""
+    print(dump_json({"format": 1, **content}, indent=2))
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file whole or not at all; UserError when it cannot be."""
+    """Writes a JSON document whole or not at all; UserError if that fails."""
     try:
         with replacing(path) as part:
             part.write_text(dump_json({"format": 1, **content}, indent=2) + "\n", encoding="utf-8")

@@ -1,10 +1,10 @@
-"""The pages that separate, score and bench write besides what they print."""
+"""HTML pages of separate, score and bench."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tisdiss_cli.commands.bench_tables import bench_table, fit_in_words
+from tisdiss_cli.commands.bench_tables import bench_table, fit_as_formula
 from tisdiss_cli.commands.console import bar, log
 from tisdiss_cli.libraries import require
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def check_pictures() -> None:
-    """Raises UserError now, and not after the work, if a report's pictures cannot be drawn."""
+    """Raises UserError before the work, rather than after it, if a report's pictures cannot be drawn."""
     require("matplotlib", "the report's pictures need", "plot")
 
 
 def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:
-    """Writes the page of what a run left in OUT, under a bar of the files that are drawn; its path."""
+    """Writes the page of a run in OUT, under a progress bar; returns its path."""
     from tisdiss_cli.report.run import write_report
 
     with bar(unit="file", desc="drawing", leave=False) as shown:
@@ -59,7 +59,7 @@ def score_page(path: Path, outcome: "Evaluation", table: "Printed") -> None:
 def bench_page(
     path: Path, found: "Findings", scored: "Mapping[str, Evaluation]", title: str, facts: Mapping[str, object]
 ) -> None:
-    """Writes the page of what every setting costs, and with a set what it gives."""
+    """Writes the page of every setting's cost, and its quality if a set was scored."""
     from tisdiss_cli.report.scores import write_scores
 
     write_scores(
@@ -67,7 +67,7 @@ def bench_page(
         title=title,
         sentence="Time, memory and arithmetic of every setting" + (", and what it gives." if scored else "."),
         facts=facts,
-        tables=[_as_printed(bench_table(found), [], list(map(fit_in_words, found.fits())))],
+        tables=[_as_printed(bench_table(found), [], list(map(fit_as_formula, found.fits())))],
         curves=found.curves(),
         files={name if len(scored) > 1 else "": outcome.rows for name, outcome in scored.items()},
     )

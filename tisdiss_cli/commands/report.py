@@ -18,13 +18,13 @@ def report(
     html: Annotated[Path | None, typer.Option(help="The page. [default: OUT/report/index.html]")] = None,
     open: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     most: Annotated[
-        int, typer.Option(min=0, help="Files that get spectrograms: the worst, and one of six from the best; 0: none.")
+        int, typer.Option(min=0, help="Files with spectrograms: the worst, and one in six from the best; 0: none.")
     ] = 24,
     scores: Annotated[
-        Path | None, typer.Option(help="What score --csv wrote: true SI-SNRi in place of predicted.")
+        Path | None, typer.Option(help="The CSV of score --csv: true SI-SNRi instead of predicted.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="OUT2", help="Another folder, of other settings, to hear beside this one.")
+        Path | None, typer.Option(metavar="OUT2", help="Another run of other settings, to compare with.")
     ] = None,
     source: Annotated[
         Path | None,
@@ -34,11 +34,11 @@ def report(
 ) -> None:
     """Write a page that shows a run's files, worst first, and plays mixture and voices at the same instant.
 
-    It opens from the disk by a double click, fits a phone's screen and asks nothing of anywhere.
+    It opens with a double click, fits a phone's screen, and loads nothing from the network.
     """
     for option, folder in (("OUT", out), ("--against", against)):
         if folder is not None and not folder.is_dir():
-            raise UserError(f"{option} {folder} is no folder: name one that `tisdiss separate` wrote")
+            raise UserError(f"{option} {folder} is not a folder: name one that `tisdiss separate` wrote")
     check_output("--html", html)
     keep_quiet(quiet)
     page = run_page(out, source=source, scores=scores, against=against, html=html, most=most)
@@ -47,5 +47,5 @@ def report(
         import webbrowser
 
         if not webbrowser.open(page.absolute().as_uri()):
-            log.error(f"no browser was found to open {page} with")
+            log.error(f"no browser was found: open {page} yourself")
             raise typer.Exit(1)

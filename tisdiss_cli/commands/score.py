@@ -1,4 +1,4 @@
-"""`tisdiss score DATA`: what every repetition setting gives, in one pass."""
+"""`tisdiss score DATA`: SI-SNRi and SDRi of every repetition setting, in one pass."""
 
 import logging
 import os
@@ -48,14 +48,14 @@ def score(
     ] = None,
     pattern: Annotated[
         str | None,
-        _what(help="How --estimates are named, as in '{id}_est{n}', or separate's --name. [default: found out]"),
+        _what(help="Names of --estimates, as in '{id}_est{n}', or separate's --name. [default: detected]"),
     ] = None,
     repeats: Annotated[str | None, _what(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")] = None,
     mixture: Annotated[str | None, _what(help="Folder of the mixtures. [default: as the layout]")] = None,
     references: Annotated[
         str | None, _what(help="Folders of the references, as in s1,s2. [default: as the layout]")
     ] = None,
-    csv: Annotated[Path | None, _outputs(help="Scores per file; a stopped run goes on from it.")] = None,
+    csv: Annotated[Path | None, _outputs(help="Scores of each file; a stopped run goes on from it.")] = None,
     json: Annotated[Path | None, _outputs(help="Settings, versions, means with 95 % intervals.")] = None,
     html: Annotated[
         Path | None, _outputs(help="A page: quality against time, two settings file by file, worst files.")
@@ -75,9 +75,11 @@ def score(
     ] = None,
     shard: Annotated[
         str | None,
-        _sharing(metavar="I/N|slurm", help="Only this share: 3/8, or by a SLURM array; writes scores.3-of-8.csv."),
+        _sharing(
+            metavar="I/N|slurm", help="Score this share only: 3/8, or by a SLURM array; writes scores.3-of-8.csv."
+        ),
     ] = None,
-    merge: Annotated[bool, _sharing("--merge", help="Unite the shards' CSVs in --csv; no network runs.")] = False,
+    merge: Annotated[bool, _sharing("--merge", help="Merge the shards' CSVs into --csv; no network runs.")] = False,
     quiet: Annotated[bool, _outputs("--quiet", help="No progress; the table and errors only.")] = False,
 ) -> None:
     """Score separation on mixtures with references: SI-SNRi and SDRi of every repetition setting, in one pass.
@@ -89,13 +91,13 @@ def score(
     if estimates is not None and wanted is not None:
         raise UserError("--repeats has no meaning with --estimates: leave one of them out")
     if pattern is not None and estimates is None:
-        raise UserError("--pattern says how the files of --estimates are named: name their folder too")
+        raise UserError("--pattern is for --estimates: name their folder too")
     if merge and (shard or estimates or wanted):
-        raise UserError("--merge only unites what was scored: leave --shard, --estimates and --repeats out")
+        raise UserError("--merge only merges scores: leave --shard, --estimates and --repeats out")
     for option, path in (("--csv", csv), ("--json", json), ("--html", html)):
         check_output(option, path)
     if csv is not None and json is not None and os.path.realpath(csv) == os.path.realpath(json):
-        raise UserError(f"--csv {csv} and --json {json} are one file: name two")
+        raise UserError(f"--csv {csv} and --json {json} are the same file: name two")
 
     keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
@@ -140,7 +142,7 @@ def score(
 
 
 def _tell(outcome: "Evaluation", *, csv: Path | None, json: Path | None, html: Path | None) -> None:
-    """Prints what was scored and what was not; exit status 1 if anything was not."""
+    """Prints scores and failures; exit status 1 if anything was not scored."""
     _list(logging.ERROR, "not scored", outcome.failed)
     _list(logging.ERROR, "incomplete in the set, left out", outcome.missing)
     _list(logging.WARNING, "scored with a remark", outcome.warnings)
@@ -169,7 +171,7 @@ def _list(level: int, heading: str, sentences: list[str]) -> None:
 
 
 def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[Dataset, Path | None]":
-    """Returns the mixtures of a shard ("3/8", "slurm") and the sheet that it writes; without one all, and `csv`."""
+    """Returns the mixtures of a shard ("3/8", "slurm") and its CSV; without a shard all, and `csv`."""
     from tisdiss_cli.evaluation.results import part_of
     from tisdiss_cli.folder.shards import parse_shard
 
@@ -182,12 +184,12 @@ def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[D
 
 
 def merge_shards(dataset: "Dataset", csv: Path | None, json: Path | None) -> None:
-    """Unites the sheets of all shards in `csv`, and prints what they give; exit status 1 where scores are missing."""
+    """Merges the CSVs of all shards into `csv` and prints the means; exit status 1 if scores are missing."""
     from tisdiss_cli.evaluation.results import merge_sheets, summarize
     from tisdiss_cli.folder.shards import array_expression, shard_of
 
     if csv is None:
-        raise UserError("--merge: name the sheet with --csv, as the shards were given it")
+        raise UserError("--merge: name the CSV with --csv, as for the shards")
     rows, count = merge_sheets(csv)
     results, scored = summarize(rows), {row.id for row in rows}
     missing = [item.id for item in dataset.items if item.id not in scored]
@@ -204,7 +206,7 @@ def merge_shards(dataset: "Dataset", csv: Path | None, json: Path | None) -> Non
 
 
 def results_table(results: "list[Summary]") -> "Table":
-    """Returns a row for each setting: means in dB with their intervals, the gain over the setting before, cost."""
+    """Returns the table of all settings: means with intervals, the gain over the setting before, real-time factor."""
     from rich.table import Table
     from rich.text import Text
 

@@ -214,7 +214,7 @@ def _work(options: "Options", outcome: Outcome, json: bool, progress: Shown) -> 
         with audio_bar(planned.seconds, hidden=lines is not None) as bar:
             for event in events:
                 if lines:
-                    lines.tell(event)
+                    lines.write(event)
                 if isinstance(event, Progress):
                     factor = (time.perf_counter() - began) / max(bar.n + event.seconds, 1e-9)
                     advance(bar, event.seconds, event.note or f"real-time factor {factor:.3f}")

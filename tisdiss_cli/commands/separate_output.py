@@ -1,4 +1,4 @@
-"""Output of `tisdiss separate`: a plan, a table, or JSON and events for programs that call it."""
+"""Output of `tisdiss separate`: plan, table, JSON documents and events."""
 
 import json
 import sys
@@ -20,27 +20,27 @@ _ROWS = 30  # files listed one by one
 
 @dataclass
 class Outcome:
-    """The inputs of a run, with their lines and sums."""
+    """Outcome of a run: lines of its inputs, and time."""
 
     lines: "list[Line]" = field(default_factory=list)
     done_before: int = 0
     elapsed: float = 0.0  # seconds
 
     def sums(self) -> tuple[int, int, float]:
-        """Returns how many are done, how many have failed, and the seconds of audio in the first."""
+        """Returns the number of inputs done, the number failed, and the seconds of audio done."""
         done = [line.audio_seconds for line in self.lines if line.status == "done"]
         return len(done), len(self.lines) - len(done), sum(done)
 
 
 class EventLines:
-    """A run's events as lines of JSON on stderr, for programs that show its progress."""
+    """Writer of a run's events as lines of JSON on stderr."""
 
     def __init__(self, planned: "Planned") -> None:
         self.began, self.seconds, self.total = time.perf_counter(), 0.0, planned.seconds
         self._print("planned", **planned.counts, audio_seconds=planned.seconds)
 
-    def tell(self, event: "Event") -> None:
-        """Prints seconds of audio that are done and those to come, or what became of an input."""
+    def write(self, event: "Event") -> None:
+        """Prints the progress in seconds of audio, or the result of an input."""
         from tisdiss_cli.folder.record import Line
 
         if isinstance(event, Line):
@@ -61,7 +61,7 @@ class EventLines:
 
 
 def print_plan(planned: "Planned", as_json: bool) -> None:
-    """Prints what would be done, and the settings; as JSON, a line for each input and one of sums and settings."""
+    """Prints the plan and the settings; as JSON, a line for each input and one with sums and settings."""
     if as_json:
         for job in planned.todo:
             facts = {"path": job.resolved, "channel": job.channel, "outputs": job.outputs, "segments": job.segments}
@@ -81,12 +81,7 @@ def print_plan(planned: "Planned", as_json: bool) -> None:
 
 
 def print_summary(outcome: Outcome, *, stopped: bool) -> None:
-    """Prints one document: how many inputs and hours, the time it took, and each failure's reason.
-
-    Args:
-        outcome: of the run.
-        stopped: whether it ended before all was done.
-    """
+    """Prints one JSON document: counts, hours, time and failures; `stopped` if the run was interrupted."""
     done, failed, seconds = outcome.sums()
     _print(
         {
@@ -104,11 +99,11 @@ def print_summary(outcome: Outcome, *, stopped: bool) -> None:
 
 
 def print_table(outcome: Outcome) -> None:
-    """Prints a table of the inputs, of many only those with something to tell, and a sentence of the sums."""
+    """Prints a table of the inputs (of many, only those with messages), and a line with the sums."""
     lines, elapsed = outcome.lines, outcome.elapsed
     console = plain_console() if sys.stdout.isatty() else plain_console(width=200)
-    if told := lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]:
-        console.print(_table(told))
+    if listed := lines if len(lines) <= _ROWS else [line for line in lines if line.reason or line.warnings]:
+        console.print(_table(listed))
     done, failed, seconds = outcome.sums()
     rate = f", {elapsed / seconds:.3f} times its length" if seconds else ""
     console.print(
@@ -141,4 +136,4 @@ def _table(lines: "list[Line]") -> "Table":
 
 
 def _print(content: dict[str, Any]) -> None:
-    print(json.dumps({"format": 1, **content}, allow_nan=False))  # in ASCII: any name, and any terminal or pipe
+    print(json.dumps({"format": 1, **content}, allow_nan=False))  # ASCII, for any name and any pipe

@@ -1,6 +1,5 @@
-"""`tisdiss status OUT`: how far a folder is."""
+"""`tisdiss status OUT`: progress of a folder."""
 
-import json as json_format
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import log, plain_console
+from tisdiss_cli.commands.options import print_json
 from tisdiss_cli.folder.shards import MOST
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def status(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that separate writes, or has written, to.")],
-    inputs: Annotated[
-        Path | None, typer.Option(metavar="IN", help="Where the recordings are. [default: as the record says]")
-    ] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that separate writes to, or has written to.")],
+    inputs: Annotated[Path | None, typer.Option(metavar="IN", help="The recordings. [default: as recorded]")] = None,
     shards: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=MOST, help="How many there are. [default: as the record's files say]"),
+        typer.Option(
+            metavar="N", min=1, max=MOST, help="Number of shards. [default: from the names of the record's files]"
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -36,9 +36,9 @@ def status(
     out = Path(os.path.expanduser(out))
     found = read_status(out, Path(os.path.expanduser(inputs)) if inputs else None, shards)
     for place in found.unseen:
-        log.warning(f"warning: {place} is not here, so what is missing of it is not known: pass --inputs IN")
+        log.warning(f"warning: {place} is not here, so its missing inputs are unknown: pass --inputs IN")
     if json:
-        print(json_format.dumps(_as_dict(found), indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(_as_dict(found))
     else:
         _print(found)
 
@@ -46,7 +46,6 @@ def status(
 def _as_dict(found: "Status") -> dict[str, Any]:
     shards = [{"shard": index, **vars(counts)} for index, counts in found.shards.items()]
     return {
-        "format": 1,
         **vars(found.total),
         "hours": found.seconds / 3600,
         "rtf": found.rtf,

@@ -27,21 +27,24 @@ _machine = partial(typer.Option, rich_help_panel=NETWORK)
 def train(
     context: typer.Context,
     data: Annotated[
-        Path, typer.Argument(help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech by speaker.")
+        Path,
+        typer.Argument(
+            help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech with a folder per speaker."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint, log and curve.")],
     valid: Annotated[Path | None, _data(help="Set of mixtures to validate on.")] = None,
-    valid_items: Annotated[int | None, _data(min=0, help="Mixtures to validate on; 0: all.")] = None,
-    mixture: Annotated[str | None, _data(help="DATA's folder of mixtures, where it is not detected.")] = None,
-    references: Annotated[str | None, _data(help="DATA's folders of references: s1,s2.")] = None,
-    exclude: Annotated[Path | None, _data(help="File of pairs of speakers (patterns) never mixed.")] = None,
-    rirs: Annotated[Path | None, _data(help="Room impulse responses to mix with, a folder a room.")] = None,
-    noise: Annotated[Path | None, _data(help="Noise to mix with: a folder.")] = None,
+    valid_items: Annotated[int | None, _data(min=0, help="Number of mixtures to validate on; 0: all.")] = None,
+    mixture: Annotated[str | None, _data(help="Folder of the mixtures in DATA, if it is not detected.")] = None,
+    references: Annotated[str | None, _data(help="Folders of the references in DATA, as in s1,s2.")] = None,
+    exclude: Annotated[Path | None, _data(help="File with pairs of speakers (patterns) that are never mixed.")] = None,
+    rirs: Annotated[Path | None, _data(help="Room impulse responses, one folder per room.")] = None,
+    noise: Annotated[Path | None, _data(help="Folder of noise to add.")] = None,
     turn_taking: Annotated[
-        float | None, _data(min=0, max=1, help="Share of mixtures whose voices begin and end somewhere.")
+        float | None, _data(min=0, max=1, help="Share of mixtures in which each voice begins and ends somewhere.")
     ] = None,
     filter_db: Annotated[
-        float | None, _data(min=0, max=12, help="Each voice through random filters of up to +- this many dB.")
+        float | None, _data(min=0, max=12, help="Random filters for each voice, up to +- this many dB.")
     ] = None,
     recipe: Annotated[
         str | None,
@@ -49,29 +52,34 @@ def train(
     ] = None,
     init: Annotated[str | None, _start(help="Weights to fine-tune: a name or a file.")] = None,
     resume: Annotated[bool, _start("--resume", help="Go on from OUT's checkpoint.")] = False,
-    seed: Annotated[int | None, _start(min=0, help="Of weights and mixtures.")] = None,
+    seed: Annotated[int | None, _start(min=0, help="Seed of weights and mixtures.")] = None,
     batch_size: Annotated[int | None, _step(min=1, help="Mixtures in a batch, on each device.")] = None,
-    segment_seconds: Annotated[float | None, _step(help="Length of a mixture.")] = None,
-    repeats: Annotated[str | None, _step(help="Reconstructor repeats of a step: 4, or 1-6 drawn.")] = None,
+    segment_seconds: Annotated[float | None, _step(help="Length of a mixture, in seconds.")] = None,
+    repeats: Annotated[str | None, _step(help="Reconstructor repeats of a step: 4, or 1-6 to draw them.")] = None,
     separator_loss: Annotated[
         bool | None, _step("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
     ] = None,
-    learning_rate: Annotated[float | None, _step(help="The highest; Muon's keeps the proportion.")] = None,
+    learning_rate: Annotated[float | None, _step(help="The highest rate; Muon's changes in proportion.")] = None,
     minutes: Annotated[
         float | None, _schedule(callback=positive, help="Time budget, from now to the saved weights.")
     ] = None,
-    steps: Annotated[int | None, _schedule(min=1, help="Budget of steps.")] = None,
+    steps: Annotated[int | None, _schedule(min=1, help="Number of steps.")] = None,
     open_ended: Annotated[
-        bool | None, _schedule("--open-ended/--no-open-ended", help="At a constant rate until it is told to stop.")
+        bool | None, _schedule("--open-ended/--no-open-ended", help="Train at a constant rate until stopped.")
     ] = None,
     cooldown: Annotated[
         float | None,
-        _schedule(callback=positive, help="With --resume: minutes in which an open-ended run's rate falls to zero."),
+        _schedule(
+            callback=positive,
+            help="With --resume: end an open-ended run in this many minutes, its rate falling to zero.",
+        ),
     ] = None,
     device: DeviceOption = "auto",
-    devices: Annotated[int, _machine(min=1, max=1024, help="How many of them, each with a whole batch.")] = 1,
+    devices: Annotated[int, _machine(min=1, max=1024, help="Number of devices, each with a whole batch.")] = 1,
     precision: Annotated[str | None, _machine(help="auto, fp32, bf16 or, on CUDA, tf32.")] = None,
-    compile: Annotated[bool | None, _machine("--compile/--no-compile", help="torch.compile the paths.")] = None,
+    compile: Annotated[
+        bool | None, _machine("--compile/--no-compile", help="torch.compile the network's paths.")
+    ] = None,
     activation_checkpointing: Annotated[
         bool | None,
         _machine("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
@@ -105,7 +113,7 @@ def train(
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
     material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
     out.mkdir(parents=True, exist_ok=True)
-    say_what_is_missing(start.recipe, bool(material.examples))
+    report_missing(start.recipe, bool(material.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
     torch.manual_seed(start.recipe.seed)
     training = Training(
@@ -130,7 +138,7 @@ def train(
 
 
 def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Returns the keys of the recipe that options were given for: an option has its key's name."""
+    """Returns the options that were given, by the recipe's key of the same name."""
     from tisdiss_cli.data.corpus import read_exclusions
     from tisdiss_cli.training.recipe import Recipe
 
@@ -141,8 +149,8 @@ def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
 
 
-def say_what_is_missing(recipe: "Recipe", validated: bool) -> None:
-    """Logs what a run goes without where it has no validation set or no matplotlib."""
+def report_missing(recipe: "Recipe", validated: bool) -> None:
+    """Logs what a run lacks without a validation set or matplotlib."""
     if not validated:
         paper = not (recipe.minutes or recipe.steps or recipe.open_ended)
         log.info(f"without --valid the last weights are kept{', the rate is never halved' if paper else ''}")

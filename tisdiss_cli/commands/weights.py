@@ -8,9 +8,8 @@ import typer
 
 from tisdiss_cli.commands import Commands, app
 from tisdiss_cli.commands.console import bar, plain_console
-from tisdiss_cli.commands.options import DeviceOption, check_output, check_weights_output
+from tisdiss_cli.commands.options import DeviceOption, check_output, check_weights_output, print_json
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import dump_json
 from tisdiss_cli.model.config import MOST_REPEATS
 
 weights = Commands(help="List, describe, import, fetch, push, export, average and calibrate weights.")
@@ -28,7 +27,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
             {"name": file.name, "default": file is files[0], "trained": file.trained, "sha256": file.digest}
             for file in files
         ]
-        print(dump_json({"format": 1, "weights": rows}, indent=2))
+        print_json({"weights": rows})
         return
     for file in files:
         print(f"{file.name}{'  (default)' if file is files[0] else ''}{'' if file.trained else '  (untrained)'}")
@@ -62,7 +61,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
 
 
 def _words(value: Any) -> str:
-    """Returns a fact in words: long lists are counted, and a recipe's network is the configuration above."""
+    """Returns a fact as text; long lists are only counted, and a recipe's network is left out, as it is printed above."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(part)}" for key, part in value.items() if key != "network" and part != "")
     if isinstance(value, list):
@@ -90,10 +89,10 @@ def fetch(
     repository: Annotated[
         str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub.")
     ] = "WingsingFung/TISDiSS",
-    file: Annotated[str | None, typer.Option(help="The .safetensors or .pth in REPO, if it holds several.")] = None,
+    file: Annotated[str | None, typer.Option(help="Which .safetensors or .pth of REPO, if it has several.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The weight file to write. [default: of a checkpoint, named after REPO; else none]"),
+        typer.Option(help="The weight file to write. [default: for a checkpoint, named after REPO; else none]"),
     ] = None,
 ) -> None:
     """Download weights from the Hugging Face Hub; a published checkpoint is imported.
@@ -115,7 +114,7 @@ def fetch(
         save_weights(out, fetched.config, load_weights(path).state_dict(), info=fetched.info)
         print(out)
     else:
-        read_info(path)  # which says what is wrong with a file that is none of ours
+        read_info(path)  # raises UserError for a file that is not a weight file
         print(f"{path}: use it with --weights {repository}")
 
 
@@ -124,16 +123,16 @@ def push(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub, as in you/name.")],
     card: Annotated[Path | None, typer.Option(help="The model card. [default: README.md beside the file]")] = None,
-    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
 ) -> None:
-    """Upload a weight file and its model card to the Hugging Face Hub; `hf auth login` says who you are."""
+    """Upload a weight file and its model card to the Hugging Face Hub; log in with `hf auth login` first."""
     from tisdiss_cli.model.hub import push_weights
     from tisdiss_cli.model.weights import find_weights, read_info
 
     file = read_info(find_weights(name))
     card = card or file.path.with_name("README.md")
     if not card.is_file():
-        raise UserError(f"--card {card} does not exist: write what the weights were trained on, and what they give")
+        raise UserError(f"--card {card} does not exist: write a model card: data, licence, and measured quality")
     print(push_weights(file.path, repository, card, private=private))
 
 
@@ -154,7 +153,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model to write.")],
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_REPEATS, help="Of the Reconstructor. [default: as the weights recommend]"),
+        typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Reconstructor. [default: as the weights recommend]"),
     ] = None,
     separator_repeats: Annotated[
         int | None, typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
@@ -162,7 +161,7 @@ def export(
 ) -> None:
     """Write an ONNX model of the stages between the STFT and its inverse, for mixtures of any length.
 
-    What onnxruntime makes of it is compared with torch at three lengths before the file is kept.
+    Before the file is kept, onnxruntime is compared with torch at three lengths.
     """
     if out.suffix != ".onnx":
         raise UserError(f"OUT {out} must end in .onnx")
@@ -180,10 +179,12 @@ def export(
 
 @weights.command()
 def average(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Of one run, or of runs in a row.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Weight files of one run, or of successive runs.")
+    ],
     out: Annotated[Path, typer.Option(help="The weight file to write.")],
 ) -> None:
-    """Write the mean of weight files, which is often better than each; repeats and facts are the last one's."""
+    """Write the mean of weight files, often better than each of them; repeats and facts are the last file's."""
     if len(files) < 2:
         raise UserError("weights average: name at least two weight files")
     check_weights_output("--out", out)
@@ -199,22 +200,24 @@ def calibrate(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Validation mixtures with references.")],
     out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: the same file]")] = None,
-    max_repeats: Annotated[int, typer.Option(min=2, max=MOST_REPEATS, help="The deepest setting to look at.")] = 8,
+    max_repeats: Annotated[
+        int, typer.Option(min=2, max=MOST_REPEATS, help="The largest number of repeats to try.")
+    ] = 8,
     chunk: Annotated[
-        float | None, typer.Option(min=0.5, max=3600, help="Store this chunk length too, in seconds.")
+        float | None, typer.Option(min=0.5, max=3600, help="Also store this chunk length, in seconds.")
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the default repeats and the threshold of --repeats auto on validation data; store them in the weight file.
 
-    The default is the smallest setting within 0.1 dB of the best. A predictor of SI-SNRi at that setting is fitted too,
-    from which separate tells the quality of recordings that have no references.
+    The default is the smallest setting within 0.1 dB of the best. It also fits a predictor of SI-SNRi at that setting,
+    by which separate estimates the quality of recordings without references.
     """
-    if out is not None:  # else it is the weights' own, which are to be found
+    if out is not None:  # else it is the weights' own path, checked once it is known
         check_weights_output("--out", out)
     elif "/" in name and not os.path.isfile(name):
         raise UserError(
-            f"{name} is no file: weights from the Hub stay as they were fetched, so name another with --out"
+            f"{name} is not a file: the Hub's cache stays as it was fetched, so name a weight file with --out"
         )
     from rich.table import Table
 
@@ -234,7 +237,7 @@ def calibrate(
         quality = fit_quality(separator, dataset, repeats=default, advance=shown.update)
     path = out or separator.weights.path
     info = {**separator.weights.info, THRESHOLD: choice.threshold_db, REPEATS: default}
-    info.pop(QUALITY, None)  # another fit's would not go with these repeats
+    info.pop(QUALITY, None)  # an earlier fit is for other repeats
     if quality:
         info[QUALITY] = quality.facts()
     if chunk:

@@ -54,7 +54,7 @@ class Engine:
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
         self.network, self.weights, self.device, self.precision = network.to(device).eval(), weights, device, precision
-        self.precision_why = "it was asked for"
+        self.precision_why = "requested"
         self.shifts, self.compiled = 1, False
         self.largest: int | None = None
         self.longest: int | None = None
