@@ -17,7 +17,7 @@ from tisdiss_cli.activity.tracker import ActivityTracker
 from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.separation.chunking import Chunker, ChunkPlan, Stitcher
 from tisdiss_cli.separation.quality import QualityMeter
-from tisdiss_cli.separation.speaker_tracking import TurnSorter
+from tisdiss_cli.separation.speaker_tracking import SpeakerTracker
 from tisdiss_cli.stream import Stream
 
 OF_CHUNKS = {Stitcher, QualityMeter}  # whose portions are chunks: `Stitched` takes samples
@@ -86,7 +86,7 @@ CASES = {
     "activity": Case(lambda: ActivityTracker(2, 8000), (voices(),)),
     "activity, resampled": Case(lambda: ActivityTracker(2, 11025), (voices(),)),
     "chunks": Case(lambda: Chunker(ChunkPlan(1000)), (voices(9001)[0],), 0),
-    "turns": Case(lambda: TurnSorter(2, 8000), (voices(60_000),)),
+    "turns": Case(lambda: SpeakerTracker(2, 8000), (voices(60_000),)),
     "chunks, stitched": Case(Stitched, (voices(),)),
 }
 LITTLE = 900  # samples that are pushed one by one

@@ -68,8 +68,9 @@ def _quota() -> int:
 def compute_in_one_thread() -> None:
     """Limits torch's CPU work that is started by the calling thread to that thread, from now on.
 
-    For threads beside the network's: torch gives each thread that computes its own OpenMP helpers, and with more threads
-    than cores OpenMP lets the network's sleep between steps. With two cores, files of a second took a sixth longer.
+    For threads beside the network's: torch gives each thread that computes its own OpenMP helpers, and with more
+    threads than cores OpenMP lets the network's sleep between steps. With two cores, files of a second took a sixth
+    longer.
     """
     torch.get_num_threads()  # torch sets a thread's number at the first call, which would undo the next line
     threadpool_limits(1, user_api="openmp")  # this thread only; torch.set_num_threads would reach MKL in all
@@ -111,13 +112,14 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
 def choose_precision(name: str, device: torch.device, agreement_db: float | None = None) -> tuple[str, str]:
     """Returns a precision, "fp32", "tf32" or "bf16", and the reason in words.
 
-    "auto" is bf16 on devices with units for it, unless the weights agree by less than LEAST_AGREEMENT_DB with fp32. TF32
-    rounds the inputs of float32 products and convolutions to ten binary digits; only CUDA devices have it.
+    "auto" is bf16 on devices with units for it, unless the weights agree by less than LEAST_AGREEMENT_DB with fp32.
+    TF32 rounds the inputs of float32 products and convolutions to ten binary digits; only CUDA devices have it.
 
     Args:
         name: "auto" or a precision; UserError if it is unknown, or the device does not have it.
         device: the device that computes.
-        agreement_db: SI-SNR in dB of the weights' voices at bf16 to those at fp32. Default: not measured, as in training.
+        agreement_db: SI-SNR in dB of the weights' voices at bf16 to those at fp32. Default: not measured, as in
+            training.
     """
     if name == "auto":
         if not computes_in_bf16(device):
@@ -147,8 +149,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def keep_memory(device: torch.device) -> None:
     """Keeps freed memory in the process for the next tensors; for a CPU under glibc.
 
-    By default glibc asks the system for each tensor above 32 MiB and returns it, so that every training step would fault
-    in all activations again, page by page. Peak memory grows by a twentieth.
+    By default glibc asks the system for each tensor above 32 MiB and returns it, so that every training step would
+    fault in all activations again, page by page. Peak memory grows by a twentieth.
     """
     if device.type == "cpu":
         with suppress(OSError, AttributeError, TypeError):  # another C library

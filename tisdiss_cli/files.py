@@ -42,7 +42,7 @@ def dump_json(content: Any, indent: int | None = None) -> str:
 
 
 def shown(text: str) -> str:
-    """Returns text for a terminal or a page, with escapes (\\xff, \\n) for control characters and bytes not in UTF-8."""
+    """Returns text for a terminal or a page: control characters and bytes not in UTF-8 become \\n, \\xff."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -58,8 +58,8 @@ def _escaped(letter: str) -> str:
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields the path of a temporary part, which replaces `path` in one step when the block ends.
 
-    If the block fails, `path` stays as it was and the part is removed. A link's target is replaced, or made. A device, a
-    pipe or an open stream (/dev/stdout) cannot be replaced: the part's content is written into it. With `durable` the
+    If the block fails, `path` stays as it was and the part is removed. A link's target is replaced, or made. A device,
+    a pipe or an open stream (/dev/stdout) cannot be replaced: the part's content is written into it. With `durable` the
     new content is on the disk before the old one is gone. OSError if the disk does not take it.
     """
     if (stream := _stream(path)) is not None or _is_special(path):

@@ -21,7 +21,7 @@ def stitch(chunks, voices: torch.Tensor, orders) -> tuple[torch.Tensor, list[int
         stitcher.push(start, voices[list(order), start : start + piece.shape[0]])
         for (start, piece), order in zip(chunks, orders, strict=False)
     ]
-    return torch.cat([*parts, stitcher.finish()], dim=1), stitcher.uncertain
+    return torch.cat([*parts, stitcher.finish()], dim=1), stitcher.ambiguous
 
 
 @pytest.mark.parametrize("length", [1, 249, 999, 1000, 1001, 1500, 1501, 1750, 2250, 2251, 9999])
@@ -58,9 +58,9 @@ def test_stitching_known_voices_returns_them_exactly(length, speakers):
     chunks = cut(voices.sum(0), 400)
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(speakers, generator=generator).tolist() for _ in chunks]  # adversarial
-    stitched, uncertain = stitch(chunks, voices, orders)
+    stitched, ambiguous = stitch(chunks, voices, orders)
     assert torch.equal(stitched, voices[orders[0]])
-    assert uncertain == []
+    assert ambiguous == []
 
 
 def test_every_order_of_every_chunk_is_undone():
@@ -69,9 +69,9 @@ def test_every_order_of_every_chunk_is_undone():
     chunks = cut(voices.sum(0), 3000)
     for code in range(2 ** len(chunks)):
         orders = [(1, 0) if code >> index & 1 else (0, 1) for index in range(len(chunks))]
-        stitched, uncertain = stitch(chunks, voices, orders)
+        stitched, ambiguous = stitch(chunks, voices, orders)
         assert torch.equal(stitched, voices[list(orders[0])])
-        assert uncertain == []
+        assert ambiguous == []
 
 
 def test_alternating_talkers_are_told_apart_where_only_one_speaks():
@@ -80,9 +80,9 @@ def test_alternating_talkers_are_told_apart_where_only_one_speaks():
     voices = torch.randn(2, 6000) * torch.stack((turns, 1 - turns))
     chunks = cut(voices.sum(0), 6000)
     orders = [(1, 0) if index % 2 else (0, 1) for index in range(len(chunks))]
-    stitched, uncertain = stitch(chunks, voices, orders)
+    stitched, ambiguous = stitch(chunks, voices, orders)
     assert torch.equal(stitched, voices)
-    assert uncertain == []
+    assert ambiguous == []
 
 
 def test_a_quiet_overlap_reaches_further_back():
@@ -91,32 +91,32 @@ def test_a_quiet_overlap_reaches_further_back():
     voices[:, 700:1100] = 0  # where the first chunk ends
     chunks = cut(voices.sum(0), 1600)
     orders = [(1, 0) if index % 2 else (0, 1) for index in range(len(chunks))]
-    stitched, uncertain = stitch(chunks, voices, orders)
+    stitched, ambiguous = stitch(chunks, voices, orders)
     assert torch.equal(stitched, voices)
-    assert uncertain == []
+    assert ambiguous == []
     assert chunks[0][1].shape[0] - chunks[1][0] > 250
 
 
-def test_a_pause_longer_than_the_reach_is_called_uncertain():
+def test_a_pause_longer_than_the_reach_is_called_ambiguous():
     torch.manual_seed(0)
     voices = torch.randn(2, 6000)
     voices[:, 1500:4500] = 0
-    _, uncertain = stitch(cut(voices.sum(0), 6000), voices, [(0, 1)] * 20)
-    assert len(uncertain) == 1
-    assert 1500 <= uncertain[0] <= 5000
+    _, ambiguous = stitch(cut(voices.sum(0), 6000), voices, [(0, 1)] * 20)
+    assert len(ambiguous) == 1
+    assert 1500 <= ambiguous[0] <= 5000
 
 
-def test_two_alike_voices_are_called_uncertain():
+def test_two_similar_voices_are_called_ambiguous():
     voice = torch.randn(1, 2000)
-    _, uncertain = stitch(cut(voice[0], 2000), torch.cat((voice, voice)), [(0, 1)] * 5)
-    assert uncertain
+    _, ambiguous = stitch(cut(voice[0], 2000), torch.cat((voice, voice)), [(0, 1)] * 5)
+    assert ambiguous
 
 
-def test_silence_is_not_called_uncertain():
+def test_silence_is_not_called_ambiguous():
     voices = torch.zeros(2, 5000)
-    stitched, uncertain = stitch(cut(voices.sum(0), 5000), voices, [(0, 1)] * 20)
+    stitched, ambiguous = stitch(cut(voices.sum(0), 5000), voices, [(0, 1)] * 20)
     assert torch.equal(stitched, voices)
-    assert uncertain == []
+    assert ambiguous == []
 
 
 def test_a_seam_between_unequal_estimates_is_smooth():

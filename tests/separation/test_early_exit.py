@@ -19,7 +19,7 @@ from tisdiss_cli.evaluation.results import smallest_within
 from tisdiss_cli.folder.pace import Pace
 from tisdiss_cli.folder.settings import parse_duration
 from tisdiss_cli.model.weights import load_weights, read_info, save_weights
-from tisdiss_cli.separation.early_exit import Auto, UntilQuality, settle, similarity
+from tisdiss_cli.separation.early_exit import Auto, UntilQuality, similarity, stop_early
 from tisdiss_cli.separation.quality import QualityModel, describe
 from tisdiss_cli.separation.separator import Separator
 
@@ -48,17 +48,17 @@ def test_each_item_stops_by_itself_at_the_naive_place():
     near = torch.stack([similarity(newer, older) for older, newer in itertools.pairwise(fixed)])
     values = near[1:4].flatten().sort().values
     threshold = float(values[4:6].mean())  # between two, so that no rounding decides
-    voices, used = settle(network.estimates(mixtures, 6), Auto(threshold, 6), mixtures)
+    voices, used = stop_early(network.estimates(mixtures, 6), Auto(threshold, 6), mixtures)
     for item in range(3):
         reached = [repeat for repeat in range(1, 7) if near[repeat - 1, item] >= threshold]
         assert used[item] == (reached[0] if reached else 6)
         torch.testing.assert_close(voices[item], fixed[used[item]][item])
         one = mixtures[item : item + 1]
-        alone, alone_used = settle(network.estimates(one, 6), Auto(threshold, 6), one)
+        alone, alone_used = stop_early(network.estimates(one, 6), Auto(threshold, 6), one)
         assert alone_used == [used[item]]
         torch.testing.assert_close(alone[0], voices[item], rtol=1e-3, atol=1e-4)
-    assert settle(network.estimates(mixtures, 6), Auto(-100.0, 6), mixtures)[1] == [1, 1, 1]
-    assert settle(network.estimates(mixtures, 2), Auto(101.0, 2), mixtures)[1] == [2, 2, 2]
+    assert stop_early(network.estimates(mixtures, 6), Auto(-100.0, 6), mixtures)[1] == [1, 1, 1]
+    assert stop_early(network.estimates(mixtures, 2), Auto(101.0, 2), mixtures)[1] == [2, 2, 2]
 
 
 @torch.inference_mode()
@@ -72,7 +72,7 @@ def test_each_item_stops_where_its_quality_is_first_predicted():
     told = [[model.predict(describe(mixtures[i], voices[i])) for i in range(3)] for voices in fixed]
     middle = sorted(value for repeat in told for value in repeat)[7:9]
     least = sum(middle) / 2  # between two, so that no rounding decides
-    voices, used = settle(network.estimates(mixtures, 5), UntilQuality(model, least, 5), mixtures)
+    voices, used = stop_early(network.estimates(mixtures, 5), UntilQuality(model, least, 5), mixtures)
     for item in range(3):
         reached = [repeat for repeat, values in enumerate(told, 1) if values[item] >= least]
         assert used[item] == (reached[0] if reached else 5)

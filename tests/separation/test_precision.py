@@ -25,7 +25,7 @@ def test_auto_is_one_rule_on_every_device(monkeypatch, kind, units, agreement, t
     monkeypatch.setattr("tisdiss_cli.devices.computes_in_bf16", lambda device: units)
     precision, why = choose_precision("auto", torch.device(kind), agreement)
     assert precision == taken
-    assert ("no units" in why) == (not units) and ("29.9 dB" in why) == (units and agreement == 29.9)
+    assert ("no bf16 units" in why) == (not units) and ("29.9 dB" in why) == (units and agreement == 29.9)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_fixed_mixture_is_two_sounds_and_always_the_same():
 
 def test_the_record_says_why(folder, tmp_path, mini_weights):
     options = ("--weights", mini_weights, "--repeats", 1, "--quiet", "--device", "cpu")
-    for asked, word in ((("--precision", "auto"), "units"), (("--precision", "fp32"), "asked")):
+    for asked, word in ((("--precision", "auto"), "units"), (("--precision", "fp32"), "requested")):
         out = tmp_path / word
         tisdiss("separate", folder / "a.wav", out, *options, *asked)
         (line,) = map(json.loads, (out / "tisdiss.jsonl").read_text().splitlines())

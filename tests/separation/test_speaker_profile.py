@@ -36,21 +36,21 @@ def stitched(voices: torch.Tensor, code: int, sample_rate: int | None) -> tuple[
         piece = voices[:, start : start + len(chunk)]
         parts.append(stitcher.push(start, piece.flip(0) if code >> index & 1 else piece))
     out = torch.cat([*parts, stitcher.finish()], dim=1)
-    return out.flip(0) if code & 1 else out, stitcher.uncertain
+    return out.flip(0) if code & 1 else out, stitcher.ambiguous
 
 
 @pytest.mark.parametrize("code", range(0, 32, 3))
 @pytest.mark.parametrize("second_is_first", [False, True])
 def test_a_voice_is_known_again_after_a_pause(second_is_first, code):
     voices = turns(second_is_first)
-    out, uncertain = stitched(voices, code, 8000)
+    out, ambiguous = stitched(voices, code, 8000)
     assert torch.equal(out, voices)
-    assert uncertain == []
+    assert ambiguous == []
 
 
 def test_without_a_memory_it_is_not():
     outcomes = [stitched(turns(), code, None) for code in range(0, 32, 3)]
-    assert all(uncertain for _, uncertain in outcomes)
+    assert all(ambiguous for _, ambiguous in outcomes)
     assert not all(torch.equal(out, turns()) for out, _ in outcomes)
 
 
@@ -83,7 +83,7 @@ def test_what_says_nothing_decides_nothing():
         assert speakers.profiles(voices) == [None, None]
         assert speakers.order(speakers.profiles(voices), (1, 0), 3.0) == ((1, 0), 3.0)
     speakers.learn([None, None])
-    assert speakers.known == [None, None]
+    assert speakers.learnt == [None, None]
 
 
 def test_their_size_stays_as_it_is():

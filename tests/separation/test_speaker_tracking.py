@@ -7,7 +7,7 @@ import torch
 
 from tests.cli import ROOT
 from tisdiss_cli.audio.read import read
-from tisdiss_cli.separation.speaker_tracking import TurnCutter, TurnSorter
+from tisdiss_cli.separation.speaker_tracking import SpeakerTracker, TurnSegmenter
 
 RATE = 8000
 
@@ -38,21 +38,21 @@ def scattered(voices: torch.Tensor, places: list[slice], seed: int) -> torch.Ten
 
 
 def sort(voices: torch.Tensor, portions: list[int], rate: int = RATE, seams: tuple[int, ...] = ()):
-    sorter, parts, begin = TurnSorter(voices.shape[0], rate), [], 0
+    sorter, parts, begin = SpeakerTracker(voices.shape[0], rate), [], 0
     while begin < voices.shape[1]:
         end = begin + portions[len(parts) % len(portions)]
         parts.append(sorter.push(voices[:, begin:end], [seam for seam in seams if begin <= seam < end]))
         begin = end
-    return torch.cat([*parts, sorter.finish()], dim=1), sorter.uncertain
+    return torch.cat([*parts, sorter.finish()], dim=1), sorter.ambiguous
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("turn", "pause", "rate"), [(4, 1, 8000), (5, 3, 8000), (14, 1.5, 8000), (4, 1, 16000)])
 def test_turns_come_back_to_their_speakers(turn, pause, rate, seed):
     voices, places = conversation(turn, pause, rate)
-    out, uncertain = sort(scattered(voices, places, seed), [rate], rate)
+    out, ambiguous = sort(scattered(voices, places, seed), [rate], rate)
     assert torch.equal(out, voices)
-    assert uncertain == []
+    assert ambiguous == []
 
 
 @pytest.mark.parametrize("leak", [0.1, 0.3])
@@ -69,9 +69,9 @@ def test_portions_make_no_difference(portions, turn, pause):
     voices, places = conversation(turn, pause)
     mixed = scattered(voices, places, 2)
     seams = (places[3].start, places[5].start + 9000)
-    expected, uncertain = sort(mixed, [8000], seams=seams)
+    expected, ambiguous = sort(mixed, [8000], seams=seams)
     out, found = sort(mixed, portions, seams=seams)
-    assert torch.equal(out, expected) and found == uncertain
+    assert torch.equal(out, expected) and found == ambiguous
 
 
 @pytest.mark.parametrize("length", [0, 1, 255, 256, 8000, 100001])
@@ -79,8 +79,8 @@ def test_portions_make_no_difference(portions, turn, pause):
 def test_what_gives_no_reason_is_left_as_it_is(length, count):
     torch.manual_seed(0)
     for voices in (torch.randn(count, length), torch.zeros(count, length)):
-        out, uncertain = sort(voices, [9999])
-        assert torch.equal(out, voices) and uncertain == []
+        out, ambiguous = sort(voices, [9999])
+        assert torch.equal(out, voices) and ambiguous == []
 
 
 def test_overlapping_speech_is_left_as_it_is():
@@ -102,23 +102,23 @@ def test_nothing_is_lost_where_an_order_changes():
     assert kept[speaking].all()
 
 
-def test_a_seam_that_did_not_tell_is_told_by_the_voices_or_stays_uncertain():
+def test_a_seam_that_did_not_tell_is_told_by_the_voices_or_stays_ambiguous():
     voices, places = conversation(8, 1)
     seam = places[4].start + 2 * RATE  # within a turn of the man's, whom it cuts in two
     swapped = voices.clone()
     swapped[:, seam:] = voices[:, seam:].flip(0)
-    out, uncertain = sort(swapped, [RATE], seams=(seam,))
+    out, ambiguous = sort(swapped, [RATE], seams=(seam,))
     blended = slice(seam, seam + RATE // 50)
     out[:, blended] = voices[:, blended]
-    assert torch.equal(out, voices) and uncertain == []
+    assert torch.equal(out, voices) and ambiguous == []
     torch.manual_seed(0)
     noise = 0.05 * torch.randn(2, 5 * RATE)
-    out, uncertain = sort(torch.cat((voices, noise), dim=1), [RATE], seams=(voices.shape[1],))
-    assert torch.equal(out[:, voices.shape[1] :], noise) and uncertain == [voices.shape[1]]
+    out, ambiguous = sort(torch.cat((voices, noise), dim=1), [RATE], seams=(voices.shape[1],))
+    assert torch.equal(out[:, voices.shape[1] :], noise) and ambiguous == [voices.shape[1]]
 
 
 def test_what_is_held_does_not_grow():
-    voices, sorter, held = torch.cat([conversation(9, 1)[0]] * 4, dim=1), TurnSorter(2, RATE), []
+    voices, sorter, held = torch.cat([conversation(9, 1)[0]] * 4, dim=1), SpeakerTracker(2, RATE), []
     for block in (*voices.split(RATE, dim=1), *torch.ones(2, 60 * RATE).split(RATE, dim=1)):
         sorter.push(block)
         held.append(sorter.held.shape[1])
@@ -130,14 +130,14 @@ def test_a_turn_that_may_be_either_ones_is_not_learnt_from(share, learnt):
     """Both in one voice, so much of it the woman's: what either sounds like stays as it was."""
     man, woman, none = speech("s1"), speech("s2"), torch.zeros(RATE)
     both = share * woman + (1 - share) * man
-    sorter = TurnSorter(2, RATE)
+    sorter = SpeakerTracker(2, RATE)
     for number, clip in enumerate((man[: 5 * RATE], woman[: 5 * RATE], both[6 * RATE : 8 * RATE])):
         said = torch.cat((clip, none))
         sorter.push(torch.stack((said, 0 * said)).roll(number % 2, 0))
-    before = [profile and profile.frames for profile in sorter.speakers.known]
+    before = [profile and profile.frames for profile in sorter.speakers.learnt]
     sorter.finish()
     assert None not in before
-    assert ([profile and profile.frames for profile in sorter.speakers.known] != before) == learnt
+    assert ([profile and profile.frames for profile in sorter.speakers.learnt] != before) == learnt
 
 
 def naive_ends(powers: list[float]) -> list[int]:
@@ -163,6 +163,6 @@ def test_turns_end_where_the_rule_says(seed):
     powers: list[float] = []
     while len(powers) < 1500:
         powers += [drawn.choice([1.0, 0.02, 1e-4, 0.0])] * int(drawn.expovariate(0.08))
-    cutter = TurnCutter()
+    cutter = TurnSegmenter()
     found = [(index, cutter.push(power)) for index, power in enumerate(powers)]
     assert [index - back for index, back in found if back is not None] == naive_ends(powers)

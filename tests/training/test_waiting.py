@@ -19,7 +19,7 @@ from tisdiss_cli.data.clips import pick_by_weight
 from tisdiss_cli.data.dynamic_mixing import generator
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.separation.early_exit import Auto, settle
+from tisdiss_cli.separation.early_exit import Auto, stop_early
 from tisdiss_cli.training.data import load_data
 from tisdiss_cli.training.learner import Learner
 from tisdiss_cli.training.loss import best_mean
@@ -98,7 +98,7 @@ def test_auto_reads_once_a_repeat(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda values: lists.append(values.shape) or tolist(values))
     with torch.inference_mode(), Reads() as reads:
         mixtures = torch.randn(4, 500)
-        _, used = settle(network.estimates(mixtures, 5), Auto(200.0, 5), mixtures)
+        _, used = stop_early(network.estimates(mixtures, 5), Auto(200.0, 5), mixtures)
     assert used == [5] * 4 and len(lists) == 5 and not reads.found
 
 

@@ -61,7 +61,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled 
 
 
 def _words(value: Any) -> str:
-    """Returns a fact as text; long lists are only counted, and a recipe's network is left out, as it is printed above."""
+    """Returns a fact as text; long lists are only counted, and a recipe's network, printed above, is left out."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(part)}" for key, part in value.items() if key != "network" and part != "")
     if isinstance(value, list):

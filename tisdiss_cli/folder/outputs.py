@@ -122,7 +122,7 @@ class VoiceFiles:
         return subtype
 
     def _facts(self, speech: Speech | None, subtype: str) -> dict[str, Any]:
-        seams = [round(seam / self.source.sample_rate, 3) for seam in self.stitcher.uncertain]
+        seams = [round(seam / self.source.sample_rate, 3) for seam in self.stitcher.ambiguous]
         facts: dict[str, Any] = {
             "start": round(self.source.start, 3),
             "segments": self.job.segments,

@@ -1,1 +1,1 @@
-"""Waveforms to voices: the Python API, long recordings in chunks, and when enough repeats have been done."""
+"""Waveforms to voices: engine, Python API, chunking, early exit; knows nothing about files or options."""

@@ -1,4 +1,4 @@
-"""The engine: a network on a device at a precision, and its batches."""
+"""Engine: a network on a device at a precision, and its batches."""
 
 import logging
 import os
@@ -28,15 +28,15 @@ from tisdiss_cli.model.network import Estimate, TISDiSS
 from tisdiss_cli.model.weights import WeightFile, find_weights, load_weights, read_info
 from tisdiss_cli.separation.capacity import affordable_seconds, threads_of
 from tisdiss_cli.separation.chunking import LAST, Chunker, ChunkPlan, Stitcher
-from tisdiss_cli.separation.early_exit import EarlyExit, settle
+from tisdiss_cli.separation.early_exit import EarlyExit, stop_early
 from tisdiss_cli.separation.shifts import shifted_estimates
 
 log = logging.getLogger("tisdiss")
 
 Repeats = int | EarlyExit | None  # None: the weights' default
 
-MOST_CHUNKS = 16  # in a batch, where nobody asks for more
-CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch: enough that no core waits long for the others at its end
+MOST_CHUNKS = 16  # in a batch by default
+CHUNKS_A_CORE, MOST_ON_A_CPU = 4, 64  # in a batch on a CPU; many, so that cores wait little at its end
 
 
 class Engine:
@@ -46,10 +46,10 @@ class Engine:
         network: the `TISDiSS` module, in evaluation mode.
         weights: metadata of the weight file.
         device, precision: as chosen; precision is "fp32", "tf32" or "bf16".
-        precision_why: why `load` took that one, in words.
-        shifts: passes over each chunk, a part of a hop apart, whose mean is the estimate.
+        precision_why: the reason for that precision, in words.
+        shifts: averaged passes over each chunk, a part of a hop apart.
         compiled: whether `compile` was called.
-        largest, longest: chunks in a batch, and samples of a chunk, that fit since memory ran out; None: it never did.
+        largest, longest: chunks in a batch, and samples of a chunk, that fit since memory ran out; None before that.
     """
 
     def __init__(self, network: TISDiSS, weights: WeightFile, device: torch.device, precision: str) -> None:
@@ -67,17 +67,16 @@ class Engine:
         precision: str = "auto",
         shifts: int = 1,
     ) -> Self:
-        """Loads bundled weights by name, or a weight file; None: the bundled default.
+        """Loads weights onto a device.
 
         Args:
-            name_or_path: of the weights.
+            name_or_path: a bundled name, a weight file, or a fetched repository. Default: the bundled default.
             device: "auto", "cpu", "cuda", "cuda:0", ... or "mps".
             precision: "auto", "fp32", "bf16" or, on CUDA, "tf32".
-            shifts: passes over each chunk, a part of a hop apart, whose mean is the estimate: better, and as many times
-                slower.
+            shifts: averaged passes over each chunk, a part of a hop apart: better, and that many times slower.
 
         Raises:
-            UserError: unknown weights, device or precision, or no such number of shifts.
+            UserError: unknown weights, device or precision, or an impossible number of shifts.
         """
         if not 1 <= shifts <= MOST_SHIFTS:
             raise UserError(f"--shifts {shifts}: it must be 1 to {MOST_SHIFTS}")
@@ -90,9 +89,9 @@ class Engine:
         return engine
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Has torch.compile fuse each path, for any length, when it first runs; which takes a minute or two.
+        """Compiles each path at its first run, for any length, which takes a minute or two.
 
-        What comes out differs by rounding only. `backend` is torch.compile's.
+        The output differs by rounding only. `backend` is torch.compile's.
         """
         # A graph for each axis, precision, and one or several at a time; beyond 8 torch would silently stop compiling.
         torch._dynamo.config.recompile_limit = 64
@@ -118,29 +117,29 @@ class Engine:
 
     @property
     def default_repeats(self) -> int:
-        """Repeats of the Reconstructor unless asked for: as the weights' calibration recommends, else as trained."""
+        """Default repeats of the Reconstructor: as the weights' calibration recommends, else as trained."""
         return self.weights.default_repeats
 
     @property
     def variant(self) -> str:
-        """Precision and shifts in words, by which settings of one network are told apart: "fp32", "bf16, 2 shifts"."""
+        """Precision and shifts in words: "fp32", "bf16, 2 shifts"."""
         return self.precision + (f", {self.shifts} shifts" if self.shifts > 1 else "")
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Returns the context in which the network runs at this precision."""
+        """Returns a context in which torch computes at this precision."""
         return computing(self.device, self.precision)
 
     # What runs together
 
     @cached_property
     def affordable_seconds(self) -> float:
-        """Seconds of audio that the device takes at a time, by its free memory when this was first asked."""
+        """Seconds of audio that fit the device at a time, by its free memory at the first call."""
         return affordable_seconds(self.config, self.precision, free_bytes(self.device), self.shifts)
 
     def default_batch(self, plan: ChunkPlan, inputs: int = 1) -> int:
-        """Returns the chunks in a batch: what a device affords at a time, up to MOST_CHUNKS; on a CPU by its cores.
+        """Returns the default number of chunks in a batch: as memory allows, up to MOST_CHUNKS; on a CPU by its cores.
 
-        There each of fewer `inputs` than cores has all of them.
+        With fewer `inputs` than cores, a CPU runs one chunk at a time on all cores.
         """
         if self.device.type != "cpu":
             return max(1, min(MOST_CHUNKS, int(self.affordable_seconds * self.sample_rate / plan.chunk)))
@@ -148,25 +147,22 @@ class Engine:
         return min(CHUNKS_A_CORE * cores, MOST_ON_A_CPU) if inputs >= cores > 1 and not self.compiled else 1
 
     def stacks(self, batch_size: int) -> bool:
-        """Returns whether a batch is one tensor, of equally long chunks, rather than as many runs side by side.
-
-        A CPU is busy with one; what was compiled is run by one thread at a time.
-        """
+        """Returns whether a batch is one tensor of equally long chunks, rather than runs side by side on a CPU."""
         return batch_size == 1 or self.device.type != "cpu" or self.compiled
 
     def threads_of(self, samples: int) -> int:
-        """Returns how many of a CPU's threads a chunk of that length gets beside others."""
+        """Returns the CPU threads of a chunk of that length that runs beside others."""
         return threads_of(samples / self.sample_rate, torch.get_num_threads())
 
-    # Runs, from the network up
+    # Running, from the network up
 
     def estimates(
         self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None
     ) -> Iterator[Estimate]:
-        """Runs the network on whole mixtures (B, n), any n from 1, a repeat each time the next is asked for.
+        """Yields the Splitter's estimate and that of every repeat, for mixtures (B, n), any n from 1.
 
-        Yields the Splitter's estimate and that of every repeat, whose `waveforms` decodes the voices (B, S, n) on the
-        device. Everything that runs the network for inference comes through here, or through `batch`.
+        Each repeat runs when it is requested; `waveforms` decodes its voices (B, S, n) on the device. All inference
+        runs through here or through `batch`.
         """
         estimates = self._passes(mixtures, repeats, separator_repeats)
 
@@ -175,7 +171,7 @@ class Engine:
                 return estimate.waveforms()
 
         while True:
-            # Not around the yield: the contexts would reach into the caller's code.
+            # Not around the yield, where the contexts would apply to the caller's code.
             with torch.inference_mode(), self.autocast():
                 estimate = next(estimates, None)
             if estimate is None:
@@ -184,7 +180,7 @@ class Engine:
                 yield replace(estimate, waveforms=partial(decode, estimate))
 
     def batch(self, mixtures: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """Returns the voices (B, S, n) of mixtures (B, n), any n from 1, on the device; memory may run out."""
+        """Returns the voices (B, S, n) of mixtures (B, n), any n from 1, on the device."""
         with torch.inference_mode(), self.autocast():
             for last in self._passes(mixtures, repeats, separator_repeats):  # noqa: B007  one estimate alive at a time
                 pass
@@ -198,13 +194,13 @@ class Engine:
     def compute(
         self, mixtures: Tensor, repeats: Repeats = None, separator_repeats: int | None = None
     ) -> tuple[Tensor, list[int]]:
-        """Returns what `run` does, all chunks in one tensor; OutOfMemory."""
+        """Returns voices and repeats as `run` does, with all chunks in one tensor; OutOfMemory."""
         batch, length = mixtures.shape
         with memory_guard(f"{batch} x {length / self.sample_rate:.1f} s of audio"):
             on_device = mixtures.to(self.device)
             if isinstance(repeats, EarlyExit):
                 estimates = self.estimates(on_device, repeats.most, separator_repeats)
-                voices, used = settle(estimates, repeats, on_device)
+                voices, used = stop_early(estimates, repeats, on_device)
             else:
                 used = [repeats or self.default_repeats] * batch
                 voices = self.batch(on_device, used[0], separator_repeats)
@@ -215,8 +211,8 @@ class Engine:
     ) -> tuple[Tensor, list[int]]:
         """Returns the voices (B, S, n) of chunks (B, n), any n from 1, on the CPU, and the repeats of each.
 
-        No more than `affordable_seconds` are run at a time. When the device's memory runs out nevertheless, the batch
-        is halved, then the chunk, and the smaller size is kept from then on; the log says so.
+        At most `affordable_seconds` run at a time. If memory runs out nevertheless, the batch is halved, then the
+        chunk, and the smaller size is kept; the log says so.
         """
         batch, length = mixtures.shape
         if self.longest and length > self.longest:
@@ -235,7 +231,7 @@ class Engine:
                 raise
         if batch > 1:
             if not self.largest:
-                log.info(f"memory ran out at {batch} chunks at a time: going on with smaller batches")
+                log.info(f"memory ran out with {batch} chunks at a time: going on with smaller batches")
             self.largest = batch // 2
         else:
             if not self.longest:
@@ -246,7 +242,7 @@ class Engine:
     def in_chunks(
         self, mixture: Tensor, plan: ChunkPlan, repeats: Repeats = None, separator_repeats: int | None = None
     ) -> tuple[Tensor, int]:
-        """Returns the voices (S, L) of a mixture (L,), one chunk after the other, and the most repeats used."""
+        """Returns the voices (S, L) of a mixture (L,), separated chunk by chunk, and the most repeats used."""
         chunker, stitcher = Chunker(plan), Stitcher(plan)
         parts, most = [], 0
         for start, chunk in chunker.push(mixture) + chunker.finish():
@@ -263,13 +259,13 @@ class Engine:
         *,
         stacked: bool,
     ) -> Iterator[tuple[Tensor, int, float]]:
-        """Yields the voices (S, n) of each of chunks (n,), in their order, its repeats, and the seconds that it took.
+        """Yields the voices (S, n) of each chunk (n,), in order, its repeats, and the seconds that it took.
 
         Args:
-            mixtures: equally long where they are `stacked`, else of lengths that get equally many threads.
-            repeats, separator_repeats: as `run`.
-            stacked: in one tensor, each with an equal share of the seconds; else side by side on a CPU, each with the
-                seconds that it would have taken with all threads. As `stacks` says.
+            mixtures: chunks of one length if `stacked`, else of lengths with the same number of threads.
+            repeats, separator_repeats: as in `run`.
+            stacked: run as one tensor, each chunk with an equal share of the seconds; else side by side on a CPU, each
+                with the seconds that it would have taken with all threads. See `stacks`.
         """
         if not stacked:
             yield from self._side_by_side(mixtures, repeats, separator_repeats)
@@ -283,7 +279,7 @@ class Engine:
     def _side_by_side(
         self, mixtures: Sequence[Tensor], repeats: Repeats, separator_repeats: int | None
     ) -> Iterator[tuple[Tensor, int, float]]:
-        """Yields as `run_each`; when memory runs out chunks are run one after the other from then on."""
+        """Yields as `run_each` does; once memory runs out, chunks run one after the other."""
         cores, threads = torch.get_num_threads(), self.threads_of(max(map(len, mixtures)))
 
         def timed(
@@ -300,7 +296,7 @@ class Engine:
                     yield each
                     done += 1
             except OutOfMemory:
-                log.info(f"memory ran out at {cores // threads} chunks at a time: going on with one")
+                log.info(f"memory ran out with {cores // threads} chunks at a time: going on with one")
                 self.largest = 1
         for mixture in mixtures[done:]:
             yield timed(self.run, 1.0, mixture)

@@ -1,4 +1,4 @@
-"""The best permutation of voices, and its lead over the next."""
+"""Best permutation of sources, and its lead over the next."""
 
 from collections.abc import Mapping
 from itertools import permutations
@@ -10,10 +10,10 @@ Order = tuple[int, ...]
 
 
 def best_permutation(pairs: Tensor, bonus: Mapping[Order, float] | None = None) -> tuple[Order, float]:
-    """Returns the assignment with the greatest sum of `pairs` (S, S), and its lead over the next; inf where S is 1.
+    """Returns the permutation with the greatest sum of `pairs` (S, S), and its lead over the next; inf for S = 1.
 
-    Entry s of the assignment is the column that belongs to row s; of equal ones the first is taken. `bonus` is added to
-    the sums of the assignments that it names.
+    Entry s of the permutation is the column for row s; of equal permutations the first is taken. `bonus` is added to
+    the sums of the permutations that it names.
     """
     rows, bonus = range(pairs.shape[0]), bonus or {}
     values = pairs.tolist()

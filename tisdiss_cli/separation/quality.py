@@ -1,8 +1,8 @@
-"""Quality: SI-SNRi predicted from voices and their mixture alone.
+"""Predicted quality: SI-SNRi estimated from voices and their mixture, without references.
 
-A network that is unsure leaves each voice a share of the other: the voices are alike, no part of the spectrum is one
-voice's alone, and their levels go together. A linear model of such inputs, which `tisdiss weights calibrate` fits to
-mixtures with references and stores in the weight file, gives decibels and a band that 80 % of them fell into.
+An unsure network leaves leakage in each voice: the voices are similar, share their spectrum, and rise and fall
+together. `tisdiss weights calibrate` fits a linear model of such measures to mixtures with references and stores it in
+the weight file, with the band that held 80 % of held-out mixtures.
 """
 
 from collections.abc import Mapping
@@ -17,20 +17,22 @@ from torch import Tensor
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.stream import Stream
 
-# What the model hears of a mixture and its voices, in this order
+# Inputs of the model, in this order
 INPUTS = ("likeness", "levels", "residual", "envelopes", "contrast", "undecided", "power")
-_SILENT = 1e-10  # mean square of a mixture that nothing can be told of, -100 dB of full scale
-_FRAME = 256  # samples; of the envelopes and the spectrum
-WINDOW = 10.0  # seconds of the stretch that is called the worst
+_SILENT = 1e-10  # mean square of a mixture (-100 dB of full scale) that is too quiet for a prediction
+_FRAME = 256  # samples of a frame of the envelopes and the spectrum
+WINDOW = 10.0  # seconds of the worst stretch
 
 
 def describe(mixture: Tensor, voices: Tensor) -> Tensor | None:
-    """Returns the INPUTS (7,) of a mixture (n,) and its voices (S, n), S at least 2; None where nothing can be told.
+    """Returns the INPUTS (7,) of a mixture (n,) and its voices (S, n), S at least 2; None if too short or too quiet.
 
-    likeness: correlation of the voices, the mean over pairs. levels: dB from the loudest to the quietest. residual:
-    dB of what the voices leave of the mixture over it. envelopes: correlation of their levels in dB, the mean over
-    pairs. contrast: dB between the loudest and the next, the mean over frames. undecided: how evenly the spectrum's
-    power is shared between voices, 0 to 1, the mean over it. power: dB of all voices together over the mixture.
+    likeness: mean correlation of pairs of voices. levels: dB from the loudest voice to the quietest. residual: dB of
+        the
+    mixture without its voices, relative to the mixture. envelopes: mean correlation of the levels in dB of pairs.
+    contrast: dB between the loudest voice and the next, the mean over frames. undecided: how evenly the voices share
+        the
+    power of the spectrum, 0 to 1, averaged. power: dB of all voices relative to the mixture.
     """
     mixture, voices = mixture.float(), voices.float()
     whole = mixture.square().mean()
@@ -69,7 +71,7 @@ def _decibels(power: Tensor) -> Tensor:
 
 
 def _undecided(mixture: Tensor, voices: Tensor) -> Tensor:
-    """Returns the entropy of the voices' shares of the spectrum, 0 to 1, weighted by the mixture's power."""
+    """Returns the entropy of the voices' shares of each spectral bin, 0 to 1, weighted by the mixture's power."""
     window = torch.hann_window(_FRAME)
     spectra, whole = (
         torch.stft(x, _FRAME, _FRAME // 2, window=window, center=False, return_complex=True).abs().square()
@@ -82,24 +84,21 @@ def _undecided(mixture: Tensor, voices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class QualityModel:
-    """A linear model of INPUTS; all lists are in their order."""
+    """Linear model of the INPUTS; lists are in their order."""
 
-    mean: list[float]  # of the inputs
+    mean: list[float]  # means of the inputs
     scale: list[float]  # their standard deviations
-    coefficients: list[float]  # dB of SI-SNRi for each standard deviation
+    coefficients: list[float]  # dB of SI-SNRi per standard deviation
     constant: float  # dB of SI-SNRi at the means
-    low: float  # dB to add for the lower end of the band that holds 80 % of held-out mixtures
-    high: float
+    low: float  # dB from the prediction to the lower end of the band of 80 % of held-out mixtures
+    high: float  # dB to the upper end
     rank_correlation: float  # with the true SI-SNRi of held-out mixtures
-    mean_error: float  # dB from it
-    mixtures: int  # that it was fitted to
+    mean_error: float  # mean absolute error in dB on held-out mixtures
+    mixtures: int  # number of mixtures that it was fitted to
 
     @classmethod
     def of(cls, facts: Mapping[str, Any] | None) -> "QualityModel | None":
-        """Returns the model in a weight file's facts; None where they are of no model, or of one with other inputs.
-
-        UserError where they are damaged.
-        """
+        """Returns the model in a weight file's facts; None without one, or with other inputs. UserError if damaged."""
         try:
             if not facts or tuple(facts.get("inputs", ())) != INPUTS:
                 return None
@@ -107,44 +106,44 @@ class QualityModel:
             numbers = [model.constant, model.low, model.high, model.rank_correlation, model.mean_error]
             for _, *of_input in zip(INPUTS, model.mean, model.scale, model.coefficients, strict=True):
                 numbers += of_input
-            known = all(map(isfinite, numbers))
+            usable = all(map(isfinite, numbers))
         except (AttributeError, KeyError, TypeError, ValueError):
-            known = False
-        if not known:
+            usable = False
+        if not usable:
             raise UserError("the weights' predictor of SI-SNRi is damaged: calibrate them again")
         return model
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a weight file keeps."""
+        """Returns the facts that a weight file stores."""
         return {"inputs": list(INPUTS), **asdict(self)}
 
     def __str__(self) -> str:
         return (
-            f"predicts SI-SNRi within {self.mean_error:.1f} dB on the mean, "
+            f"predicts SI-SNRi with a mean error of {self.mean_error:.1f} dB, "
             f"80 % band {self.low:+.1f} to {self.high:+.1f} dB, "
             f"rank correlation {self.rank_correlation:.2f}, from {self.mixtures} mixtures"
         )
 
     def predict(self, inputs: Tensor) -> float:
-        """Returns the SI-SNRi in dB that is to be expected of INPUTS (7,)."""
+        """Returns the SI-SNRi in dB predicted from INPUTS (7,)."""
         scaled = (inputs.double() - torch.tensor(self.mean).double()) / torch.tensor(self.scale).double()
         return float(scaled.clamp(-4, 4) @ torch.tensor(self.coefficients).double()) + self.constant
 
 
 class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
-    """Chunks of a recording in, in their order, its predicted quality out; keeps sums, and the last chunks' places."""
+    """Predicted quality of a recording from its chunks, in their order, in constant memory."""
 
     def __init__(self, model: QualityModel, sample_rate: int) -> None:
         self.model, self.sample_rate = model, sample_rate
         self.sum = self.seconds = self.end = 0.0
         self.worst: dict[str, float] | None = None
-        self._recent: list[tuple[float, float, float]] = []  # seconds from and to, dB
-        self._waiting: list[float] = []  # where a WINDOW ends whose chunks are not all here
+        self._recent: list[tuple[float, float, float]] = []  # begin and end in seconds, dB
+        self._waiting: list[float] = []  # ends of WINDOWs whose chunks are not complete
 
     def push(self, start: int, mixture: Tensor, voices: Tensor) -> None:
-        """Adds a chunk (n,) from sample `start` on and its voices (S, n); silence counts for nothing."""
+        """Adds a chunk (n,) from sample `start` on and its voices (S, n); silence is ignored."""
         begin, seconds = start / self.sample_rate, mixture.shape[0] / self.sample_rate
-        self._look(begin)
+        self._update_worst(begin)
         self.end = begin + seconds
         if (inputs := describe(mixture, voices)) is None:
             return
@@ -152,20 +151,20 @@ class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
         self.sum += predicted * seconds
         self.seconds += seconds
         self._recent.append((begin, self.end, predicted))
-        # The mean over a window that moves is lowest where one of its ends meets one of a chunk's.
+        # The mean over a moving window is lowest where one of its ends meets an end of a chunk.
         self._waiting += [at for edge in (begin, self.end) for at in (edge, edge + WINDOW) if at >= WINDOW]
 
-    def _look(self, now: float) -> None:
-        """Weighs the WINDOWs that end by `now`; chunks to come begin there."""
+    def _update_worst(self, now: float) -> None:
+        """Takes in the WINDOWs that end by `now`, where the next chunk begins."""
         for end in self._waiting:
             if end > now:
                 continue
             begin = end - WINDOW
             shares = [max(0.0, min(to, end) - max(since, begin)) for since, to, _ in self._recent]
-            heard = sum(shares)
-            if heard < 0.1:  # seconds: hardly touched
+            covered = sum(shares)
+            if covered < 0.1:  # seconds
                 continue
-            mean = sum(share * one for share, (_, _, one) in zip(shares, self._recent, strict=True)) / heard
+            mean = sum(share * one for share, (_, _, one) in zip(shares, self._recent, strict=True)) / covered
             if self.worst is None or mean < self.worst["si_snri"]:
                 self.worst = {"si_snri": mean, "from": begin, "to": end}
         self._waiting = [end for end in self._waiting if end > now]
@@ -173,15 +172,16 @@ class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
         self._recent = [stretch for stretch in self._recent if stretch[1] > since]
 
     def finish(self) -> dict[str, Any] | None:
-        """Returns `si_snri` in dB, `low` and `high` of its 80 % band, and the `worst` ten seconds; None of silence.
-
-        The worst is the mean of the chunks that lie there.
-        """
+        """Returns `si_snri` in dB, its 80 % band `low` to `high`, and the `worst` ten seconds; None for silence."""
         if not self.seconds:
             return None
-        self._look(self.end)
+        self._update_worst(self.end)
         predicted = self.sum / self.seconds
-        worst = self.worst or {"si_snri": predicted, "from": 0.0, "to": self.end}  # all of it is shorter
+        worst = self.worst or {
+            "si_snri": predicted,
+            "from": 0.0,
+            "to": self.end,
+        }  # the recording is shorter than a WINDOW
         worst = {name: round(value, 2) for name, value in worst.items()}
         ends = {"low": round(predicted + self.model.low, 2), "high": round(predicted + self.model.high, 2)}
         return {"si_snri": round(predicted, 2), **ends, "worst": worst}

@@ -1,7 +1,7 @@
-"""Shifts: the mean over several passes, each of which hears the mixture a part of a hop later.
+"""Shifts: the mean of several passes over a mixture, each a part of a hop later than the one before.
 
-Frames that overlap by half are coarse: where a frame's border falls changes what the network makes of the sound around
-it. The passes differ in these errors, and their mean has less of them. The word is demucs', for another length.
+The position of the frames changes the network's errors, as frames that overlap by half are coarse; the mean has less of
+them. The word is demucs', for another length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ from tisdiss_cli.separation.permutation import best_permutation
 def shifted_estimates(
     network: TISDiSS, mixtures: Tensor, repeats: int, separator_repeats: int | None, shifts: int
 ) -> Iterator[Estimate]:
-    """Yields what `padded_estimates` does of mixtures (B, L), in `shifts` passes side by side, 1 or more.
+    """Yields the estimates of mixtures (B, L) as `padded_estimates` does, averaged over `shifts` passes (1 or more).
 
-    Each pass is later than the one before by one hop of the Encoder's grid over `shifts`.
+    Each pass is later than the one before by 1 / `shifts` of a hop of the Encoder's grid.
     """
     hop = network.config.hop_length * network.config.encoder_stride[0]
     passes = [
@@ -31,7 +31,7 @@ def shifted_estimates(
 
 
 def _mean(estimates: Sequence[Estimate]) -> Tensor:
-    """Returns the mean (B, S, L) of all passes, whose voices are brought into the order of the first's."""
+    """Returns the mean (B, S, L) of all passes, with the sources in the order of the first pass."""
     first, *others = estimates
     total = reference = first.waveforms()
     for other in others:
