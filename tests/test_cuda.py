@@ -62,7 +62,6 @@ def recipe(tmp_path) -> Recipe:
         segment_seconds=0.06,
         batch_size=3,
         turn_taking=0.5,
-        filter_db=3.0,
         rirs=str(write_rooms(tmp_path / "rooms")),
         noise=str(folder),
         learning_rate=1e-4,

@@ -55,7 +55,6 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("minutes = 1\nopen_ended = true", "or is open_ended"),
         ("cooldown = 1", "only an open_ended run"),
         ("turn_taking = 1.1", "turn_taking must be at least 0 and at most 1"),
-        ("filter_db = 12.5", "filter_db must be at least 0 and at most 12"),
         ("open_ended = true\nchanges = [{repeats = '2'}]", "needs its step"),
         ("open_ended = true\nchanges = [{step = 9}, {step = 8}]", "ascending"),
         ("open_ended = true\nchanges = [{step = 9, seed = 1}]", "seed cannot change"),

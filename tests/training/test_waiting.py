@@ -56,7 +56,6 @@ def recipe(tmp_path_factory) -> Recipe:
         segment_seconds=0.05,
         batch_size=1,
         turn_taking=0.5,
-        filter_db=3.0,
         rirs=str(rooms),
         noise=str(folder),
         muon_learning_rate=0.01,
@@ -75,7 +74,7 @@ def recipe(tmp_path_factory) -> Recipe:
 def test_a_step_reads_nothing(tmp_path, recipe, kind, checkpointing):
     changes = {"activation_checkpointing": checkpointing}
     if kind == "fixed mixtures":
-        nothing = dict.fromkeys(("turn_taking", "filter_db", "silent_share", "speaker_exponent"), 0.0)
+        nothing = dict.fromkeys(("turn_taking", "silent_share", "speaker_exponent"), 0.0)
         changes |= {**nothing, "rirs": "", "noise": "", "loss": "si-snr"}
         root = write_mixtures(tmp_path / "fixed")
     else:

@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -30,8 +30,13 @@ def info(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False)
     }
     if json:
         print_json(facts)
-    else:
-        _print(facts)
+        return
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _rows(facts):
+        table.add_row(name, value)
+    print_table(table)
 
 
 def _or_error(facts: Callable[[], Any]) -> Any:
@@ -112,40 +117,10 @@ def _weights() -> list[dict[str, Any]]:
     return found
 
 
-def _print(facts: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    rows = {f"broken: {name}": sentence for name, sentence in facts["broken"].items()}
-    rows |= {**facts["versions"], **_rows(facts["machine"], "machine")}
-    rows |= _rows(facts["cuda"], "cuda", _cuda_rows) | _rows(facts["precision"], "precision", _precision_rows)
-    rows |= _rows(facts["weights"], "weights", _weights_rows)
-    rows |= {package: version or "not installed" for package, version in facts["optional"].items()}
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for key, value in rows.items():
-        table.add_row(key, str(value))
-    print_table(table)
-
-
-def _rows(found: Any, name: str, rows: Callable[[Any], dict[str, Any]] = dict) -> dict[str, Any]:
-    """Returns the rows of the facts, or one row with the error."""
-    return {name: found["error"]} if "error" in found else rows(found)
-
-
-def _cuda_rows(cuda: dict[str, Any]) -> dict[str, str]:
-    built = f"torch built for CUDA {cuda['built_for']}" if cuda["built_for"] else "torch built without CUDA"
-    rows = {"cuda": f"{'available' if cuda['available'] else 'not available'}, {built}"}
-    for index, card in enumerate(cuda["cards"]):
-        rows[f"cuda:{index}"] = f"{card['name']}, {card['memory'] / 2**30:.1f} GiB, capability {card['capability']}"
-    return rows | {"driver": "; ".join(cuda["driver"] or []) or "no NVIDIA driver answers"}
-
-
-def _precision_rows(precision: dict[str, str]) -> dict[str, str]:
-    return {"precision": f"{precision['precision']}: {precision['why']}"}
-
-
-def _weights_rows(files: list[dict[str, Any]]) -> dict[str, str]:
-    rows = {}
-    for file in files:
-        text = file.get("error") or f"sha256 {file['digest']}…{'' if file['trained'] else ', untrained'}"
-        rows[f"weights {file['name']}"] = text + (", the default" if file["default"] else "")
-    return rows
+def _rows(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the name and text of each value in nested facts: "cuda available", "weights 1 name"."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value, 1):
+            yield from _rows(part, f"{name} {key}".strip())
+    else:
+        yield name, str(value)

@@ -43,9 +43,6 @@ def train(
     turn_taking: Annotated[
         float | None, _data(min=0, max=1, help="Share of mixtures in which each voice begins and ends somewhere.")
     ] = None,
-    filter_db: Annotated[
-        float | None, _data(min=0, max=12, help="Random filters for each voice, up to +- this many dB.")
-    ] = None,
     recipe: Annotated[
         str | None,
         _start(help="released, small, light, gpu, or a TOML file. [default: small]", show_default=False),

@@ -10,7 +10,6 @@ from torch import Tensor
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
 from tisdiss_cli.data.clips import CANDIDATES, FRAME, OnDevice, active_before, active_frames, pick_by_weight
 from tisdiss_cli.data.corpus import Corpus
-from tisdiss_cli.data.filters import Filters
 
 SHORTEST_TURN = 1 / 3  # of a segment
 _FADE = 80  # samples in which a voice that takes turns begins, and ends
@@ -101,7 +100,6 @@ class DynamicMixing(OnDevice):
     speaker_exponent: float = 0.0  # of the length of a speaker's speech, by which they are drawn; 0: evenly
     turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
     silent_share: float = 0.0  # share of the mixtures in which the last source is silence
-    filter_db: float = 0.0  # gains of the filters of each voice are uniform in +-this; 0: none
 
     @property
     def checksum(self) -> str:
@@ -130,9 +128,6 @@ class DynamicMixing(OnDevice):
         weights = corpus.spoken.pow(self.speaker_exponent) if self.speaker_exponent else None
         who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
         segments = draw_segments(corpus, who, samples=samples, random=random)
-        if self.filter_db:
-            gain, rate = self.filter_db, corpus.sample_rate
-            segments = Filters.draw(batch, speakers, gain_db=gain, sample_rate=rate, random=random).apply(segments)
         if self.turn_taking and samples >= FRAME:
             segments = take_turns(segments, self.turn_taking, random)
         segments = segments / active_level(segments).clamp(min=1e-5) * 0.1

@@ -20,7 +20,7 @@ log = logging.getLogger("tisdiss")
 
 Data = FixedMixtures | DynamicMixing
 # Keys of the recipe by which sources are drawn, which may change during a run.
-TUNING = ("level_db", "speaker_exponent", "turn_taking", "silent_share", "filter_db")
+TUNING = ("level_db", "speaker_exponent", "turn_taking", "silent_share")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tisdiss_cli.model.config import MOST_REPEATS, Config
 # What may change while an open-ended run goes on.
 CHANGEABLE: tuple[str, ...] = (
     *("repeats", "learning_rate", "muon_learning_rate", "batch_size", "accumulate", "segment_seconds", "level_db"),
-    *("turn_taking", "filter_db", "silent_share", "speaker_exponent", "clip_norm", "ema_decay", "cooldown"),
+    *("turn_taking", "silent_share", "speaker_exponent", "clip_norm", "ema_decay", "cooldown"),
 )
 LOSSES = ("si-snr", "sa-sdr")
 DIRECTORY = Path(__file__).parent / "recipes"
@@ -37,7 +37,6 @@ class Recipe:
     speaker_exponent: float = _number(0.0, most=1)  # of a speaker's minutes, by which they are drawn; 0: all alike
     turn_taking: float = _number(0.0, most=1)  # share of the mixtures in which each voice begins and ends somewhere
     silent_share: float = _number(0.0, most=1)  # share of the mixtures in which the last source never speaks
-    filter_db: float = _number(0.0, most=12)  # each voice through a few random shelves and bells of up to +-this
     speeds: list[float] = field(default_factory=lambda: [1.0])  # factors of the speed perturbation
     exclude: list[list[str]] = field(default_factory=list)  # pairs of speakers, or patterns, never mixed
     rirs: str = ""  # folder of impulse responses, a folder a room; the references stay dry
