@@ -14,7 +14,7 @@ from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.estimates import find_estimates
 from tisdiss_cli.evaluation.evaluate import evaluate
-from tisdiss_cli.evaluation.results import Sheet
+from tisdiss_cli.evaluation.results import ScoreTable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTH = 900
@@ -115,7 +115,7 @@ def test_too_short_for_stoi_is_scored_without(tmp_path, length):
     data, out = write_items(tmp_path, "ab", 8000)
     write_items(tmp_path, "c", length)
     dataset, sheet = find_dataset(data), tmp_path / "scores.csv"
-    outcome = evaluate(dataset, estimates=out, stoi=True, sheet=Sheet(sheet))
+    outcome = evaluate(dataset, estimates=out, stoi=True, table=ScoreTable(sheet))
     assert not outcome.failed
     by_id = {row.id: row for row in outcome.rows}
     assert by_id["c"].stoi is None and np.isfinite(by_id["c"].si_snri)
@@ -125,7 +125,7 @@ def test_too_short_for_stoi_is_scored_without(tmp_path, length):
     assert outcome.results[0].files == 3
     with sheet.open(newline="") as file:
         assert [row["stoi"] != "" for row in csv.DictReader(file)] == [True, True, False]
-    again = evaluate(dataset, estimates=out, stoi=True, sheet=Sheet(sheet))
+    again = evaluate(dataset, estimates=out, stoi=True, table=ScoreTable(sheet))
     assert again.resumed == 3 and again.warnings == outcome.warnings
 
 
@@ -150,7 +150,7 @@ def test_names_of_any_bytes_come_back_the_same(tmp_path):
     sheet, report = tmp_path / "scores.csv", tmp_path / os.fsdecode(b"r\xe9port.json")
     options = ("--estimates", out, "--csv", sheet, "--json", report, "--workers", 0)
     first = tisdiss("score", data, *options)
-    assert {row.id for row in Sheet(sheet).rows} == set(ids)
+    assert {row.id for row in ScoreTable(sheet).rows} == set(ids)
     before = sheet.read_bytes()
     for name in ODD[:2]:
         assert name in before  # as it is on the disk
@@ -233,13 +233,13 @@ def test_scores_of_another_program_or_file_are_never_written_over(tmp_path):
         assert str(sheet) in run.stderr and run.stderr.splitlines()[-1].startswith("tisdiss: ")
         assert sheet.read_bytes() == content
     both = ("--csv", tmp_path / "x", "--json", tmp_path / "x")
-    assert "one file" in tisdiss("score", data, "--estimates", out, *both, status=2).stderr
+    assert "same file" in tisdiss("score", data, "--estimates", out, *both, status=2).stderr
 
 
 def test_lines_that_are_torn_or_damaged_are_scored_again(tmp_path):
     data, out = write_items(tmp_path)
     dataset, path = find_dataset(data), tmp_path / "scores.csv"
-    whole = scores(evaluate(dataset, estimates=out, sheet=Sheet(path)))
+    whole = scores(evaluate(dataset, estimates=out, table=ScoreTable(path)))
     header, a, b, *_ = path.read_text().splitlines()
     for damaged in (
         f"{header}\n{a}\n{b[: len(b) // 2]}",
@@ -248,7 +248,7 @@ def test_lines_that_are_torn_or_damaged_are_scored_again(tmp_path):
         f"{header}\n{a}\n\n\0\0\0\0\0",
     ):
         path.write_text(damaged)
-        again = evaluate(dataset, estimates=out, sheet=Sheet(path))
+        again = evaluate(dataset, estimates=out, table=ScoreTable(path))
         assert again.resumed == 1 and scores(again).keys() == whole.keys()
         for id, values in whole.items():
             assert scores(again)[id] == pytest.approx(values, abs=1e-5)

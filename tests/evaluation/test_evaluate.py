@@ -15,7 +15,7 @@ from tisdiss_cli.data.datasets import find_dataset
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.evaluate import evaluate
 from tisdiss_cli.evaluation.metrics import LIMIT, score
-from tisdiss_cli.evaluation.results import Mean, Row, Sheet
+from tisdiss_cli.evaluation.results import Mean, Row, ScoreTable
 from tisdiss_cli.separation.separator import Separator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,25 +74,25 @@ def test_a_stopped_run_goes_on_where_it_ended(data, separator, tmp_path, said):
 
     path = tmp_path / "scores.csv"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(dataset, separator, [1, 2], sheet=Sheet(path), advance=stop)
-    assert {row.id for row in Sheet(path).rows} == {"a"}
+        evaluate(dataset, separator, [1, 2], table=ScoreTable(path), advance=stop)
+    assert {row.id for row in ScoreTable(path).rows} == {"a"}
     with path.open("a") as file:
         file.write("b,1,3.0")  # as a kill in the middle of a write leaves it
 
-    resumed = evaluate(dataset, separator, [1, 2], sheet=Sheet(path))
+    resumed = evaluate(dataset, separator, [1, 2], table=ScoreTable(path))
     assert resumed.resumed == 1
-    assert [(row.id, row.repeats) for row in Sheet(path).rows] == [(name, k) for name in "abc" for k in (1, 2)]
+    assert [(row.id, row.repeats) for row in ScoreTable(path).rows] == [(name, k) for name in "abc" for k in (1, 2)]
     for key, numbers in values(resumed.rows).items():
         assert numbers[:4] == pytest.approx(values(whole.rows)[key][:4], abs=1e-5)
 
-    deeper = evaluate(dataset, separator, [2, 3], sheet=Sheet(path))  # 1 and 2 are there, 3 is new
+    deeper = evaluate(dataset, separator, [2, 3], table=ScoreTable(path))  # 1 and 2 are there, 3 is new
     assert {summary.repeats for summary in deeper.results} == {2, 3} and deeper.resumed == 0
-    assert len(Sheet(path).rows) == 9
+    assert len(ScoreTable(path).rows) == 9
 
     write(data / "s1" / "b.wav", voices(9)[0])  # another reference: its rows count no more
-    changed = evaluate(dataset, separator, [1], sheet=Sheet(path))
+    changed = evaluate(dataset, separator, [1], table=ScoreTable(path))
     assert changed.resumed == 2 and "3 rows" in said[0]
-    assert {(row.id, row.repeats) for row in Sheet(path).rows if row.id == "b"} == {("b", 1)}
+    assert {(row.id, row.repeats) for row in ScoreTable(path).rows if row.id == "b"} == {("b", 1)}
 
 
 @pytest.mark.parametrize("pattern", ["{id}_s{n}.wav", "s{n}/{id}.flac", "mix/{id}_s{n}.wav"])

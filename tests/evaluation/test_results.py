@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.results import Mean, Row, Sheet, mean_interval, merge_sheets, student_t, summarize
+from tisdiss_cli.evaluation.results import Mean, Row, ScoreTable, mean_interval, merge_tables, student_t, summarize
 
 
 def test_a_file_that_is_no_sheet_is_not_touched(tmp_path):
     path = tmp_path / "budget.csv"
     path.write_text("month,euro\nMay,3\n")
     with pytest.raises(UserError, match="holds no scores"):
-        Sheet(path)
+        ScoreTable(path)
     assert path.read_text() == "month,euro\nMay,3\n"
 
 
@@ -27,12 +27,12 @@ def test_of_one_id_the_newest_file_counts_when_sheets_are_merged(tmp_path):
             number = dict.fromkeys(("si_snri", "sdri", "si_snr", "sdr"), values[name])
             rows = [Row("a", repeats, **number, **rest, key=name) for repeats in (1, 2)]
             (tmp_path / name).unlink(missing_ok=True)
-            sheet = Sheet(tmp_path / name)
+            sheet = ScoreTable(tmp_path / name)
             sheet.keep({})
             sheet.append([*rows, Row(f"only {name}", 1, **number, **rest, key=name)])
             os.utime(tmp_path / name, (seconds, seconds))
-        rows, shares = merge_sheets(tmp_path / "scores.csv")
-        assert shares == 2 and rows == Sheet(tmp_path / "scores.csv").rows
+        rows, shares = merge_tables(tmp_path / "scores.csv")
+        assert shares == 2 and rows == ScoreTable(tmp_path / "scores.csv").rows
         assert {row.si_snri for row in rows if row.id == "a"} == {values[order[-1]]}
         assert sorted(row.id for row in rows) == ["a", "a", *sorted(f"only {name}" for name in values)]
 

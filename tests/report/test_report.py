@@ -254,7 +254,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "no.csv").write_text("a,b\n")
     for words, options in (
-        ("no folder", [tmp_path / "nowhere"]),
+        ("not a folder", [tmp_path / "nowhere"]),
         ("no record", [tmp_path / "empty"]),
         ("no record", [out, "--against", tmp_path / "empty"]),
         ("does not exist", [out, "--scores", tmp_path / "nowhere.csv"]),

@@ -1,1 +1,1 @@
-"""Who speaks when: speech in the separated voices, block by block."""
+"""Who speaks when in separated voices, block by block; knows nothing about files of a run or its options."""

@@ -18,18 +18,17 @@ Turn = tuple[float, float, str]  # begin and end in seconds, and the voice: "s1"
 
 
 class Format(NamedTuple):
-    """A kind of file that says who speaks when."""
+    """File format of segments."""
 
     ending: str
-    write: Callable[[str, Segments, float], str]  # the recording's name, its segments, its seconds
-    read: Callable[[str], Iterator[Turn]]  # ValueError, LookupError or TypeError for what is none
+    write: Callable[[str, Segments, float], str]  # from the recording's name, its segments, its seconds
+    read: Callable[[str], Iterator[Turn]]  # ValueError, LookupError or TypeError for other content
 
 
 def write_rttm(name: str, segments: Segments, seconds: float) -> str:
     """Returns NIST's Rich Transcription Time Marked: a line for each segment, by time.
 
-    The recording's id is its name as a JSON string spells it, but for the quotes and with escapes for blanks, which
-    would end the field: two names never have one id.
+    The recording's id is its name as in a JSON string, without quotes and with escapes for blanks, which end a field.
     """
     recording = re.sub(r"\s", lambda blank: f"\\u{ord(blank[0]):04x}", dump_json(name)[1:-1])
     return "".join(
@@ -48,7 +47,7 @@ def read_rttm(text: str) -> Iterator[Turn]:
 
 
 def write_json(name: str, segments: Segments, seconds: float) -> str:
-    """Returns an object with the segments by time, `{"start", "end", "speaker"}` each, in seconds."""
+    """Returns a JSON object with the segments by time, each `{"start", "end", "speaker"}`, in seconds."""
     rows = [{"start": round(b, 3), "end": round(e, 3), "speaker": voice} for b, e, voice in _by_time(segments)]
     speakers = [_voice(index) for index in range(len(segments))]
     whole = {"format": 1, "recording": name, "seconds": round(seconds, 3), "speakers": speakers, "segments": rows}
@@ -56,7 +55,7 @@ def write_json(name: str, segments: Segments, seconds: float) -> str:
 
 
 def read_json(text: str) -> Iterator[Turn]:
-    """Yields the turns of a JSON object as `write_json` makes it."""
+    """Yields the turns of a JSON object of `write_json`."""
     for segment in json.loads(text)["segments"]:
         yield float(segment["start"]), float(segment["end"]), str(segment["speaker"])
 
@@ -96,15 +95,15 @@ def write_textgrid(name: str, segments: Segments, seconds: float) -> str:
 
 
 def read_textgrid(text: str) -> Iterator[Turn]:
-    """Yields the intervals of a TextGrid, in the long text form, that have a text: it is the voice."""
+    """Yields the intervals of a TextGrid in the long text form whose text names a voice."""
     if not text.startswith('File type = "ooTextFile"'):
-        raise ValueError("its first line is not a TextGrid's")
+        raise ValueError("its first line is not that of a TextGrid")
     for begin, end, voice in re.findall(r'xmin = (\S+)\s+xmax = (\S+)\s+text = "(.+)"', text):
         yield float(begin), float(end), voice
 
 
 def write_audacity(name: str, segments: Segments, seconds: float) -> str:
-    """Returns a label track: begin, end and voice, tabs between, by time."""
+    """Returns a label track: begin, end and voice, separated by tabs, by time."""
     return "".join(f"{begin:.6f}\t{end:.6f}\t{voice}\n" for begin, end, voice in _by_time(segments))
 
 
@@ -124,18 +123,20 @@ FORMATS = {
 
 
 def parse_formats(text: str) -> list[str]:
-    """Returns the names of formats, commas between, each once; UserError for one that is unknown."""
+    """Returns the unique format names in a comma-separated list; UserError for an unknown one."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in FORMATS:
-            raise UserError(f"--segments {name or text!r} is unknown: choose of {', '.join(FORMATS)}, commas between")
+            raise UserError(
+                f"--segments {name or text!r} is unknown: choose among {', '.join(FORMATS)}, separated by commas"
+            )
     return names
 
 
 def write_segments(out: Path, name: str, formats: Sequence[str], *, segments: Segments, seconds: float) -> None:
-    """Writes `out`/`name`.rttm and so on, each whole or not at all; OSError where the disk does not take it.
+    """Writes `out`/`name`.rttm and so on, each whole or not at all; OSError if the disk does not take it.
 
-    `name` is the recording's, which the files say too; what is missing of the folders in it is made.
+    `name` is the recording's name, which the files contain; missing folders in it are made.
     """
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     for format in formats:
@@ -144,7 +145,7 @@ def write_segments(out: Path, name: str, formats: Sequence[str], *, segments: Se
 
 
 def read_segments(paths: Sequence[Path], voices: int) -> Segments:
-    """Returns the segments of each voice from the first of the files that can be read; [] where there is none."""
+    """Returns the segments of each voice from the first file that can be read; [] if none can."""
     readers = {format.ending: format.read for format in FORMATS.values()}
     for path in paths:
         found: list[list[tuple[float, float]]] = [[] for _ in range(voices)]
@@ -154,7 +155,7 @@ def read_segments(paths: Sequence[Path], voices: int) -> Segments:
                 if 1 <= number <= voices:
                     found[number - 1].append((begin, end))
         except (OSError, ValueError, LookupError, TypeError) as error:
-            log.warning(f"warning: {path} does not say who speaks when: {error}")
+            log.warning(f"warning: {path} cannot be read as segments: {error}")
             continue
         return found
     return []

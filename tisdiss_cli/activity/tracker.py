@@ -1,4 +1,4 @@
-"""Speaker activity of separated voices, as one stream: detector, comparison of the voices, segments of speech."""
+"""Activity tracker: segments of speech of separated voices, as one stream."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,17 +13,17 @@ from tisdiss_cli.stream import Stream
 
 Segments = list[list[tuple[float, float]]]  # of each voice: (begin, end) in seconds, in order, disjoint
 
-_BRIDGED = 0.25  # seconds; a shorter pause is speech
-_LEAST = 0.1  # seconds; shorter speech is none
-_TALKS = 0.05  # of the time with speech; a voice that speaks for less is no talker
+_BRIDGED = 0.25  # seconds; shorter pauses are bridged
+_LEAST = 0.1  # seconds; shorter speech is dropped
+_TALKS = 0.05  # share of the time with speech; a voice with less is not a talker
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Who speaks when in one recording."""
+    """Segments of speech in one recording."""
 
-    segments: Segments  # within its length
-    seconds: float  # its length
+    segments: Segments  # of each voice
+    seconds: float  # length of the recording
 
     @property
     def speech_seconds(self) -> list[float]:
@@ -42,11 +42,11 @@ class Speech:
 
     @property
     def talkers(self) -> int:
-        """Number of voices that are more than leakage of the others."""
+        """Number of voices with more than leakage."""
         return sum(seconds > _TALKS * self._during(1) for seconds in self.speech_seconds)
 
     def shifted(self, seconds: float) -> "Speech":
-        """Returns the same, that much later, as on the clock of a video that began earlier."""
+        """Returns the segments `seconds` later, on the clock of a video that began earlier."""
         later = [[(begin + seconds, end + seconds) for begin, end in voice] for voice in self.segments]
         return Speech(later, self.seconds + seconds)
 
@@ -63,7 +63,7 @@ class Speech:
 
 
 class ActivityTracker(Stream[[Tensor], None, Speech]):
-    """S voices at a rate in Hz in, block by block; who spoke when at the end. It keeps a byte for each window."""
+    """Activity of S voices at a rate in Hz, block by block; keeps a byte for each window."""
 
     def __init__(self, voices: int, sample_rate: int) -> None:
         rate = vad_rate(sample_rate)
@@ -71,27 +71,27 @@ class ActivityTracker(Stream[[Tensor], None, Speech]):
         self.resamplers = [Resampler(sample_rate, rate) for _ in range(voices)]
         self.probability = SpeechProbability(voices, rate)
         self.window = self.probability.window
-        self.rest = torch.zeros(voices, 0)  # of the last window, at the detector's rate
+        self.rest = torch.zeros(voices, 0)  # begin of the next window, at the detector's rate
         self.evidence = Evidence(voices, self.window, rate)
-        self.speaks: list[Tensor] = []  # (S, k) each, of the windows so far
+        self.speaks: list[Tensor] = []  # (S, k) each, for the windows so far
 
     def push(self, voices: Tensor) -> None:
         """Adds samples (S, n)."""
         self.length += voices.shape[1]
         parts = [resampler.push(voice) for resampler, voice in zip(self.resamplers, voices, strict=True)]
-        self._listen(torch.stack(parts))
+        self._detect(torch.stack(parts))
 
     def finish(self) -> Speech:
-        """Returns who spoke when."""
-        self._listen(torch.stack([resampler.finish() for resampler in self.resamplers]))
+        """Returns the segments of the whole recording."""
+        self._detect(torch.stack([resampler.finish() for resampler in self.resamplers]))
         if missing := -self.rest.shape[1] % self.window:
-            self._listen(torch.zeros(self.rest.shape[0], missing))
+            self._detect(torch.zeros(self.rest.shape[0], missing))
         self.speaks.append(self.evidence.finish() > 0)
         seconds = self.length / self.sample_rate
-        found = find_segments(torch.cat(self.speaks, dim=1))
-        return Speech([[(round(begin, 3), round(min(end, seconds), 3)) for begin, end in v] for v in found], seconds)
+        segments = find_segments(torch.cat(self.speaks, dim=1))
+        return Speech([[(round(begin, 3), round(min(end, seconds), 3)) for begin, end in v] for v in segments], seconds)
 
-    def _listen(self, samples: Tensor) -> None:
+    def _detect(self, samples: Tensor) -> None:
         """Adds samples (S, n) at the detector's rate."""
         samples = torch.cat((self.rest, samples), dim=1)
         whole = samples.shape[1] // self.window * self.window
@@ -102,18 +102,18 @@ class ActivityTracker(Stream[[Tensor], None, Speech]):
 
 
 def find_segments(speaks: Tensor) -> Segments:
-    """Returns the segments of each voice, from whether it speaks in each of its windows (S, m)."""
+    """Returns the segments of each voice from its activity in each window (S, m)."""
     found: Segments = []
     for voice in speaks.tolist():
         segments: list[tuple[float, float]] = []
         windows = 0
-        for now, alike in groupby(voice):
+        for active, run in groupby(voice):
             begin = windows * WINDOW_SECONDS
-            windows += len(list(alike))
+            windows += len(list(run))
             end = windows * WINDOW_SECONDS
-            if now and segments and begin - segments[-1][1] < _BRIDGED:
+            if active and segments and begin - segments[-1][1] < _BRIDGED:
                 segments[-1] = (segments[-1][0], end)
-            elif now:
+            elif active:
                 segments.append((begin, end))
         found.append([(begin, end) for begin, end in segments if end - begin >= _LEAST])
     return found

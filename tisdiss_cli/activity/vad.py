@@ -1,8 +1,8 @@
 """Speech probability by Silero VAD, of several voices at once.
 
-The weights beside this file are those in the wheel of `silero-vad` (MIT, see NOTICE); `scripts/silero-weights` reads
-them out. Windows go through the layers without a memory all together, and only the recurrence goes step by step, which
-is several times as fast as a window at a time and gives the same numbers.
+The weights beside this file are those in the wheel of `silero-vad` (MIT, see NOTICE), read by `scripts/silero-weights`.
+The convolutions process all windows at once and only the LSTM goes step by step, which gives the same numbers several
+times faster than a window at a time.
 """
 
 from functools import cache
@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WINDOW_SECONDS = 0.032  # one probability for each
-_MOST = 512  # windows put through at once, so that a block of any length takes the same memory
+WINDOW_SECONDS = 0.032  # with one probability each
+_MOST = 512  # windows processed at once, so that memory does not grow with a block
 
-State = tuple[Tensor, Tensor]  # of the recurrence, (1, S, 128) each
+State = tuple[Tensor, Tensor]  # of the LSTM, (1, S, 128) each
 
 
 def vad_rate(sample_rate: int) -> int:
-    """Returns the rate, in Hz, at which voices of `sample_rate` are listened to."""
+    """Returns the detector's rate in Hz for voices of `sample_rate`."""
     return 16000 if sample_rate >= 16000 else 8000
 
 

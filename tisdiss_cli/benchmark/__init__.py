@@ -1,1 +1,1 @@
-"""The cost of every repetition setting."""
+"""Cost of every repetition setting; knows nothing about commands."""

@@ -1,4 +1,4 @@
-"""Settings measured on a grid of shapes; lines of time over repeats, and curves of quality over time, from these."""
+"""Grid of measured settings, and the lines of time and curves of quality that follow."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ from tisdiss_cli.separation.separator import Separator
 
 @dataclass(frozen=True)
 class Fit:
-    """time = a + b x repeats, in seconds, for one shape of input."""
+    """Line time = a + b x repeats, in seconds, for one shape of input."""
 
     variant: str
     batch_size: int
@@ -24,14 +24,14 @@ class Fit:
 
 @dataclass
 class Findings:
-    """The cost of every setting and, where a set was scored, its quality."""
+    """Cost of every setting and, if a set was scored, its quality."""
 
     ceilings: dict[str, float | None] = field(default_factory=dict)  # by precision, from `matmul_ceiling`
     measurements: list[Measurement] = field(default_factory=list)
     scores: dict[str, list[Summary]] = field(default_factory=dict)  # by variant
 
     def fits(self) -> list[Fit]:
-        """Returns a line, by least squares, for each shape of input that was measured at two settings or more."""
+        """Returns the least-squares line for each shape of input with two or more measured settings."""
         found = []
         for cell in dict.fromkeys(one.cell for one in self.measurements):
             timed = {one.repeats: one.median for one in self.measurements if one.cell == cell and one.median}
@@ -41,7 +41,7 @@ class Findings:
         return found
 
     def curves(self) -> list[Curve]:
-        """Returns, for each variant that was scored and timed, quality against time on its first shape of input."""
+        """Returns the curve of quality against time for each scored variant, on its first shape of input."""
         found = []
         for variant, summaries in self.scores.items():
             quality = {one.repeats: one.means["si_snri"].mean for one in summaries}
@@ -52,7 +52,7 @@ class Findings:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns all numbers, for JSON."""
+        """Returns all figures, for JSON."""
         return {
             "ceilings": self.ceilings,
             "results": [asdict(measurement) for measurement in self.measurements],
@@ -68,9 +68,9 @@ def run_grid(
     repeats: Sequence[int],
     on_row: Callable[[Measurement], None],
 ) -> Findings:
-    """Measures each of ascending `repeats` on shapes (batch size, seconds of each mixture), in every variant.
+    """Measures ascending `repeats` on shapes (batch size, seconds of each mixture), in every variant.
 
-    `on_row` is given what was measured, as soon as it is.
+    `on_row` gets each measurement at once.
     """
     found, shapes = Findings({one.precision: matmul_ceiling(one) for one in separators}), list(shapes)
     for separator in separators:

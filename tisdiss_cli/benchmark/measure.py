@@ -1,4 +1,4 @@
-"""Time, memory and arithmetic of every repetition setting, against what the machine can do at best."""
+"""Measurement of time, memory and arithmetic of every repetition setting."""
 
 import ctypes
 import platform
@@ -19,10 +19,10 @@ from tisdiss_cli.devices import OutOfMemory, cores, memory_guard, now
 from tisdiss_cli.evaluation.evaluate import every_setting
 from tisdiss_cli.separation.separator import Separator
 
-_MIN_SECONDS = 1.0  # that a setting is run for
+_MIN_SECONDS = 1.0  # least time for which a setting is run
 _SEED = 0
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux, proc(5)
-# Fused kernels that torch's counter, which knows CUDA's, does not: a CPU's, MPS' and those of devices to come.
+# Fused attention that torch's counter does not know: on CPUs, on MPS, and on devices with kernels of their own.
 _OTHER_ATTENTION = (
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
     torch.ops.aten._scaled_dot_product_attention_math_for_mps,
@@ -32,14 +32,11 @@ _OTHER_ATTENTION = (
 
 @dataclass(frozen=True)
 class Measurement:
-    """One setting on one shape of input; all None but the first four where memory ran out.
+    """Measurement of one setting on one shape of input; after the first four, None where memory ran out."""
 
-    Where it ran out for the count alone, `macs`, `flops` and `of_ceiling` are None.
-    """
-
-    variant: str  # precision and shifts, as `Engine.variant`
+    variant: str  # `Engine.variant`
     batch_size: int
-    audio_seconds: float  # of each item of the batch
+    audio_seconds: float  # of each mixture in the batch
     repeats: int
     median: float | None = None  # seconds, network only, as are the next two
     lower: float | None = None  # first quartile
@@ -49,11 +46,11 @@ class Measurement:
     memory: int | None = None  # bytes: the device's peak allocation, on a CPU the process's peak resident set
     macs: int | None = None  # multiply-accumulates of matrix products and convolutions
     flops: float | None = None  # achieved, 1/s; a multiply-accumulate is two operations
-    of_ceiling: float | None = None  # that, as a fraction of the largest matrix product's
+    of_ceiling: float | None = None  # `flops` as a share of the fastest matrix product's
 
     @property
     def cell(self) -> tuple[str, int, float]:
-        """Variant, batch size and length: what the settings of a group of rows share."""
+        """Variant, batch size and length, which a group of rows shares."""
         return self.variant, self.batch_size, self.audio_seconds
 
 
@@ -66,9 +63,9 @@ def measure(
     ceiling: float | None,
     min_seconds: float = _MIN_SECONDS,
 ) -> Iterator[Measurement]:
-    """Yields a measurement for each setting, on seeded noise of so many mixtures of a length at a time.
+    """Yields a measurement for each of ascending `repeats`, on a batch of seeded noise.
 
-    Each is run for `min_seconds` and at least three times. `repeats` ascend; `ceiling` is `matmul_ceiling`'s.
+    Each setting runs for `min_seconds` and at least three times. `ceiling` is that of `matmul_ceiling`.
     """
     samples = max(round(audio_seconds * separator.sample_rate), 1)
     what = f"{batch_size} x {audio_seconds:g} s of audio"
@@ -94,13 +91,13 @@ def measure(
 
 
 def seeded_mixture(separator: Separator, batch_size: int, audio_seconds: float) -> Tensor:
-    """Returns noise (batch_size, samples) on the separator's device, the same each time."""
+    """Returns seeded noise (batch_size, samples) on the separator's device."""
     samples = max(round(audio_seconds * separator.sample_rate), 1)
     return torch.randn(batch_size, samples, generator=torch.Generator().manual_seed(_SEED)).to(separator.device)
 
 
 def time_runs(run: Callable[[], object], device: torch.device, min_seconds: float = _MIN_SECONDS) -> list[float]:
-    """Returns seconds of single runs: warmed up, synchronised, repeated for `min_seconds` and at least three times."""
+    """Returns the seconds of synchronised runs after a warm-up: for `min_seconds`, and at least three."""
     run()
     began, times = now(device), list[float]()
     while len(times) < 3 or now(device) - began < min_seconds:
@@ -111,9 +108,9 @@ def time_runs(run: Callable[[], object], device: torch.device, min_seconds: floa
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Returns bytes at the peak of a run: allocated on a CUDA device, resident on a CPU; None where it cannot be had.
+    """Returns the peak memory of a run in bytes: allocated on CUDA, resident on a CPU; None if it is unknown.
 
-    On a CPU, what the C library keeps of memory already freed is given back first.
+    On a CPU, freed memory that the C library keeps is returned to the system first.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -125,9 +122,9 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     with suppress(OSError, AttributeError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        _CLEAR.write_text("5", encoding="ascii")  # the resident set's high-water mark starts anew
+        _CLEAR.write_text("5", encoding="ascii")  # resets the peak of the resident set
     except OSError:
-        run()  # elsewhere the mark stands for the whole process so far
+        run()  # elsewhere the peak is that of the whole process
         return _peak_so_far()
     run()
     (line,) = (line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
@@ -135,7 +132,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
 
 
 def _peak_so_far() -> int | None:
-    """Returns bytes resident at the process's peak; None on Windows, whose Python cannot tell."""
+    """Returns the process's peak resident set in bytes; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource
@@ -145,12 +142,12 @@ def _peak_so_far() -> int | None:
 
 
 def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> dict[int, int]:
-    """Counts multiply-accumulates of one mixture for each setting, its decoding included, in one pass.
+    """Counts the multiply-accumulates of one mixture for each setting, with its decoding, in one pass.
 
-    As torch's flop counter has them: matrix products, convolutions and attention, no Fourier transforms.
+    By torch's flop counter: matrix products, convolutions and attention, no Fourier transforms.
     """
     mixture = seeded_mixture(separator, 1, samples / separator.sample_rate)[0]
-    # Nothing compiled: the counter sees into no kernel that the compiler made.
+    # Uncompiled, as the counter does not see into compiled kernels.
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_OTHER_ATTENTION, _attention_flops))
     with torch.compiler.set_stance("force_eager"), counter:
         found = every_setting(separator, mixture, repeats=repeats, clock=counter.get_total_flops)
@@ -158,14 +155,12 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Returns operations of a fused attention kernel, from the shapes that it is called with."""
+    """Returns the operations of a fused attention kernel from its shapes."""
     return sdpa_flop_count(query, key, value)
 
 
 def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | None:
-    """Measures operations per second of the fastest large matrix product at the separator's precision on its device;
-    None where there is memory for none.
-    """
+    """Measures the operations per second of the fastest large matrix product; None if memory does not suffice."""
     dtype = torch.bfloat16 if separator.precision == "bf16" else torch.float32
     sizes = (1024, 2048) if separator.device.type == "cpu" else (4096, 8192)
     best = 0.0
@@ -179,7 +174,7 @@ def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | No
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Returns what the numbers were measured on."""
+    """Returns a description of the machine."""
     name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Pictures of quality against time, and of the cost of each setting."""
+"""Plots of quality against time, and of the cost of each setting."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def check_plot(path: Path) -> None:
-    """UserError unless the file's format is known and matplotlib is there."""
+    """Raises UserError unless the file's format is known and matplotlib is installed."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--plot {path}: end the name in .png or .svg")
+        raise UserError(f"--plot {path}: the name must end in .png or .svg")
     require("matplotlib", "--plot needs", "plot")
 
 
 def draw(curves: "list[Curve]", path: Path, title: str) -> None:
-    """Writes the curves to a .png or .svg file."""
+    """Plots the curves into a .png or .svg file."""
     figure = _figure(7)
     axes = figure.add_subplot()
     for curve in curves:
@@ -48,12 +48,12 @@ def draw(curves: "list[Curve]", path: Path, title: str) -> None:
 
 
 def draw_cost(measurements: "Sequence[Measurement]", path: Path, title: str) -> None:
-    """Writes time against repeats to a .png or .svg file: a field a batch size, a line a precision and length."""
+    """Plots time against repeats into a .png or .svg file: axes per batch size, a line per variant and length."""
     _save(cost_figure(measurements, title), path)
 
 
 def cost_figure(measurements: "Sequence[Measurement]", title: str) -> "Figure":
-    """Returns the picture of `draw_cost`."""
+    """Returns the figure of `draw_cost`."""
     timed = [one for one in measurements if one.rtf is not None]
     batches = sorted({one.batch_size for one in timed})
     figure = _figure(3 + 3 * max(1, len(batches)))
@@ -67,7 +67,7 @@ def cost_figure(measurements: "Sequence[Measurement]", title: str) -> "Figure":
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize=8, frameon=False, title="length of a mixture", title_fontsize=8)
-    fields[0].set_ylim(bottom=0)  # shared, and last: from here on no line moves the top
+    fields[0].set_ylim(bottom=0)  # shared, and last, as lines would still move the top
     fields[0].set_ylabel("real-time factor (network s for 1 s of audio)")
     figure.suptitle(title, fontsize=10)
     return figure

@@ -102,7 +102,7 @@ def score(
     keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
     from tisdiss_cli.evaluation.evaluate import default_workers, evaluate
-    from tisdiss_cli.evaluation.results import Sheet
+    from tisdiss_cli.evaluation.results import ScoreTable
     from tisdiss_cli.separation.separator import Separator
 
     dataset = find_dataset(data, mixture, parse_names(references))
@@ -112,7 +112,7 @@ def score(
     dataset, csv = share_of(dataset, csv, shard)
     if not dataset.items:
         return
-    sheet = Sheet(csv) if csv else None
+    table = ScoreTable(csv) if csv else None
     separator = None if estimates else Separator.load(weights, device, precision, shifts)
     folders = f"{dataset.mixture} against {', '.join(dataset.references)}"
     log.info(f"{dataset.root} ({dataset.layout}): {len(dataset.items)} mixtures, {folders}")
@@ -130,7 +130,7 @@ def score(
                 separator_repeats=separator_repeats,
                 stoi=stoi,
                 pesq=pesq,
-                sheet=sheet,
+                table=table,
                 workers=workers,
                 start=shown.reset,
                 advance=shown.update,
@@ -172,7 +172,7 @@ def _list(level: int, heading: str, sentences: list[str]) -> None:
 
 def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[Dataset, Path | None]":
     """Returns the mixtures of a shard ("3/8", "slurm") and its CSV; without a shard all, and `csv`."""
-    from tisdiss_cli.evaluation.results import part_of
+    from tisdiss_cli.evaluation.results import shard_path
     from tisdiss_cli.folder.shards import parse_shard
 
     shard = parse_shard(text)
@@ -180,17 +180,17 @@ def share_of(dataset: "Dataset", csv: Path | None, text: str | None) -> "tuple[D
         return dataset, csv
     items = [item for item in dataset.items if shard.takes(item.id)]
     log.info(f"shard {shard}: {len(items)} of {len(dataset.items)} mixtures")
-    return replace(dataset, items=items), part_of(csv, shard.name) if csv else None
+    return replace(dataset, items=items), shard_path(csv, shard.name) if csv else None
 
 
 def merge_shards(dataset: "Dataset", csv: Path | None, json: Path | None) -> None:
     """Merges the CSVs of all shards into `csv` and prints the means; exit status 1 if scores are missing."""
-    from tisdiss_cli.evaluation.results import merge_sheets, summarize
+    from tisdiss_cli.evaluation.results import merge_tables, summarize
     from tisdiss_cli.folder.shards import array_expression, shard_of
 
     if csv is None:
         raise UserError("--merge: name the CSV with --csv, as for the shards")
-    rows, count = merge_sheets(csv)
+    rows, count = merge_tables(csv)
     results, scored = summarize(rows), {row.id for row in rows}
     missing = [item.id for item in dataset.items if item.id not in scored]
     if json:

@@ -1,1 +1,1 @@
-"""Scores of a separation, and what is fitted to them."""
+"""Scores of a separation, and calibration by them; knows nothing about runs of a folder."""

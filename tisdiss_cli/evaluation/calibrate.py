@@ -1,4 +1,4 @@
-"""Facts for a weight file: the threshold of `--repeats auto`, the predictor of SI-SNRi, the agreement with bf16."""
+"""Calibration of a weight file: threshold of `--repeats auto`, predictor of SI-SNRi, agreement of bf16 with fp32."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -22,15 +22,15 @@ from tisdiss_cli.separation.separator import Separator
 log = logging.getLogger("tisdiss")
 
 ALLOWED_LOSS = 0.05  # dB of mean SI-SNRi below the best fixed setting; half of what auto promises elsewhere
-LEAST = 12  # mixtures, for a fit of the predictor that says anything
+LEAST = 12  # mixtures that the predictor's fit needs
 _FOLDS = 8
-_RIDGE = 3.0  # examples that speak for coefficients of zero
+_RIDGE = 3.0  # weight of the ridge, in examples
 _BAND = (0.1, 0.9)  # quantiles of the held-out errors
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One mixture at every repeat from 1: its SI-SNRi and how near its estimate is to the one before, in dB."""
+    """SI-SNRi of one mixture at every repeat from 1, and SI-SNR to the previous repeat, in dB."""
 
     si_snri: list[float]
     similarity_db: list[float]
@@ -38,7 +38,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold and what it gives on the traces: mean SI-SNRi and mean repeats, beside every fixed setting."""
+    """Threshold with its mean SI-SNRi and mean repeats, and the mean SI-SNRi of every fixed setting."""
 
     threshold_db: float
     si_snri: float
@@ -50,15 +50,15 @@ class Choice:
 def trace(
     separator: Separator, dataset: Dataset, *, most: int, advance: Callable[[], object] = lambda: None
 ) -> list[Trace]:
-    """Runs the network once on each mixture of the set, `most` repeats deep; `advance` is called after each.
+    """Runs the network once on each mixture of the set, up to `most` repeats; `advance` is called after each.
 
-    A file that cannot be read, or whose lengths differ too much, is said and left out; one with a silent reference
-    or mixture is left out. UserError if the set does not fit the weights, or no mixture is left.
+    Unreadable files, and those with unequal lengths, are reported and left out, silent ones left out. UserError if the
+    set does not fit the weights, or no mixture is left.
     """
     if dataset.speakers != separator.sources:
         raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
     traces = []
-    for _, signals in _heard(separator, dataset, advance, tell=log.warning):
+    for _, signals in _usable(separator, dataset, advance, tell=log.warning):
         found, older = Trace([], []), None
         for estimate in separator.estimates(signals.mixture[None], most):
             voices = estimate.waveforms()[0]
@@ -69,15 +69,15 @@ def trace(
         traces.append(found)
     if not traces:
         raise UserError(
-            f"{dataset.root}: no mixture can be read and has a voice in every reference, nothing can be calibrated"
+            f"{dataset.root}: no mixture can be read, or all have a silent reference: calibrate on another set"
         )
     return traces
 
 
-def _heard(
+def _usable(
     separator: Separator, dataset: Dataset, advance: Callable[[], object], tell: Callable[[str], None]
 ) -> Iterator[tuple[int, Signals]]:
-    """Yields the number and the signals of each mixture that can be read and has nothing silent."""
+    """Yields the number and signals of each mixture that is readable and has no silent signal."""
     for number, (item, loaded) in enumerate(read_ahead(dataset.items, rate=separator.sample_rate)):
         if isinstance(loaded, str):
             tell(f"left out: {item.id}: {loaded}")
@@ -87,13 +87,13 @@ def _heard(
 
 
 def choose_threshold(traces: list[Trace]) -> Choice:
-    """Finds the smallest whole threshold in dB whose mean SI-SNRi is within ALLOWED_LOSS of the best fixed one's."""
+    """Returns the smallest whole threshold in dB with a mean SI-SNRi within ALLOWED_LOSS of the best fixed setting."""
     gains, near = (np.array([getattr(one, name) for one in traces]) for name in ("si_snri", "similarity_db"))
     fixed = gains.mean(0)  # by repeats
     for threshold in range(101):
-        settled = near >= threshold
-        settled[:, -1] = True
-        stops = settled.argmax(1)  # the first
+        converged = near >= threshold
+        converged[:, -1] = True
+        stops = converged.argmax(1)  # the first
         mean = float(gains[np.arange(len(gains)), stops].mean())
         if mean >= max(fixed) - ALLOWED_LOSS:
             break
@@ -104,13 +104,13 @@ def choose_threshold(traces: list[Trace]) -> Choice:
 def fit_quality(
     separator: Separator, dataset: Dataset, *, repeats: int, advance: Callable[[], object] = lambda: None
 ) -> QualityModel | None:
-    """Fits the model for these weights to each mixture of the set as it is and changed; None of fewer than LEAST.
+    """Fits the predictor to each mixture of the set, original and changed; None for fewer than LEAST.
 
-    The same mixtures are left out as by `trace`, which has said it; `advance` is called after each.
+    Leaves out the same mixtures as `trace`, which reports them; `advance` is called after each.
     """
     inputs, truths, groups = [], [], []
     earlier: Tensor | None = None
-    for number, signals in _heard(separator, dataset, advance, tell=log.debug):
+    for number, signals in _usable(separator, dataset, advance, tell=log.debug):
         for references in (signals.references, *_changed(signals.references, earlier, number)):
             mixture = references.sum(0)
             voices = separator.batch(mixture[None], repeats)[0].float().cpu()
@@ -122,14 +122,14 @@ def fit_quality(
         earlier = signals.references
     if len(set(groups)) < LEAST:
         log.warning(
-            f"{dataset.root}: {len(set(groups))} mixtures are too few to predict SI-SNRi by: {LEAST} are needed"
+            f"{dataset.root}: {len(set(groups))} mixtures are too few for a predictor of SI-SNRi: {LEAST} are needed"
         )
         return None
     return fit(np.array(inputs), np.array(truths), np.array(groups))
 
 
 def _changed(references: Tensor, earlier: Tensor | None, number: int) -> Iterator[Tensor]:
-    """Yields the references (S, L) once more: cut, at other levels, or the first with another mixture's others."""
+    """Yields the references (S, L) changed: cut, at other levels, perhaps with another mixture's sources."""
     random = torch.Generator().manual_seed(number)
     share, place, swap = torch.rand(3, generator=random).tolist()
     gains = 10 ** ((torch.rand(len(references), 1, generator=random) * 2 - 1) * 4 / 20)
@@ -144,7 +144,7 @@ def _changed(references: Tensor, earlier: Tensor | None, number: int) -> Iterato
 
 
 def fit(inputs: np.ndarray, truths: np.ndarray, groups: np.ndarray) -> QualityModel:
-    """Fits the model of inputs (N, 7) and true SI-SNRi (N,) in dB; examples of one group (N,) are held out together."""
+    """Fits the model to inputs (N, 7) and true SI-SNRi (N,) in dB; examples of a group (N,) are held out together."""
     held_out = np.zeros(len(truths))
     folds = np.unique(groups, return_inverse=True)[1] % _FOLDS
     for fold in range(_FOLDS):
@@ -175,7 +175,7 @@ def _ridge(inputs: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns Spearman's, of two samples (N,) whose ties, if any, are taken in order; 0 where one is constant."""
+    """Returns Spearman's rank correlation of two samples (N,), ties taken in order; 0 if one is constant."""
     one, other = (np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
@@ -183,7 +183,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def fixed_mixture(config: Config) -> Tensor:
-    """Returns half a second (1, n) of two noises that swell in turns, the same for every network of a rate."""
+    """Returns half a second (1, n) of two noises that swell in turns, the same for every network of that rate."""
     samples = round(0.5 * config.sample_rate)
     noise = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
     swell = (torch.arange(samples) * (2 * torch.pi * 4 / config.sample_rate)).sin()  # four times a second
@@ -191,9 +191,9 @@ def fixed_mixture(config: Config) -> Tensor:
 
 
 def measure_agreement(config: Config, state: dict[str, Tensor]) -> dict[str, float]:
-    """Returns the fact: SI-SNR in dB, at most 100, of the voice at bf16 that is furthest from its fp32 one.
+    """Measures the lowest SI-SNR in dB, at most 100, of a voice in bf16 to the same in fp32.
 
-    On a CPU, of the `fixed_mixture`, at the repeats that the network was trained with.
+    On a CPU, for the `fixed_mixture` at the trained repeats.
     """
     network = TISDiSS(config).eval()
     network.load_state_dict(state)

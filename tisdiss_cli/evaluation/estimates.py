@@ -1,4 +1,4 @@
-"""Estimates made elsewhere: which file is whose, by the names that tools give them."""
+"""Estimates of other tools: their files, found by naming patterns."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from tisdiss_cli.errors import UserError
 
 log = logging.getLogger("tisdiss")
 
-# Of those that fit equally many mixtures the first is taken.
+# Of patterns that fit the same number of mixtures, the first is taken.
 PATTERNS = (
     "{id}_s{n}",
     "s{n}/{id}",
@@ -29,27 +29,27 @@ PATTERNS = (
     "{id}/s{n}_estimate",
     "{id}/{n}",
 )
-_MOST_REPEATS = 64  # that {repeats} is tried for
+_MOST_REPEATS = 64  # largest value tried for {repeats}
 _Files = dict[str, tuple[Path, ...]]  # by id, in the order of their numbers; () for none
 
 
 def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -> _Files:
-    """Finds each item's estimates, in the order of their numbers, whatever their extensions; () for none.
+    """Returns each item's estimates in the order of their numbers, with any extension; () for none.
 
-    All follow one pattern, which is said: `pattern`, or that of PATTERNS which fits the most items. Numbers begin at
-    1, or at 0 where there is one. The id may have the mixtures' folder in front, as when the whole set was separated.
-    A `pattern` is a path below `folder` with `{id}` and `{n}`, or as `separate --name` takes it; an extension may be
-    left out. UserError if there is no folder, or no file that fits.
+    All follow one pattern, which is logged: `pattern`, or that of PATTERNS which fits the most items. Numbers begin at
+    1, or at 0 if there is one. The id may have the mixtures' folder in front, as when the whole set was separated. A
+    `pattern` is a path below `folder` with `{id}` and `{n}`, or a template of `separate --name`, with or without
+    extension. UserError if the folder does not exist, or no file fits.
     """
     if pattern is not None:
-        pattern = checked(pattern)
+        pattern = check_pattern(pattern)
     if not os.path.isdir(folder):
         raise UserError(f"--estimates {folder} is not a folder: pass the one that the estimates are in")
     files: dict[str, Path] = {}
     for path in find(folder):
         used = files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
         if used is not path:
-            log.warning(f"--estimates: {used} is used and {path.name} beside it is not")
+            log.warning(f"--estimates: {used} is used, {path.name} beside it is ignored")
     if not files:
         raise UserError(f"--estimates {folder} has no sound files: pass the folder that the estimates are in")
     wanted = PATTERNS if pattern is None else (pattern,)
@@ -68,13 +68,13 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
 
 
 def _fit(found: _Files, speakers: int) -> tuple[int, int]:
-    """Counts the items that have one estimate for each speaker, and those that have any."""
+    """Returns the number of items with one estimate for each speaker, and with any."""
     counts = [len(paths) for paths in found.values()]
     return sum(count == speakers for count in counts), sum(count > 0 for count in counts)
 
 
-def checked(pattern: str) -> str:
-    """Returns the pattern without its extension; UserError if it is none."""
+def check_pattern(pattern: str) -> str:
+    """Returns the pattern without its extension; UserError if it is unusable."""
     try:
         path = Path(_name(pattern, "a", number=1))
         usable = len({_name(pattern, id, number=n) for id in "ab" for n in (1, 2)}) == 4
@@ -90,17 +90,17 @@ def checked(pattern: str) -> str:
 
 
 def _name(pattern: str, id: str, *, number: int, extension: str = "wav", repeats: str = "") -> str:
-    """Returns an estimate's path below its folder, without its extension, by the pattern's fields or `--name`'s."""
+    """Returns an estimate's path below its folder, without extension, by a pattern or a template of `--name`."""
     folder, _, stem = id.rpartition("/")
     separates = {"folder": folder, "stem": stem, "voice": number, "input": f"{id}.{extension}", "ext": extension}
     name = pattern.format(id=id, n=number, repeats=repeats, channel=1, **separates)
-    if "{folder}" in pattern:  # it may be none
+    if "{folder}" in pattern:  # it may be empty
         name = "/".join(part for part in name.split("/") if part)
     return name
 
 
 def _matches(files: dict[str, Path], dataset: Dataset, pattern: str) -> Iterator[tuple[str, _Files]]:
-    """Tries with and without the mixtures' folder, in front or where `--name` has folders, and with any repeats."""
+    """Yields the matches with and without the mixtures' folder, in front or as `{folder}`, for any repeats."""
     folder = f"{Path(dataset.mixture).name}/"
     for repeats in ("auto", *map(str, range(1, _MOST_REPEATS + 1))) if "{repeats}" in pattern else ("",):
         yield _match(files, dataset, pattern=pattern, repeats=repeats)

@@ -1,7 +1,7 @@
-"""A set of mixtures in, the scores of every repetition setting out, in one pass over the network.
+"""Evaluation of a set of mixtures: scores of every repetition setting, in one pass over the network.
 
-One thread reads ahead, the caller's thread runs the network, and worker processes score: SDR costs processor time that
-the device must not wait for.
+One thread reads ahead, the caller's thread runs the network, and worker processes compute the scores, as SDR takes CPU
+time that the device should not wait for.
 """
 
 import logging
@@ -28,7 +28,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.estimates import find_estimates
 from tisdiss_cli.evaluation.loading import Signals, read_ahead
 from tisdiss_cli.evaluation.metrics import score
-from tisdiss_cli.evaluation.results import METRICS, Row, Sheet, Summary, row_key, summarize
+from tisdiss_cli.evaluation.results import METRICS, Row, ScoreTable, Summary, row_key, summarize
 from tisdiss_cli.libraries import require
 from tisdiss_cli.separation.separator import Separator
 
@@ -37,22 +37,22 @@ log = logging.getLogger("tisdiss")
 
 @dataclass
 class Evaluation:
-    """The outcome of scoring a set."""
+    """Outcome of scoring a set."""
 
     settings: dict[str, Any]
-    missing: list[str]  # what the set lacks
-    resumed: int  # files whose rows were there already
+    missing: list[str]  # incomplete items of the set
+    resumed: int  # files that were scored before
     rows: list[Row]
-    failed: list[str] = field(default_factory=list)  # one sentence a file
+    failed: list[str] = field(default_factory=list)  # one sentence for each file
 
     @property
     def results(self) -> list[Summary]:
-        """By repeats."""
+        """Summary of each setting, by repeats."""
         return summarize(self.rows)
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence a file."""
+        """One sentence for each file with a warning."""
         return sorted({f"{row.id}: {row.warnings}" for row in self.rows if row.warnings})
 
 
@@ -66,75 +66,75 @@ def evaluate(
     separator_repeats: int | None = None,
     stoi: bool = False,
     pesq: bool = False,
-    sheet: Sheet | None = None,
+    table: ScoreTable | None = None,
     workers: int = 0,
     start: Callable[[int], object] = lambda files: None,
     advance: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Scores a set: what `separator` makes of the mixtures, or the files below `estimates`.
+    """Scores a set: the voices of `separator`, or the files below `estimates`.
 
     Args:
-        dataset: from `datasets.find_dataset`.
-        separator: runs on whole mixtures; needed unless `estimates` is given.
-        repeats: settings of the Reconstructor to score, each at least 1; None: 1 to as trained.
-        estimates: a folder of them, in any sound format.
-        pattern: of their names, where it is not one of the usual, as `estimates.find_estimates` has it.
-        separator_repeats: of the Separator; None: as trained.
-        stoi, pesq: also compute these (packages pystoi, pesq).
-        sheet: rows to go on from; new ones are appended.
-        workers: processes that score, 0: this one does; as `scorers`.
-        start: is called with the number of files to score.
-        advance: is called after each.
+        dataset: the set, from `datasets.find_dataset`.
+        separator: the network, which runs on whole mixtures; required unless `estimates` is given.
+        repeats: repeats of the Reconstructor to score, each at least 1. Default: 1 to as trained.
+        estimates: folder of estimates, in any sound format.
+        pattern: naming pattern of the estimates, see `estimates.find_estimates`. Default: detected.
+        separator_repeats: repeats of the Separator. Default: as trained.
+        stoi, pesq: also compute these metrics (packages pystoi, pesq).
+        table: score table to resume from; new rows are appended.
+        workers: number of scoring processes, see `scorers`. Default: 0, this process.
+        start: called with the number of files to score.
+        advance: called after each file.
 
     Raises:
-        UserError: the settings do not fit the set; whatever is wrong with single files is an entry of `failed` instead.
+        UserError: the settings do not fit the set; faults of single files are entries of `failed` instead.
     """
     for wanted, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
         if wanted:
             require(package, f"{option} needs", "metrics")
-    settings, asked, files = _plan(dataset, separator, repeats, separator_repeats, estimates, pattern)
+    settings, requested, files = _plan(dataset, separator, repeats, separator_repeats, estimates, pattern)
     rate = settings["sample_rate"]
     metrics = {"sample_rate": rate, "stoi": stoi, "pesq": pesq}
     settings |= metrics
     if pesq and rate not in (8000, 16000):
         raise UserError(f"--pesq: PESQ is defined at 8000 and 16000 Hz, not at {rate} Hz: leave it out")
 
-    # A set that was moved, or has got its mixtures elsewhere, is the same set if the files are.
+    # A moved set is the same set if its files are.
     keyed = {name: value for name, value in settings.items() if name not in ("data", "estimates", "layout")}
     keys = {
         item.id: row_key(keyed, (item.mixture, *item.references, *files.get(item.id, ()))) for item in dataset.items
     }
-    if sheet and (dropped := sheet.keep(keys)):
-        log.warning(f"{sheet.path}: {dropped} rows were of other settings or files and are dropped")
-    known = {(row.id, row.repeats): row for row in sheet.rows} if sheet else {}
-    todo = [item for item in dataset.items if any((item.id, setting) not in known for setting in asked)]
-    rows = [row for row in known.values() if row.repeats in asked]
+    if table and (dropped := table.keep(keys)):
+        log.warning(f"{table.path}: {dropped} rows of other settings or files are dropped")
+    scored = {(row.id, row.repeats): row for row in table.rows} if table else {}
+    todo = [item for item in dataset.items if any((item.id, setting) not in scored for setting in requested)]
+    rows = [row for row in scored.values() if row.repeats in requested]
     outcome = Evaluation(settings, dataset.missing, len(dataset.items) - len(todo), rows)
     if separator and separator.device.type != "cpu":
-        separator.run(torch.randn(1, rate), repeats=1)  # the first run of a device is slow, and no measurement
+        separator.run(torch.randn(1, rate), repeats=1)  # warm-up, as a device's first run is slow
     start(len(todo))
     with scorers(workers) as pool:
 
         def submit(item: Item, signals: Signals) -> Future[list[Row]]:
-            """Separates a mixture, and has the voices scored while the network goes on; UserError, OutOfMemory."""
+            """Separates a mixture and submits its voices for scoring; UserError, OutOfMemory."""
             made: list[Any] = [(None, signals.estimates, None)]
             if separator:
-                made = every_setting(separator, signals.mixture, repeats=asked, separator_repeats=separator_repeats)
-            voices = [(setting, found.numpy(), seconds) for setting, found, seconds in made]
+                made = every_setting(separator, signals.mixture, repeats=requested, separator_repeats=separator_repeats)
+            voices = [(setting, estimate.numpy(), seconds) for setting, estimate, seconds in made]
             arrays = signals.mixture.numpy(), signals.references.numpy(), voices
             facts = {"id": item.id, "key": keys[item.id], "seconds": signals.mixture.shape[0] / rate}
             return pool.submit(score_item, *arrays, facts=facts, warnings=signals.warnings, **metrics)
 
-        ahead = 2 * workers + 2 if workers else 0  # in one process the network's time is not the scores' too
-        for item, scored in _scores(read_ahead(todo, rate=rate, files=files), submit, ahead):
-            if isinstance(scored, Exception):
-                reason = " ".join(str(scored).split()) or type(scored).__name__
+        ahead = 2 * workers + 2 if workers else 0  # in one process, scoring must not count as the network's time
+        for item, outcome_rows in _scores(read_ahead(todo, rate=rate, files=files), submit, ahead):
+            if isinstance(outcome_rows, Exception):
+                reason = " ".join(str(outcome_rows).split()) or type(outcome_rows).__name__
                 outcome.failed.append(f"{item.id}: {reason}")
             else:
-                new = [row for row in scored if (row.id, row.repeats) not in known]
+                new = [row for row in outcome_rows if (row.id, row.repeats) not in scored]
                 outcome.rows += new
-                if sheet:
-                    sheet.append(new)
+                if table:
+                    table.append(new)
             advance()
     outcome.rows.sort(key=lambda row: (row.id, row.repeats or 0))
     return outcome
@@ -148,7 +148,7 @@ def _plan(
     estimates: Path | None,
     pattern: str | None,
 ) -> tuple[dict[str, Any], list[Any], dict[str, tuple[Path, ...]]]:
-    """Returns all that the scores depend on, the repeats to score, and each item's estimates made elsewhere."""
+    """Returns the settings that scores depend on, the repeats to score, and each item's estimates by other tools."""
     settings: dict[str, Any] = {
         "data": str(dataset.root),
         "layout": dataset.layout,
@@ -180,16 +180,16 @@ def _plan(
 def _scores(
     signals: Iterator[tuple[Item, Signals | str]], submit: Callable[[Item, Signals], Future[list[Row]]], ahead: int
 ) -> Iterator[tuple[Item, list[Row] | Exception]]:
-    """Yields what each file scores, or why it does not, while up to `ahead` others are being scored."""
+    """Yields each item's rows, or its error, while up to `ahead` others are being scored."""
     waiting: deque[tuple[Item, Future[list[Row]]]] = deque()
 
     def done(most: int) -> Iterator[tuple[Item, list[Row] | Exception]]:
-        """Yields those whose scores are there, in order; waits until at most that many are left."""
+        """Yields finished items in order, waiting until at most `most` are left."""
         while waiting and (waiting[0][1].done() or len(waiting) > most):
             item, future = waiting.popleft()
             error = future.exception()
             if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception | None):
-                raise error  # which is no fault of this item
+                raise error  # not this item's fault
             yield item, error or future.result()
 
     for item, loaded in signals:
@@ -211,10 +211,10 @@ def every_setting(
     separator_repeats: int | None = None,
     clock: Callable[[], Any] | None = None,
 ) -> list[tuple[int, Tensor, Any]]:
-    """Runs a mixture (L,) once, as deep as the last of ascending `repeats`; `OutOfMemory`.
+    """Runs a mixture (L,) once, up to the last of ascending `repeats`; `OutOfMemory`.
 
-    Returns for each its voices (S, L), on the CPU, and what was spent until then by the clock, the device's in
-    seconds: its own decoding included, the others' left out.
+    Returns for each setting its voices (S, L) on the CPU, and the clock's advance (default: the device's, in seconds)
+    with its own decoding but without the others'.
     """
     clock = clock or partial(now, separator.device)
     found = []
@@ -232,18 +232,18 @@ def every_setting(
 
 
 def default_workers(dataset: Dataset) -> int:
-    """Returns how many scoring processes pay; none for a few files, as each takes seconds to start."""
+    """Returns the default number of scoring processes; 0 for few files, as each process takes seconds to start."""
     return min(max(1, cores() - 1), 16, len(dataset.items) // 8)
 
 
 @contextmanager
 def scorers(workers: int) -> Iterator[Executor]:
-    """Gives that many processes for `score_item`, or with 0 a thread of this one.
+    """Yields an executor with that many processes for `score_item`, or with 0 a thread of this process.
 
-    They are spawned, so a script that asks for some must have its `if __name__ == "__main__"`.
+    Processes are spawned, so a script that uses them needs `if __name__ == "__main__"`.
     """
     pool: Executor
-    if workers:  # spawned: a forked child of a process that uses CUDA, or that runs threads, is not safe
+    if workers:  # spawned, as forking a process with CUDA or threads is unsafe
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start)
     else:
         pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
@@ -251,8 +251,8 @@ def scorers(workers: int) -> Iterator[Executor]:
         yield pool
     except BrokenProcessPool:
         raise UserError(
-            "--workers: a process that scores was ended from outside, for lack of memory perhaps: fewer of them need "
-            "less, and with --csv the same command goes on"
+            "--workers: a scoring process was killed, perhaps for lack of memory: use fewer; with --csv the same "
+            "command goes on"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -267,10 +267,10 @@ def score_item(
     warnings: list[str],
     **options: Any,
 ) -> list[Row]:
-    """Returns a row for each setting: its repeats, its estimates (S, L), and the network's seconds.
+    """Returns a row for each setting of `made`: (repeats, estimates (S, L), network's seconds).
 
-    Arrays cross to a worker without shared memory. All rows have the facts in common, and the warnings of their
-    files; options and errors are those of `score`.
+    Arrays, as they cross to a worker without shared memory. All rows share the facts and the files' warnings; options
+    and errors are those of `score`.
     """
     estimates = [torch.from_numpy(voices) for _, voices, _ in made]
     scores = score(torch.from_numpy(mixture), torch.from_numpy(references), estimates, **options)
@@ -278,12 +278,12 @@ def score_item(
         Row(
             **facts,
             repeats=repeats,
-            **{name: getattr(found, name) for name in METRICS},
-            permutation=" ".join(str(estimate + 1) for estimate in found.permutation),
+            **{name: getattr(result, name) for name in METRICS},
+            permutation=" ".join(str(estimate + 1) for estimate in result.permutation),
             network_seconds=seconds,
-            warnings="; ".join([*warnings, *found.warnings]),
+            warnings="; ".join([*warnings, *result.warnings]),
         )
-        for (repeats, _, seconds), found in zip(made, scores, strict=True)
+        for (repeats, _, seconds), result in zip(made, scores, strict=True)
     ]
 
 

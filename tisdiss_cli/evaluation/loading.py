@@ -1,4 +1,4 @@
-"""The signals of a set's items, and of their estimates, read ahead of those who work on them."""
+"""Signals of a set's items and their estimates, read ahead."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,20 @@ _AHEAD = 2  # items
 
 @dataclass
 class Signals:
-    """One item's signals, all of one length at one rate."""
+    """Signals of one item, of one length at one rate."""
 
     mixture: Tensor  # (L,)
     references: Tensor  # (S, L)
-    estimates: Tensor  # (S, L), or nothing where none were made elsewhere
+    estimates: Tensor  # (S, L); empty without estimates by other tools
     warnings: list[str]
 
 
 def read_ahead(
     items: Sequence[Item], *, rate: int, files: dict[str, tuple[Path, ...]] | None = None
 ) -> Iterator[tuple[Item, Signals | str]]:
-    """Yields each item's signals, or a sentence why not, read while the caller works on those before.
+    """Yields each item's signals, or a sentence with the reason why not, read ahead of the caller.
 
-    `files` are estimates made elsewhere, by id, one for each reference. At the end the log says which mixtures and
-    references were resampled.
+    `files` are estimates by other tools, by id, one for each reference. At the end the log says what was resampled.
     """
     rates: set[int] = set()
 
@@ -41,7 +40,7 @@ def read_ahead(
             return _load(item, (files or {}).get(item.id), rate, rates)
         except UserError as error:
             return str(error)
-        except (OSError, MemoryError) as error:  # a disk that went away, say
+        except (OSError, MemoryError) as error:  # such as a disk that was removed
             return f"its files cannot be read ({error or type(error).__name__})"
 
     yield from zip(items, ahead(load, items, threads=1, most=_AHEAD), strict=True)

@@ -1,4 +1,4 @@
-"""Measures of a separation: SI-SNR, SDR, their improvements over the mixture, the best permutation.
+"""Metrics of a separation: SI-SNR, SDR, their improvements over the mixture, the best permutation.
 
 SI-SNR is Le Roux et al. 2019 ("SDR: half-baked or well done?") with zero-mean signals; SDR is BSS Eval
 v3's (Vincent et al. 2006), which forgives any filter of 512 taps. An improvement (SI-SNRi, SDRi) is the
@@ -7,12 +7,12 @@ estimate's value minus the unprocessed mixture's. All in dB, all computed in dou
 Edge cases, so that no mean ever meets a NaN:
 
 - Values are held to -100 ... 100 dB: a perfect estimate scores 100.
-- A silent (constant) estimate scores -100: it has nothing of its reference.
-- A silent (constant) reference cannot be scored: its speaker is left out of the file's mean, and of the
-  choice of the permutation. A file with no other reference is an error.
-- A silent (constant) mixture is an error: there is nothing to improve on.
-- STOI and PESQ have no value for a file that is too short for them, or has too little speech, in any of its
-  speakers: the file is scored without, with a warning.
+- A silent (constant) estimate scores -100.
+- A silent (constant) reference cannot be scored: its speaker is left out of the file's mean and of the
+  choice of the permutation. A file without any other reference is an error.
+- A silent (constant) mixture is an error.
+- STOI and PESQ have no value for a file that is too short, or has too little speech, in any of its speakers:
+  the file is scored without them, with a warning.
 - Lengths that differ by up to 20 ms are cut to the shortest, with a warning; by more, they are an error.
 """
 
@@ -30,22 +30,22 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.separation.permutation import best_permutation
 from tisdiss_cli.separation.si_snr import is_silent, si_snr
 
-LIMIT = 100.0  # dB; 16-bit files end near 90, and double precision no longer decides beyond 120
+LIMIT = 100.0  # dB; 16-bit files reach 90, and double precision about 120
 TAPS = 512  # of BSS Eval v3's filter
-TRIM_SECONDS = 0.02  # hops and filter delays of common tools stay below
+TRIM_SECONDS = 0.02  # more than the hops and filter delays of common tools
 
 
 @dataclass
 class Score:
-    """One file under one setting; values are means over its speakers."""
+    """Scores of one file under one setting, as means over its speakers."""
 
     si_snr: float  # dB, as are the next three
     si_snri: float
     sdr: float
     sdri: float
     permutation: tuple[int, ...]  # estimate permutation[s] belongs to reference s
-    stoi: float | None = None  # not asked for, or not defined, then with a warning
-    pesq: float | None = None
+    stoi: float | None = None  # None: not requested, or undefined, with a warning
+    pesq: float | None = None  # likewise
     warnings: list[str] = field(default_factory=list)
 
 
@@ -54,7 +54,7 @@ def sdr(estimates: Tensor, references: Tensor) -> Tensor:
 
     The references must not be constant.
     """
-    # In double, of norm 1 so that no metric's epsilon sees the level; silence stays silence.
+    # In double and of norm 1, so that no epsilon depends on the level; silence stays silence.
     signals = (torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-300) for x in (estimates, references))
     # One pair at a time: torch's batched solver on several threads may hang or be wrong (pytorch/pytorch#142815).
     values = [_sdr(*pair) for pair in zip(*(x.reshape(-1, x.shape[-1]) for x in signals), strict=True)]
@@ -62,19 +62,19 @@ def sdr(estimates: Tensor, references: Tensor) -> Tensor:
 
 
 def _sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Returns SDR, (L,), (L,) of unit norm -> () dB."""
+    """Returns the SDR of signals (L,) of unit norm, () dB."""
     value = torch.tensor(torch.nan)
     with suppress(torch.linalg.LinAlgError):  # the reference has fewer than 512 independent shifts
         value = signal_distortion_ratio(estimate, reference, filter_length=TAPS)
     if value.isnan():
-        # Either a perfect estimate (a coherence that rounds to above 1) or a reference like a pure tone,
-        # whose shifts depend on each other; a loaded diagonal settles both and bends nothing below LIMIT.
+        # A perfect estimate (a coherence that rounds to above 1), or a reference like a pure tone with dependent
+        # shifts: a loaded diagonal handles both, and changes nothing below LIMIT.
         value = signal_distortion_ratio(estimate, reference, filter_length=TAPS, load_diag=1e-10)
     return value.nan_to_num(LIMIT, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
 
 def si_snri(mixture: Tensor, references: Tensor, estimates: Tensor) -> float:
-    """Returns SI-SNRi in dB under the best permutation, the mean over the sources: (L,), (S, L), (S, L)."""
+    """Returns the mean SI-SNRi in dB under the best permutation: (L,), (S, L), (S, L)."""
     pairs = si_snr(estimates[None], references[:, None])
     order, _ = best_permutation(pairs)
     return float((pairs[range(len(order)), order] - si_snr(mixture.expand_as(references), references)).mean())
@@ -89,7 +89,7 @@ def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor
         return signals, None
     said = f"{longest} is {difference} samples longer than {shortest}"
     if difference > TRIM_SECONDS * sample_rate:
-        raise UserError(f"{said}: they must be of one length")
+        raise UserError(f"{said}: they must have the same length")
     return {name: signal[..., : lengths[shortest]] for name, signal in signals.items()}, f"{said}: cut"
 
 
@@ -108,8 +108,8 @@ def score(
         mixture: (L,).
         references: (S, L).
         estimates: each (S, L), at any level and in any order of the speakers.
-        sample_rate: Hz; STOI and PESQ depend on it.
-        stoi, pesq: also compute these.
+        sample_rate: rate in Hz, on which STOI and PESQ depend.
+        stoi, pesq: also compute these metrics.
 
     Raises:
         UserError: the mixture or every reference is silent, shapes do not fit, or a sample is NaN or infinite.
@@ -149,7 +149,7 @@ def score(
             ("pesq", pesq, _pesq, "PESQ needs a quarter of a second, and an utterance"),
         ):
             if wanted:
-                # All speakers or none: of a lost voice and a good one, the good one's value alone would flatter.
+                # All speakers or none: without a lost voice, the good one's value alone would flatter.
                 value = sum(measure(*pair, sample_rate) for pair in pairs) / len(pairs)
                 if np.isfinite(value):
                     setattr(result, name, value)
@@ -160,29 +160,26 @@ def score(
 
 
 def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Returns pystoi's STOI of (L,) signals; NaN where less than 0.4 s is left once pauses are taken out."""
+    """Returns pystoi's STOI of (L,) signals; NaN for less than 0.4 s of speech."""
     import pystoi
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
             value = float(pystoi.stoi(reference, estimate, sample_rate))
-        except ValueError:  # not even one of its frames: NumPy's, of an axis that is not there
+        except ValueError:  # NumPy's error about a missing axis, for less than one frame
             return np.nan
-    # Of too few frames pystoi makes 1e-5 and a warning.
+    # For too few frames pystoi returns 1e-5 with a warning.
     return np.nan if any("STFT frames" in str(one.message) for one in said) else value
 
 
 def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Returns pesq's PESQ of (L,) signals, narrow band at 8 kHz, wide band at 16 kHz.
-
-    NaN below 1/4 s and without an utterance.
-    """
+    """Returns PESQ of (L,) signals, narrow band at 8 kHz, wide at 16 kHz; NaN below 1/4 s, or without an utterance."""
     import pesq as package
 
     if not estimate.any():
         return np.nan
     try:
         return float(package.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb"))
-    except (package.PesqError, ValueError):  # ValueError: it meets a NaN of its own
+    except (package.PesqError, ValueError):  # ValueError: a NaN of its own
         return np.nan

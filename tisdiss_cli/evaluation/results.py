@@ -1,4 +1,4 @@
-"""Rows of scores, one for each file and setting: kept in a CSV file that a stopped run goes on from, and summed up."""
+"""Score tables: a row for each file and setting in a CSV file, and their means."""
 
 import csv
 import hashlib
@@ -18,18 +18,18 @@ import numpy as np
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import appending, fingerprint, replacing
 
-# Names that are not UTF-8 have surrogates for their bytes, which become those bytes again.
+# Names that are not UTF-8 have surrogates, which become their bytes again.
 _open = partial(open, newline="", encoding="utf-8", errors="surrogateescape")
-WITHIN = 0.1  # dB; a setting this close to the best is as good
+WITHIN = 0.1  # dB; a setting this close to the best counts as good
 METRICS = ("si_snri", "sdri", "si_snr", "sdr", "stoi", "pesq")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file under one setting."""
+    """Scores of one file under one setting."""
 
     id: str
-    repeats: int | None  # None: estimates that were made elsewhere
+    repeats: int | None  # None: estimates by another tool
     si_snri: float  # dB, as are the next three
     sdri: float
     si_snr: float
@@ -38,24 +38,24 @@ class Row:
     pesq: float | None
     permutation: str  # "2 1": the second estimate is the first reference's
     seconds: float  # of audio
-    network_seconds: float | None  # until this setting's estimate was there
+    network_seconds: float | None  # time until this setting's estimate
     warnings: str
-    key: str  # of the settings and files that the row follows from
+    key: str  # `row_key` of its settings and files
 
 
 _COLUMNS = [field.name for field in fields(Row)]
 
 
 def row_key(settings: dict[str, Any], files: Iterable[Path]) -> str:
-    """Returns 16 hexadecimal digits that change when a setting or a file (its size, its time of change) does."""
-    known = [settings, *(fingerprint(path) for path in files)]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    """Returns 16 hexadecimal digits that change with any setting, or a file's size or time of change."""
+    identity = [settings, *(fingerprint(path) for path in files)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Sheet:
-    """A CSV file of rows: read when opened, appended to file by file. Ids of any bytes come back as they were.
+class ScoreTable:
+    """CSV file of rows, read when opened and appended to file by file; ids may have any bytes.
 
-    UserError if the file exists and is no sheet of scores, or it cannot be read or written.
+    UserError if the file is not a score table, or cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Sheet:
                         continue  # torn when a run was killed: that file is scored again
 
     def keep(self, keys: dict[str, str]) -> int:
-        """Drops rows whose id is not in `keys` or has another key there, and all but an id's last; returns how many."""
+        """Drops rows that do not match `keys` (by id), and all but the last of an id and setting; returns how many."""
         kept = {(row.id, row.repeats): row for row in self.rows if keys.get(row.id) == row.key}
         dropped = len(self.rows) - len(kept)
         self.rows = list(kept.values())
@@ -100,47 +100,47 @@ class Sheet:
             raise UserError(f"--csv {self.path} cannot be {done} ({reason}): name another file") from None
 
 
-def part_of(path: Path, name: str) -> Path:
-    """Returns where a share's rows go: `scores.csv` of "3-of-8" is `scores.3-of-8.csv`."""
+def shard_path(path: Path, name: str) -> Path:
+    """Returns the path of a shard's table: `scores.csv` of "3-of-8" is `scores.3-of-8.csv`."""
     return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 
-def merge_sheets(path: Path) -> tuple[list[Row], int]:
-    """Writes the rows of all of a sheet's parts, and its own, to it; returns them and the number of shares.
+def merge_tables(path: Path) -> tuple[list[Row], int]:
+    """Merges the rows of all shards of a table, and its own, into it; returns them and the number of shards.
 
-    Of an id that several have, the rows of the newest file count. UserError if there are no parts, or one is no sheet.
+    For an id in several files, the rows of the newest count. UserError if there are no shards, or one is damaged.
     """
     pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+)-of-(\d+){re.escape(path.suffix)}")
-    parts = {part: int(found[2]) for part in path.parent.iterdir() if (found := pattern.fullmatch(part.name))}
-    if not parts:
-        raise UserError(f"--merge: {path.parent} has no parts of {path.name}, like {part_of(path, '1-of-8').name}")
-    files = [*parts, *([path] if path.exists() else [])]
+    shards = {file: int(found[2]) for file in path.parent.iterdir() if (found := pattern.fullmatch(file.name))}
+    if not shards:
+        raise UserError(f"--merge: {path.parent} has no shards of {path.name}, like {shard_path(path, '1-of-8').name}")
+    files = [*shards, *([path] if path.exists() else [])]
     oldest_first = sorted(files, key=lambda file: file.stat().st_mtime_ns)
-    rows = [row for file in oldest_first for row in Sheet(file).rows]
-    merged = Sheet(path)
-    merged.rows = sorted(rows, key=lambda row: (row.id, row.repeats or 0))  # of one id and setting the newest last
+    rows = [row for file in oldest_first for row in ScoreTable(file).rows]
+    merged = ScoreTable(path)
+    merged.rows = sorted(rows, key=lambda row: (row.id, row.repeats or 0))  # the newest of an id and setting last
     merged.keep({row.id: row.key for row in rows})
-    return merged.rows, parts[max(parts, key=lambda part: part.stat().st_mtime_ns)]
+    return merged.rows, shards[max(shards, key=lambda file: file.stat().st_mtime_ns)]
 
 
 def _text(row: Row) -> dict[str, Any]:
-    """Returns its cells; None becomes an empty one."""
+    """Returns the cells of a row; None is an empty cell."""
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(row).items()}
 
 
 def _parse(values: dict[str, str]) -> Row:
-    """Reads a line; TypeError or ValueError if it is not whole."""
+    """Parses the cells of a row; TypeError or ValueError if it is not whole."""
     numbers = {name: float(values[name]) if values[name] else None for name in (*METRICS, "seconds", "network_seconds")}
     needed = [numbers[name] for name in ("si_snri", "sdri", "si_snr", "sdr", "seconds")]
     if None in needed or not values["key"] or not all(math.isfinite(value or 0.0) for value in numbers.values()):
-        raise ValueError("a cell is empty, or no number")
+        raise ValueError("a cell is empty, or not a number")
     repeats = int(values["repeats"]) if values["repeats"] else None
     cells: dict[str, Any] = {**values, **numbers, "repeats": repeats}
     return Row(**cells)
 
 
 class Mean(NamedTuple):
-    """A mean over files."""
+    """Mean over files."""
 
     mean: float
     ci95: float | None  # half width of its 95 % confidence interval (Student's t); None for one file
@@ -148,15 +148,15 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """The means of one setting over all files."""
+    """Means of one setting over all files."""
 
-    repeats: int | None  # None: estimates that were made elsewhere
-    means: dict[str, Mean]  # of those of METRICS that were measured, by name
+    repeats: int | None  # None: estimates by another tool
+    means: dict[str, Mean]  # of the measured METRICS, by name
     files: int
-    rtf: float | None  # network seconds for a second of audio; None where no network ran
+    rtf: float | None  # network seconds for a second of audio; None without a network
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it for JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
+        """Returns the summary for JSON: `{"repeats", "si_snri": {"mean", "ci95"}, ..., "files", "rtf"}`."""
         means = {metric: mean._asdict() for metric, mean in self.means.items()}
         return {"repeats": self.repeats, **means, "files": self.files, "rtf": self.rtf}
 
@@ -176,16 +176,16 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
 
 
 def mean_interval(values: Sequence[float]) -> Mean:
-    """Returns the mean of at least one value, and its interval."""
+    """Returns the mean of at least one value, with its interval."""
     n, mean = len(values), statistics.fmean(values)
     return Mean(mean, student_t(n - 1) * statistics.stdev(values, mean) / math.sqrt(n) if n > 1 else None)
 
 
 @cache
 def student_t(freedom: int, probability: float = 0.95) -> float:
-    """Returns the t that |T| stays below with that probability, for that many degrees of freedom.
+    """Returns the two-sided quantile of Student's t with `freedom` degrees of freedom.
 
-    T is √freedom times the tangent of an angle whose density goes with cos^(freedom - 1), which is summed up here.
+    T is √freedom times the tangent of an angle with density cos^(freedom - 1), which is integrated numerically.
     """
     ends = np.linspace(0, np.pi / 2, 1_000_001)
     inside = np.cumsum(np.cos((ends[1:] + ends[:-1]) / 2) ** (freedom - 1))
@@ -201,7 +201,7 @@ def smallest_within(quality: dict[int, float], margin: float = WITHIN) -> int:
 
 @dataclass(frozen=True)
 class Point:
-    """A setting, what it takes and what it gives."""
+    """Time and quality of one setting."""
 
     repeats: int
     rtf: float  # network seconds for a second of audio
@@ -210,12 +210,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Quality against time, a series of settings."""
+    """Curve of quality against time over settings."""
 
-    name: str  # a precision, or nothing where there is one
+    name: str  # the variant; "" for a single one
     points: list[Point]  # at least one
 
     @property
     def marked(self) -> int:
-        """The smallest setting that is about as good as the best."""
+        """The smallest setting within WITHIN of the best."""
         return smallest_within({point.repeats: point.si_snri for point in self.points})

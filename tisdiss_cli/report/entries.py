@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.evaluation.results import Row, Sheet
+from tisdiss_cli.evaluation.results import Row, ScoreTable
 from tisdiss_cli.folder.record import RECORD, Line, read_lines
 
 
@@ -69,7 +69,7 @@ def read_scores(path: Path) -> dict[str, list[Row]]:
     if not path.is_file():
         raise UserError(f"--scores {path} does not exist: name a file that `tisdiss score --csv` wrote")
     try:
-        rows = Sheet(path).rows
+        rows = ScoreTable(path).rows
     except UserError:
         rows = []
     if not rows:
