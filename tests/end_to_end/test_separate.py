@@ -50,8 +50,8 @@ def test_outputs_are_the_networks(tmp_path, mini_weights):
     separate(source, out, mini_weights, seconds=2.0)
     separator = Separator.load(mini_weights, "cpu", "fp32")
     with torch.no_grad():
-        heard = separator.network.heard(torch.from_numpy(mixture.T))
-        expected = separator.network(heard, 1, 1)[0, :, : len(mixture)]
+        prepared = separator.network.prepare(torch.from_numpy(mixture.T))
+        expected = separator.network(prepared, 1, 1)[0, :, : len(mixture)]
     assert torch.equal(separator.separate(torch.from_numpy(mixture[:, 0]), repeats=1, separator_repeats=1), expected)
     for index in range(2):
         voice, _ = soundfile.read(out / f"in_s{index + 1}.wav", dtype="float32")

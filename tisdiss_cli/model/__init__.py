@@ -1,1 +1,1 @@
-"""The network, nothing else: configuration, paths, stages, weight files, published names."""
+"""The network and its weight files; knows nothing about recordings, chunks or options."""

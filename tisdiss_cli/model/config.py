@@ -1,4 +1,4 @@
-"""The one description of a TISDiSS network: every width, order, repetition count and rate.
+"""Configuration of a TISDiSS network: every width, order, repetition count and rate.
 
 Symbols in comments follow the paper (arXiv 2509.15666): S speakers, D channels, H hidden channels
 of a feed-forward, A attention width, T frames, F frequency bins.
@@ -9,16 +9,16 @@ from typing import Any
 
 from tisdiss_cli.errors import UserError
 
-MOST_REPEATS = 1000  # of Separator or Reconstructor that a command takes: beyond it a slip of the finger is likelier
+MOST_REPEATS = 1000  # of Separator or Reconstructor; more is probably a typing error
 MOST_SHIFTS = 64  # passes over a chunk
 _MOST = 1_000_000  # of any other number
 
 
 @dataclass(frozen=True)
 class Config:
-    """Architecture, STFT and sampling rate of a network; the defaults are the released model.
+    """Architecture, STFT and sampling rate of a network; the defaults are the released model's.
 
-    Raises UserError, in one sentence, when a value is impossible or two do not fit together.
+    Raises UserError if a value is out of range or two do not fit together.
     """
 
     speakers: int = 2  # S
@@ -39,8 +39,8 @@ class Config:
     n_fft: int = 128
     hop_length: int = 64
     encoder_kernel: tuple[int, int] = (3, 3)  # over (T, F), of Encoder's and Decoder's convolution
-    encoder_stride: tuple[int, int] = (1, 1)  # over (T, F): the stages between work on a grid so much coarser
-    output: str = "spectrum"  # what the Decoder gives: "spectrum", or "mask" to multiply the mixture's with
+    encoder_stride: tuple[int, int] = (1, 1)  # over (T, F): by this factor the grid of the other stages is coarser
+    output: str = "spectrum"  # output of the Decoder: "spectrum", or "mask", which multiplies the mixture's spectrum
     sample_rate: int = 8000  # Hz
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class Config:
 
     @property
     def bins(self) -> int:
-        """F, the number of frequency bins of the one-sided spectrum."""
+        """Number F of frequency bins of the one-sided spectrum."""
         return self.n_fft // 2 + 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """Returns the configuration that `to_dict` wrote; UserError names an unknown key."""
+        """Returns the configuration from `to_dict`'s values; UserError for an unknown key."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise UserError(f"configuration: unknown key {unknown[0]!r}")
@@ -97,7 +97,7 @@ class Config:
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
-    """Returns a field of two whole numbers above 0, which JSON and TOML hold as a list."""
+    """Returns the value as a pair of whole numbers above 0, from a list in JSON and TOML."""
     if not isinstance(value, tuple | list) or [type(v) is int and 0 < v <= _MOST for v in value] != [True, True]:
         raise UserError(f"configuration: {name} must be two whole numbers above 0, (frames, bins), not {value!r}")
     return value[0], value[1]

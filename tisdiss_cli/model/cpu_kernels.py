@@ -1,4 +1,4 @@
-"""Convolutions and attention by whichever way is fastest: on a CPU others than torch's own, in training and in bf16."""
+"""Convolutions and attention that are faster on a CPU than torch's own, in training and in bf16."""
 
 from typing import Any, cast
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
-FEWEST_CHANNELS = 64  # on both sides: with fewer, the products are too narrow to be the faster way
+FEWEST_CHANNELS = 64  # of input and output; with fewer, matrix products are not faster
 MOST_SEQUENCES = 65_535  # that CUDA's attention kernels take at a time
-# On a CPU in bf16, up to so many positions two products and a softmax are faster than the fused kernel, which computes
-# its exponentials and its backward pass in float32: 1.4 to 2.4 times on an EPYC with AVX512-BF16, twice in training.
+# Positions up to which, on a CPU in bf16, two products and a softmax are faster than the fused kernel with its float32
+# exponentials and backward pass: 1.4 to 2.4 times on an EPYC with AVX512-BF16, twice in training.
 LONGEST_IN_PRODUCTS = 1024
-MOST_WEIGHTS = 1_000_000  # of a slice of these sequences, so that they stay in the cache
+MOST_WEIGHTS = 1_000_000  # attention weights of a slice, which then fits in the cache
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int] = (0, 0)) -> Tensor:
-    """Convolves at stride 1 as `F.conv2d`: (N, C, T, F) -> (N, C', T', F'), best in memory with the channels last."""
+    """Convolves at stride 1 as `F.conv2d`: (N, C, T, F) -> (N, C', T', F'), fastest in the channels_last format."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or not weight.requires_grad:
         return F.conv2d(x, weight, bias, padding=padding)
     if not torch.is_autocast_enabled("cpu"):
@@ -29,11 +29,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int,
 
 
 class _Convolution(torch.autograd.Function):
-    """On a CPU, where oneDNN (3.10) is slow at some gradients; that of the input keeps a convolution's pace.
+    """Convolution on a CPU with faster gradients than oneDNN's (3.10).
 
-    In float32 it takes two to three times as long over the gradient of wide weights as products do: so a training step
-    of the released network takes 0.8 of the time; with 64 channels it is about the same. In bf16 the bias of a
-    convolution along time more than doubles the time of all its gradients, where a sum takes a twentieth of it.
+    In float32, oneDNN takes two to three times as long as matrix products for the gradient of wide weights; with
+    products, a training step of the released network takes 0.8 of the time. In bf16, the bias of a convolution along
+    time more than doubles the time of all its gradients, of which a sum takes a twentieth.
     """
 
     @staticmethod
@@ -51,17 +51,17 @@ class _Convolution(torch.autograd.Function):
             of_input = conv2d_input(x.shape, weight, gradient, padding=ctx.padding) if ctx.needs_input_grad[0] else None
             of_weight = weight_gradient(x, gradient, tuple(weight.shape[2:]), ctx.padding)
         else:
-            wanted = [ctx.needs_input_grad[0], True, False]
+            mask = [ctx.needs_input_grad[0], True, False]
             of_input, of_weight, _ = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, [1, 1], ctx.padding, [1, 1], False, [0, 0], 1, wanted
+                gradient, x, weight, None, [1, 1], ctx.padding, [1, 1], False, [0, 0], 1, mask
             )
         return of_input, of_weight, of_bias, None
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
-    """Returns, for every tap of the kernel, the product of the output's gradients with the inputs that it met.
+    """Returns the gradient (C', C, *kernel) of a convolution's weight, as one matrix product for each tap.
 
-    Of an input (N, C, T, F) and gradients (N, C', T', F'), with kernel and padding over (T, F); (C', C, *kernel).
+    Takes inputs (N, C, T, F) and output gradients (N, C', T', F'), with kernel and padding over (T, F).
     """
     (over_t, over_f), (frames, bins) = padding, gradient.shape[2:]
     rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
@@ -79,7 +79,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if in_products(q):
         return attend_in_products(q, k, v)
     if q.device.type == "cpu" and torch.is_grad_enabled():
-        q, k, v = q.float(), k.float(), v.float()  # the fused kernel's backward pass takes many times as long in bf16
+        q, k, v = q.float(), k.float(), v.float()  # in bf16 the fused kernel's backward pass is many times slower
     if torch.compiler.is_exporting() or q.shape[0] <= MOST_SEQUENCES:
         return F.scaled_dot_product_attention(q, k, v)
     parts = zip(*(x.split(MOST_SEQUENCES) for x in (q, k, v)), strict=True)
@@ -87,7 +87,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def in_products(q: Tensor) -> bool:
-    """Tells whether `attend_in_products` is the faster way; a compiler would make a graph for each number of slices."""
+    """Returns True if `attend_in_products` is faster than the fused kernel."""
+    # Not when compiling, which would make a graph for each number of slices.
     in_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
     return in_bf16 and q.shape[-2] <= LONGEST_IN_PRODUCTS
 

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: weight files and published checkpoints, fetched, found in its client's cache, and pushed."""
+"""Hugging Face Hub: download, look-up in the cache and upload of weight files and published checkpoints."""
 
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -8,16 +8,13 @@ from tisdiss_cli.errors import UserError
 
 
 def fetch_files(repository: str, file: str | None = None) -> list[Path]:
-    """Downloads a repository's weight file, or a `.pth` and the `config.yaml` nearest to it, into the hub's cache.
+    """Downloads a repository's weight file, or a `.pth` and the nearest `config.yaml`, and returns their cached paths.
 
-    What the cache holds is taken from there where the hub cannot be reached, or must not be (HF_HUB_OFFLINE).
+    Takes files from the hub's cache if the hub cannot be reached, or with HF_HUB_OFFLINE.
 
     Args:
         repository: "owner/name".
-        file: the path of the `.safetensors` or `.pth` in the repository; None: the only one there is.
-
-    Returns:
-        Their paths in the cache.
+        file: path of the `.safetensors` or `.pth` in the repository. Default: the only one.
 
     Raises:
         UserError: huggingface_hub is not installed, the hub or the repository cannot be reached, or it does not hold
@@ -26,50 +23,49 @@ def fetch_files(repository: str, file: str | None = None) -> list[Path]:
     hub = _client("fetching")
     try:
         files = _list_files(hub, repository)
-        wanted = [file] if file else _only(files, ".safetensors") or _only(files, ".pth")
-        if not wanted or wanted[0] not in files:
+        requested = [file] if file else _only(files, ".safetensors") or _only(files, ".pth")
+        if not requested or requested[0] not in files:
             found = ", ".join(sorted(name for name in files if name.endswith((".safetensors", ".pth")))) or "none"
             raise UserError(f"{repository} must hold one .safetensors or .pth, or --file name one; it holds: {found}")
-        if wanted[0].endswith(".pth"):
-            folders = [str(folder / "config.yaml") for folder in PurePosixPath(wanted[0]).parents]
-            config = next((name for name in folders if name in files), None)
+        if requested[0].endswith(".pth"):
+            candidates = [str(folder / "config.yaml") for folder in PurePosixPath(requested[0]).parents]
+            config = next((name for name in candidates if name in files), None)
             if config is None:
-                raise UserError(f"{repository} has no config.yaml beside or above {wanted[0]}")
-            wanted.append(config)
-        return [Path(hub.hf_hub_download(repository, name)) for name in wanted]
+                raise UserError(f"{repository} has no config.yaml beside or above {requested[0]}")
+            requested.append(config)
+        return [Path(hub.hf_hub_download(repository, name)) for name in requested]
     except UserError:
         raise
     except Exception as error:  # the hub's client, httpx and others each raise their own
-        advice = "check the name and the connection, or download its files elsewhere (see 'tisdiss weights import')"
+        advice = "check the name and the connection, or download its files by hand (see 'tisdiss weights import')"
         raise UserError(f"{repository} cannot be fetched ({_reason(error)}): {advice}") from None
 
 
 def find_cached(repository: str) -> Path | None:
-    """Returns the weight file of a repository in the hub's cache, without a network; None where there is none.
+    """Returns a repository's weight file in the hub's cache, without network access; None if there is none.
 
-    Raises:
-        UserError: the cache holds several of that repository.
+    UserError if the cache holds several.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     with suppress(Exception):  # no client, no cache, no such repository in it
         folder = Path(_client("finding").snapshot_download(repository, local_files_only=True))
-        found = sorted(folder.rglob("*.safetensors"))
-    if len(found) > 1:
-        raise UserError(f"{repository} has several weight files in the hub's cache: name one of {found[0].parent}")
-    return found[0] if found else None
+        files = sorted(folder.rglob("*.safetensors"))
+    if len(files) > 1:
+        raise UserError(f"{repository} has several weight files in the hub's cache: pass one from {files[0].parent}")
+    return files[0] if files else None
 
 
 def push_weights(path: Path, repository: str, card: Path, *, private: bool = False) -> str:
-    """Uploads a weight file and its card to a repository of the hub, made where there is none; returns an address.
+    """Uploads a weight file and its card to a repository, created if missing, and returns the commit's address.
 
     Args:
-        path: of the weight file.
+        path: the weight file.
         repository: "owner/name".
         card: the model card, which becomes the repository's README.md.
-        private: whether a repository that is made is.
+        private: True to create the repository as private.
 
     Raises:
-        UserError: huggingface_hub is not installed, nobody is logged in, or the hub takes nothing.
+        UserError: huggingface_hub is not installed, nobody is logged in, or the hub refuses the upload.
     """
     hub = _client("pushing")
     try:
@@ -91,9 +87,9 @@ def _client(doing: str) -> Any:
 
 
 def _only(files: list[str], ending: str) -> list[str]:
-    """Returns the one file of that ending; none where there are several."""
-    found = [name for name in files if name.endswith(ending)]
-    return found if len(found) == 1 else []
+    """Returns the only file with that ending; nothing if there are several."""
+    matches = [name for name in files if name.endswith(ending)]
+    return matches if len(matches) == 1 else []
 
 
 def _reason(error: Exception) -> str:
@@ -101,7 +97,7 @@ def _reason(error: Exception) -> str:
 
 
 def _list_files(hub: Any, repository: str) -> list[str]:
-    """Returns the paths of a repository's files; where it cannot be asked, of those in the cache."""
+    """Returns the paths of a repository's files, or of those in the cache if the hub cannot be reached."""
     try:
         return hub.list_repo_files(repository)
     except Exception as error:

@@ -1,9 +1,8 @@
-"""One path of TF-Locoformer (Saijo et al. 2024), the block that TISDiSS repeats.
+"""Paths of TF-Locoformer (Saijo et al. 2024), the block that TISDiSS repeats.
 
-Features are kept channels last, (N, T, F, D), so that every linear map is a plain matrix product and
-every convolution runs on the `channels_last` view (N, D, T, F) of the same memory. A sequence runs
-along one axis, all the others are batch: the frequency path along F, the frame path along T, the
-speaker path along S. Parameters keep the published shapes.
+Features are channels last, (N, T, F, D), so that every linear map is a plain matrix product and every convolution runs
+on the `channels_last` view (N, D, T, F) of the same memory. Sequences run along one axis, F in the frequency path, T
+in the frame path, S in the speaker path; all other axes are batch. Parameters keep the published shapes.
 """
 
 from collections.abc import Callable
@@ -18,22 +17,22 @@ from tisdiss_cli.model.cpu_kernels import attend, convolve
 
 FREQUENCY, FRAME = "frequency", "frame"
 MOST_ELEMENTS = 2_000_000_000  # of a tensor: most CUDA kernels count in 32 bits
-# On a CPU, of more than 32 MiB the C library asks the system for every tensor and gives it back, page by page.
+# Above 32 MiB on a CPU, the C library takes every tensor from the system and gives it back, page by page.
 MOST_ELEMENTS_ON_CPU = 8_000_000
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """Returns what a linear map of x runs in: autocast's choice, else x's own."""
+    """Returns the dtype of a linear map of x: autocast's, else that of x."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def sliced(function: Callable[[Tensor], Tensor], x: Tensor, axis: int, elements: int) -> Tensor:
-    """Applies `function` to x, in slices along an `axis` that is batch to it where a tensor would be too large.
+    """Applies `function` to x, in slices along its batch `axis` where tensors would be too large.
 
-    `elements`: of the largest tensor that it makes of the whole of x.
+    `elements`: size of the largest tensor that `function` makes from all of x.
     """
-    # Where gradients are wanted the tensors are kept, and a compiler would make a graph for each number of slices.
+    # Not for training, which keeps the tensors, nor when compiling, which would make a graph for each number of slices.
     small = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     most = min(MOST_ELEMENTS_ON_CPU, MOST_ELEMENTS) if small else MOST_ELEMENTS
     if torch.compiler.is_exporting() or elements <= most:  # a bound would be the exported model's longest input
@@ -42,9 +41,9 @@ def sliced(function: Callable[[Tensor], Tensor], x: Tensor, axis: int, elements:
 
 
 class RMSGroupNorm(nn.Module):
-    """Divides each of `groups` groups of channels by (its root mean square + eps), and holds the scale gamma (D,).
+    """Division of each of `groups` groups of channels by (root mean square + eps), with the scale gamma (D,).
 
-    The linear map that follows takes gamma into its weights: a pass over parameters, not over features.
+    The next linear map multiplies gamma into its weights, which saves a pass over the features.
     """
 
     def __init__(self, channels: int, groups: int, eps: float) -> None:
@@ -53,7 +52,7 @@ class RMSGroupNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises (..., D), not yet scaled, by float32 statistics, in the dtype of the linear map to come."""
+        """Normalises (..., D) by float32 statistics, without gamma, to the dtype of the next linear map."""
         grouped = x.float().unflatten(-1, (self.groups, -1))  # (..., G, D / G)
         rms = torch.linalg.vector_norm(grouped, dim=-1, keepdim=True) * grouped.shape[-1] ** -0.5
         return (grouped * (rms + self.eps).reciprocal()).flatten(-2).to(compute_dtype(x))
@@ -62,9 +61,8 @@ class RMSGroupNorm(nn.Module):
 class FeedForward(nn.Module):
     """Norm and convolutional SwiGLU: Conv1d D -> 2H, gate, ConvTranspose1d H -> D, along one axis.
 
-    The sequence of length n is padded with kernel - 1 zeros at both ends and the kernel - 1 outermost
-    positions of the transposed convolution are dropped, so that length n comes out again. A transposed
-    convolution that is cropped so is a plain one with the kernel turned round, which is how it runs.
+    Both ends are padded with kernel - 1 zeros, and the transposed convolution drops its kernel - 1 outermost positions,
+    so that the length stays. Cropped like this it equals a plain convolution with the kernel reversed, and runs as one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -89,16 +87,16 @@ class FeedForward(nn.Module):
         return value * F.silu(gate)
 
     def dense_maps(self, length: int, norm: RMSGroupNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the same, but for the norm's division, for sequences of `length` S: two matrices, two biases.
+        """Returns `forward` without the norm's division as two matrices and biases, for sequences of `length` S.
 
-        With P = S + kernel - 1 positions between the convolutions: (P*2H, S*D), (P*2H,), (S*D, P*H),
-        (S*D,). On two speakers most of the kernel meets padding; here no product touches it.
+        With P = S + kernel - 1 positions between the convolutions: (P*2H, S*D), (P*2H,), (S*D, P*H), (S*D,). At two
+        speakers most of the kernel falls on padding, which these products skip.
         """
         kernel = self.conv.kernel_size[0]
         positions = length + kernel - 1
         device = self.conv.weight.device
-        # Position p of the first convolution reads input s through tap s - p + kernel - 1; position s
-        # of the transposed one reads p through the same tap. Taps outside the kernel are zeros.
+        # Position p of the first convolution reads input s through tap s - p + kernel - 1, and position s of the
+        # transposed one reads p through the same tap. Taps outside the kernel are zeros.
         tap = torch.arange(length, device=device)[None] - torch.arange(positions, device=device)[:, None] + kernel - 1
         inside = ((tap >= 0) & (tap < kernel)).to(self.conv.weight.dtype)
         tap = tap.clamp(0, kernel - 1)
@@ -119,10 +117,10 @@ def rotary_angles(length: int, head_dim: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns interleaved pairs, (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
+    """Rotates interleaved pairs, (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin), in float32.
 
-    As complex numbers, which is one pass over memory instead of several; but torch.compile has no code for these, and
-    makes one pass of the real form.
+    Complex numbers take one pass over memory instead of several. torch.compile does not support them, but fuses the
+    real form into one pass.
     """
     if torch.compiler.is_compiling():
         return rotate_in_parts(x, angles)
@@ -131,14 +129,14 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def rotate_in_parts(x: Tensor, angles: Tensor) -> Tensor:
-    """Does as `rotate` without complex numbers."""
+    """Computes `rotate` without complex numbers."""
     cos, sin = angles.cos(), angles.sin()
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
 
 
 class Attention(nn.Module):
-    """Norm and multi-head self-attention with rotary positions; no biases."""
+    """Norm and multi-head self-attention with rotary positions, without biases."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -146,8 +144,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.channels, 3 * config.attention_channels, bias=False)
         self.out = nn.Linear(config.attention_channels, config.channels, bias=False)
 
-    def turned(self, x: Tensor, norm: RMSGroupNorm, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries and keys, turned by place along `axis`, and values: (..., D) -> 3 x (..., heads, dim)."""
+    def projected(self, x: Tensor, norm: RMSGroupNorm, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries and keys, rotated by position along `axis`, and values: (..., D) -> 3 x (..., heads, dim)."""
         qkv = F.linear(norm(x), self.qkv.weight * norm.gamma).unflatten(-1, (3, self.heads, -1))
         qk, v = qkv.split((2, 1), dim=-3)
         angles = rotary_angles(x.shape[axis], v.shape[-1], x.device)
@@ -156,7 +154,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, norm: RMSGroupNorm, axis: str) -> Tensor:
         """Maps (N, T, F, D) -> (N, T, F, D), along `axis`: "frequency" or "frame"."""
-        q, k, v = self.turned(x, norm, 2 if axis == FREQUENCY else 1)
+        q, k, v = self.projected(x, norm, 2 if axis == FREQUENCY else 1)
         # (N * T, F, heads, dim) or (N, T, F * heads, dim), a view of the same memory: all but the sequence is batch.
         q, k, v = (part.to(v.dtype).flatten(*((0, 1) if axis == FREQUENCY else (2, 3))) for part in (q, k, v))
         with torch.autocast(x.device.type, enabled=False):
@@ -165,7 +163,7 @@ class Attention(nn.Module):
 
     def across(self, x: Tensor, norm: RMSGroupNorm) -> Tensor:
         """Maps (B, S, T, F, D) -> (B, S, T, F, D) along S, a very short sequence, in closed form."""
-        q, k, v = self.turned(x, norm, 1)  # (B, S, T, F, heads, dim)
+        q, k, v = self.projected(x, norm, 1)  # (B, S, T, F, heads, dim)
         scale = q.shape[-1] ** -0.5
         if x.shape[1] == 2:  # the softmax of two scores is the sigmoid of their difference
             difference = (q * (k[:, 1:] - k[:, :1])).sum(-1, keepdim=True) * scale  # (B, 2, T, F, heads, 1)
@@ -193,13 +191,13 @@ class SpectralPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, T, F, D) -> (N, T, F, D)."""
-        own, other = (2, 1) if self.axis == FREQUENCY else (1, 2)
+        sequence, batch = (2, 1) if self.axis == FREQUENCY else (1, 2)
         conv = self.ffn_pre.conv
-        hidden = conv.out_channels * (x.shape[own] + conv.kernel_size[0] - 1)
-        return sliced(self.of_slice, x, other, x.shape[0] * x.shape[other] * hidden)
+        hidden = conv.out_channels * (x.shape[sequence] + conv.kernel_size[0] - 1)
+        return sliced(self.of_slice, x, batch, x.shape[0] * x.shape[batch] * hidden)
 
     def of_slice(self, x: Tensor) -> Tensor:
-        """Maps a part of the sequences, which is what `Separator.compile` compiles."""
+        """Maps a slice of the sequences; `Separator.compile` compiles this."""
         x = x + self.ffn_pre(x, self.ffn_pre_norm, self.axis)
         x = x + self.attention(x, self.attention_norm, self.axis)
         return x + self.ffn_post(x, self.ffn_post_norm, self.axis)
@@ -222,7 +220,7 @@ class SpeakerPath(nn.Module):
         return sliced(self.of_slice, x, 2, x.shape[0] * x.shape[2] * x.shape[3] * hidden)
 
     def of_slice(self, x: Tensor) -> Tensor:
-        """Maps a part of the frames, which is what `Separator.compile` compiles."""
+        """Maps a slice of the frames; `Separator.compile` compiles this."""
         x = x + self.attention.across(x, self.attention_norm)
         conv = self.ffn_post.conv
         first, first_bias, second, second_bias = self.ffn_post.dense_maps(x.shape[1], self.ffn_post_norm)

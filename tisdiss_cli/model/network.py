@@ -1,4 +1,4 @@
-"""The network: one forward, a generator of estimates that inference, scoring and training share."""
+"""The TISDiSS network: one generator of estimates for inference, scoring and training."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ SEPARATOR, SPLITTER, RECONSTRUCTOR = "separator", "splitter", "reconstructor"
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate of the voices after one stage; nothing is decoded until `waveforms` is called."""
+    """Estimate of the voices after one stage, decoded when `waveforms` is called."""
 
     stage: str  # "separator" (through the Splitter), "splitter" or "reconstructor"
     repeat: int  # 1, 2, ... within that stage; 0 for the Splitter's
@@ -35,7 +35,7 @@ def _last(estimates: Iterator[Estimate]) -> Tensor:
 
 
 class TISDiSS(nn.Module):
-    """Time-domain in, time-domain out speech separation that scales at inference (arXiv 2509.15666)."""
+    """Speech separation network that scales at inference, from waveform to waveforms (arXiv 2509.15666)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class TISDiSS(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws Xavier-uniform matrices and kernels (the paper's recipe), zero biases, unit norms."""
+        """Initialises matrices and kernels Xavier-uniform, as in the paper, and biases to zero."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -59,13 +59,13 @@ class TISDiSS(nn.Module):
 
     @property
     def parameter_count(self) -> int:
-        """As the authors count: with the rotary frequencies, one table for each kind of path."""
+        """Number of parameters as the authors count, with a table of rotary frequencies for each kind of path."""
         tables = 3 * self.config.attention_channels // self.config.heads // 2
         return sum(parameter.numel() for parameter in self.parameters()) + tables
 
     @property
     def min_samples(self) -> int:
-        """The fewest samples of a mixture that `estimates` takes (the STFT's reflection needs them)."""
+        """Smallest number of samples that `estimates` takes, which the STFT's reflection needs."""
         return self.config.n_fft // 2 + 1
 
     def estimates(
@@ -78,13 +78,12 @@ class TISDiSS(nn.Module):
         """Yields the estimate after the Splitter and after every Reconstructor layer, in order.
 
         Args:
-            mixture: (B, L) at the configured rate, L at least `min_samples`; any level, each item
-                is scaled by its own standard deviation. A silent item gives silence.
-            repeats: of the Reconstructor's stack, at least 0 (0: only the Splitter's estimate);
-                None: as trained.
-            separator_repeats: of the Separator's stack, at least 1; None: as trained.
-            separator_outputs: also yields, first, each Separator layer's output but the last, sent
-                through the Splitter (an option of the paper's multi-loss).
+            mixture: (B, L) at the configured rate and any level, L at least `min_samples`. Each item is scaled by its
+                standard deviation; a silent item gives silence.
+            repeats: repeats of the Reconstructor, at least 0 (0: only the Splitter's estimate). Default: as trained.
+            separator_repeats: repeats of the Separator, at least 1. Default: as trained.
+            separator_outputs: first yields the output of each Separator layer but the last, sent through the Splitter
+                (an option of the paper's multi-loss).
 
         Raises:
             ValueError: a repetition count or the mixture's shape is out of range.
@@ -108,9 +107,9 @@ class TISDiSS(nn.Module):
     def outputs(
         self, spectrum: Tensor, repeats: int, separator_repeats: int, separator_outputs: bool = False
     ) -> Iterator[tuple[str, int, bool, Tensor]]:
-        """Yields stage, repeat, whether it ends the repeat, and what the Decoder takes (B, S, T', F', D), in order.
+        """Yields stage, repeat, whether it ends the repeat, and the Decoder's input (B, S, T', F', D), in order.
 
-        Arguments as `estimates`, but for the mixture's spectrum (B, T, F, 2).
+        Takes the mixture's spectrum (B, T, F, 2), and else the arguments of `estimates`.
         """
         features = self.encoder(spectrum)
         layers = len(self.separator.layers)
@@ -123,33 +122,31 @@ class TISDiSS(nn.Module):
         for index, x in enumerate(self.reconstructor(features, split, repeats, self.reinjection), 1):
             yield RECONSTRUCTOR, -(-index // layers), index % layers == 0, x
 
-    def heard(self, mixture: Tensor, delay: int = 0) -> Tensor:
-        """Returns a mixture (..., L), any L from 1, without its mean, and with zeros up to a whole number of hops.
+    def prepare(self, mixture: Tensor, delay: int = 0) -> Tensor:
+        """Subtracts a mixture's mean (..., L), L from 1, and pads it with zeros to a whole number of hops.
 
-        `delay`: samples of silence before it.
+        `delay`: samples of silence before the mixture.
 
-        A microphone's offset is no sound: it would count in the level by which `estimates` scales, and come out of
-        the voices as well. It goes before the zeros are there, so that no step is left at the end.
-
-        Without the zeros the last samples may lie under the foot of a single window, by whose square the inverse STFT
-        divides whatever the network has estimated there: voices would end in a click.
+        The mean, a microphone's offset, would count in the level by which `estimates` scales and appear in the voices.
+        It goes before the padding, so that there is no step at the end. Without padding, the last samples may lie at
+        the edge of a single window, by whose square the inverse STFT divides: voices would end in a click.
         """
         length, hop = delay + mixture.shape[-1], self.config.hop_length
         first = mixture[..., :1]
-        mean = first + (mixture - first).mean(dim=-1, keepdim=True)  # exact where all samples are alike
+        mean = first + (mixture - first).mean(dim=-1, keepdim=True)  # exact where all samples are equal
         return F.pad(mixture - mean, (delay, -(-max(length, self.min_samples) // hop) * hop - length))
 
     def padded_estimates(
         self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None, delay: int = 0
     ) -> Iterator[Estimate]:
-        """Yields `estimates` of what is `heard` of (B, L), L from 1, cut back to L: for all that is not training."""
-        for estimate in self.estimates(self.heard(mixture, delay), repeats, separator_repeats):
+        """Yields `estimates` of (B, L), L from 1, after `prepare` and cut back to L, for all uses but training."""
+        for estimate in self.estimates(self.prepare(mixture, delay), repeats, separator_repeats):
             yield replace(estimate, waveforms=partial(_part, delay, delay + mixture.shape[-1], estimate.waveforms))
 
     def separate(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """Separates (B, L) -> (B, S, L), L from 1: the last of `padded_estimates`, the only one that is decoded."""
+        """Separates (B, L) -> (B, S, L), L from 1: decodes the last of `padded_estimates`."""
         return _last(self.padded_estimates(mixture, repeats, separator_repeats))
 
     def forward(self, mixture: Tensor, repeats: int | None = None, separator_repeats: int | None = None) -> Tensor:
-        """Computes the published function, (B, L) -> (B, S, L): the last of `estimates`, the only one decoded."""
+        """Computes the published function, (B, L) -> (B, S, L): decodes the last of `estimates`."""
         return _last(self.estimates(mixture, repeats, separator_repeats))

@@ -1,4 +1,4 @@
-"""ONNX models: the stages between the STFT and its inverse, in real numbers, of a network at a number of repeats."""
+"""ONNX export of the stages between the STFT and its inverse, in real numbers, at a fixed number of repeats."""
 
 import logging
 import warnings
@@ -14,12 +14,12 @@ from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
 
 OPSET = 20
-CLOSE = 1e-4  # of the largest value, to which onnxruntime must agree with torch
-_LENGTHS = (2, 63, 251)  # frames at which that is checked
+CLOSE = 1e-4  # largest difference between onnxruntime and torch, relative to the largest value
+_LENGTHS = (2, 63, 251)  # frames at which they are compared
 
 
 class Spectra(nn.Module):
-    """Maps the spectrum of a mixture (B, T, F, 2), of unit standard deviation, to its voices' (B, S, T, F, 2)."""
+    """Module from a mixture's spectrum (B, T, F, 2), at unit standard deviation, to its voices' (B, S, T, F, 2)."""
 
     def __init__(self, network: TISDiSS, repeats: int, separator_repeats: int) -> None:
         super().__init__()
@@ -35,22 +35,22 @@ class Spectra(nn.Module):
 def export_onnx(
     path: Path, network: TISDiSS, weights: WeightFile, *, repeats: int, separator_repeats: int | None = None
 ) -> float:
-    """Writes a network as an ONNX model for mixtures of any number and length, whole or not at all.
+    """Writes a network as an ONNX model for any number and length of mixtures, whole or not at all.
 
-    The model's metadata has what a caller needs: rate, STFT, window, scale and shapes.
+    The model's metadata holds rate, STFT, window, scale and shapes for its caller.
 
     Args:
-        path: of the model.
+        path: the model's file.
         network: in evaluation mode, float32, on the CPU.
-        weights: its metadata.
-        repeats: of the Reconstructor.
-        separator_repeats: of the Separator; None: as trained.
+        weights: the network's metadata.
+        repeats: repeats of the Reconstructor.
+        separator_repeats: repeats of the Separator. Default: as trained.
 
     Returns:
-        The largest difference between onnxruntime and torch at three lengths, over the largest value.
+        The largest difference between onnxruntime and torch at three lengths, relative to the largest value.
 
     Raises:
-        UserError: a package is missing, the model cannot be written, or what it computes is not what torch does.
+        UserError: a package is missing, the model cannot be written, or its output differs from torch's.
     """
     try:
         import onnx
@@ -89,8 +89,8 @@ def export_onnx(
 
 
 def _export(spectra: Spectra, bins: int) -> Any:
-    """Returns the model as onnx holds it."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # tells of packages that nobody asked for
+    """Returns onnx's model of `spectra`."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # mutes notes about optional packages
     sizes = {0: torch.export.Dim("mixtures"), 1: torch.export.Dim("frames")}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own

@@ -1,4 +1,4 @@
-"""The authors' checkpoints, read without running code of theirs: their names and configuration, translated to ours.
+"""Import of the authors' checkpoints, without running their code: parameter names and configuration become ours.
 
 A published checkpoint is a `.pth` of tensors whose names carry the prefix `separator.`, beside an
 ESPnet `config.yaml` with `encoder_conf`, `separator_conf` and `sample_rate`.
@@ -17,7 +17,7 @@ from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import check_tensors, unreadable
 
-# Ours -> published, first match wins; the rest of a name stands as it is.
+# Ours -> published; the first match counts, and the rest of the name stays.
 _NAMES: list[tuple[str, str]] = [
     (r"^encoder\.conv\.", "conv.0."),
     (r"^encoder\.norm\.", "conv.1."),
@@ -62,19 +62,19 @@ _KEYS = {
     "reconstructor_repeat_times": "reconstructor_repeats",
     "reconstructor_repeat_residual_module": "reconstructor_reinjection",
 }
-# Values of keys that our network does not vary; any other is another network.
+# Options that our network does not vary, with their only supported values.
 _FIXED = {"norm_type": "rmsgroupnorm", "conv1d_shift": 1, "encoder_decoder": False, "ffn_type": "swiglu_conv1d"}
 
-# Under which key training scripts keep the network, the likelier first.
+# Keys under which training scripts keep the network, the likelier first.
 _STATES = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params", "module")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")  # of DistributedDataParallel and torch.compile
 
 
 def published_name(name: str) -> str:
-    """Returns our parameter name in the authors' words, without their prefix."""
+    """Returns the authors' name of our parameter, without their prefix."""
     for pattern, replacement in _NAMES:
-        name, found = re.subn(pattern, replacement, name)
-        if found:
+        name, count = re.subn(pattern, replacement, name)
+        if count:
             break
     for pattern, replacement in _IN_PATH:
         name = re.sub(pattern, replacement, name)
@@ -84,19 +84,19 @@ def published_name(name: str) -> str:
 def config_from_options(
     separator_conf: dict[str, Any], encoder_conf: dict[str, Any] | None = None, sample_rate: int = 8000
 ) -> Config:
-    """Returns a Config from the authors' option names; UserError names an option that ours cannot express."""
-    for key, wanted in _FIXED.items():
-        if _only(separator_conf, key, wanted) != wanted:
-            raise UserError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {wanted!r} is supported")
+    """Returns a Config from the authors' options; UserError for an option that it cannot express."""
+    for key, supported in _FIXED.items():
+        if _only(separator_conf, key, supported) != supported:
+            raise UserError(f"separator_conf.{key} is {separator_conf[key]!r}, and only {supported!r} is supported")
     values = {field: _only(separator_conf, key) for key, field in _KEYS.items() if key in separator_conf}
     if "eps" in values:
-        values["eps"] = float(values["eps"])  # YAML reads 1e-5, without a point, as text
+        values["eps"] = float(values["eps"])  # YAML reads 1e-5, without a decimal point, as text
     values |= {key: value for key, value in (encoder_conf or {}).items() if key in ("n_fft", "hop_length")}
     return Config(**values, sample_rate=sample_rate)
 
 
 def _only(options: dict[str, Any], key: str, default: Any = None) -> Any:
-    """Returns an option, or what all entries of its list are; UserError where they differ."""
+    """Returns an option, or the common value of its list's entries; UserError if they differ."""
     value = options.get(key, default)
     if not isinstance(value, list) or not value:
         return value
@@ -106,14 +106,14 @@ def _only(options: dict[str, Any], key: str, default: Any = None) -> Any:
 
 
 def read_config(path: Path) -> Config:
-    """Returns the Config that an authors' `config.yaml` describes; UserError, in one sentence, when it does not."""
+    """Returns the Config of an authors' `config.yaml`; UserError if it cannot be read."""
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read as YAML ({reason}): pass the checkpoint's config.yaml") from None
     if not isinstance(options, dict) or not isinstance(options.get("separator_conf"), dict):
-        raise UserError(f"{path} has no separator_conf: pass the config.yaml that lies beside the checkpoint")
+        raise UserError(f"{path} has no separator_conf: pass the config.yaml from the checkpoint's folder")
     try:
         return config_from_options(
             options["separator_conf"], options.get("encoder_conf"), int(options.get("sample_rate", 8000))
@@ -123,30 +123,30 @@ def read_config(path: Path) -> Config:
 
 
 def import_checkpoint(checkpoint: Path, config: Config) -> dict[str, Any]:
-    """Returns our state dict from an authors' `.pth`, or from a training state around it, under whatever prefix.
+    """Returns our state dict from an authors' `.pth`, or from a training state that holds it, under any prefix.
 
     Raises:
-        UserError: the file cannot be read, or tensors are missing, superfluous, misshapen, no floating point numbers or
-            not finite; one sentence names the file and the first of them.
+        UserError: the file cannot be read, or tensors are missing, superfluous, of the wrong shape, not floating point
+            or not finite.
     """
     stored = _load_state(checkpoint)
     with torch.device("meta"):
-        wanted = {published_name(name): (name, value) for name, value in TISDiSS(config).state_dict().items()}
-    known = ((name, theirs) for theirs in wanted for name in stored if f".{name}".endswith(f".{theirs}"))
-    prefix = next((name.removesuffix(theirs) for name, theirs in known), "")
+        expected = {published_name(name): (name, value) for name, value in TISDiSS(config).state_dict().items()}
+    matches = ((name, theirs) for theirs in expected for name in stored if f".{name}".endswith(f".{theirs}"))
+    prefix = next((name.removesuffix(theirs) for name, theirs in matches), "")
     derived = "rope.freqs"
     stored = {name.removeprefix(prefix): value for name, value in stored.items() if not name.endswith(derived)}
-    check_tensors(checkpoint, stored, {theirs: value for theirs, (_, value) in wanted.items()})
-    return {ours: stored[theirs].float().contiguous() for theirs, (ours, _) in wanted.items()}
+    check_tensors(checkpoint, stored, {theirs: value for theirs, (_, value) in expected.items()})
+    return {ours: stored[theirs].float().contiguous() for theirs, (ours, _) in expected.items()}
 
 
 def _load_state(path: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a network by name, on the CPU, without the wrappers that a training script put around."""
+    """Returns a network's tensors by name, on the CPU, without a training script's wrappers."""
     state = _load(path)
     while isinstance(state, dict) and (key := next((k for k in _STATES if isinstance(state.get(k), dict)), None)):
         state = state[key]
     if not (isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values())):
-        raise UserError(f"{path} holds no plain dictionary of tensors: pass the network's state dict")
+        raise UserError(f"{path} is not a plain dictionary of tensors: pass the network's state dict")
     return {_WRAPPERS.sub("", str(name)): value for name, value in state.items()}
 
 
@@ -154,7 +154,7 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own words advise to switch the safety off.
+        # Not torch's message, which advises to disable the protection.
         if not (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
             raise unreadable(path, "a checkpoint", "no pickle of tensors") from None
         raise UserError(

@@ -23,13 +23,13 @@ def conv2d(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def deconv2d(x: Tensor, deconv: nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
-    """Transposes a `conv2d` that read a grid of `size` (T, F): (N, T', F', C) -> (N, T, F, C')."""
+    """Computes the transposed `conv2d` of a grid of `size` (T, F): (N, T', F', C) -> (N, T, F, C')."""
     if deconv.stride == (1, 1) and all(kernel == 2 * pad + 1 for kernel, pad in _geometry(deconv)):
-        # Then a convolution with the kernel turned round, which channels last is the faster of the two.
+        # Equal to a convolution with the kernel reversed, which is faster channels last.
         weight = deconv.weight.flip(-1, -2).transpose(0, 1)
         y = convolve(x.permute(0, 3, 1, 2), weight, deconv.bias, _padding(deconv))
     else:
-        # Several sizes lead to one coarse grid: what is missing of this one is added at its far ends.
+        # Several sizes have the same coarse grid: the missing rows and columns are added at the far ends.
         shape = zip(size, x.shape[1:3], deconv.stride, _geometry(deconv), strict=True)
         more = [n - ((m - 1) * stride - 2 * pad + kernel) for n, m, stride, (kernel, pad) in shape]
         y = F.conv_transpose2d(
@@ -44,21 +44,21 @@ def _geometry(deconv: nn.ConvTranspose2d) -> list[tuple[int, int]]:
 
 
 def _padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
-    """Returns the padding over T and over F, which other convolutions also have in words."""
+    """Returns the padding over T and over F, which torch also allows as a string."""
     return cast(tuple[int, int], conv.padding)
 
 
 def spectral_kernel(config: Config) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Returns kernel, stride and padding that Encoder's and Decoder's convolutions share."""
+    """Returns kernel, stride and padding of the Encoder's and the Decoder's convolution."""
     kernel = config.encoder_kernel
     return kernel, config.encoder_stride, (kernel[0] // 2, kernel[1] // 2)
 
 
 class Encoder(nn.Module):
-    """Spectrum to mixture features: Conv2d 2 -> D, GroupNorm over (D, T', F').
+    """Encoder from spectrum to mixture features: Conv2d 2 -> D, GroupNorm over (D, T', F').
 
-    At a stride above 1, which is ours and not the paper's, the grid (T', F') of the features, on which all stages up
-    to the Decoder work, is coarser than the spectrum's (T, F); at stride 1 the two are the same.
+    At a stride above 1, which the paper does not have, the features' grid (T', F') is coarser than the spectrum's
+    (T, F) up to the Decoder.
     """
 
     window: Tensor
@@ -73,8 +73,8 @@ class Encoder(nn.Module):
     def spectrum(self, waveform: Tensor) -> Tensor:
         """Transforms (B, L) -> (B, T, F, 2) with T = L // hop + 1; L must exceed n_fft / 2. Always float32."""
         with torch.autocast(waveform.device.type, enabled=False):
-            found = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True)
-            return torch.view_as_real(found.transpose(1, 2))
+            stft = torch.stft(waveform.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True)
+            return torch.view_as_real(stft.transpose(1, 2))
 
     def forward(self, spectrum: Tensor) -> Tensor:
         """Encodes (B, T, F, 2) -> (B, T', F', D)."""
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
 
 class Reinjection(nn.Module):
-    """Adds the mixture features to what a layer reads: PReLU(depthwise 1 x 1 convolution of the sum)."""
+    """Addition of the mixture features to a layer's input: PReLU(depthwise 1 x 1 convolution of the sum)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ class Reinjection(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
-        """Adds `features` (B, T, F, D), broadcast over the speakers, to `x` (..., T, F, D); x's shape comes out."""
-        # A depthwise 1 x 1 convolution is one factor and one offset a channel.
+        """Adds `features` (B, T, F, D), broadcast over the speakers, to `x` (..., T, F, D); keeps x's shape."""
+        # A depthwise 1 x 1 convolution is one factor and one offset for each channel.
         return self.activation((features + x) * self.conv.weight.flatten() + cast(Tensor, self.conv.bias))
 
 
@@ -114,7 +114,7 @@ class SeparatorLayer(nn.Module):
 
 
 class SeparatorStage(nn.Module):
-    """A stack of layers, run several times with the same parameters, on the mixture's features."""
+    """Stack of layers, repeated with the same parameters, on the mixture's features."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class SeparatorStage(nn.Module):
         self.layers = nn.ModuleList(SeparatorLayer(config) for _ in range(config.separator_layers))
 
     def forward(self, features: Tensor, repeats: int, reinjection: Reinjection | None) -> Iterator[Tensor]:
-        """Yields, for (B, T, F, D), the output (B, T, F, D) of every layer of every repeat, in order."""
+        """Yields the output (B, T, F, D) of every layer of every repeat, in order, from `features` (B, T, F, D)."""
         x = features
         for index in range(repeats * len(self.layers)):
             if self.reinjected and reinjection is not None and index > 0:
@@ -132,7 +132,7 @@ class SeparatorStage(nn.Module):
 
 
 class Splitter(nn.Module):
-    """One feature map to S: Conv2d D -> 2M with a SwiGLU gate, ConvTranspose2d M -> D * S, M = 2 * D * S."""
+    """Splitter of one feature map into S: Conv2d D -> 2M with SwiGLU, ConvTranspose2d M -> D * S, M = 2 * D * S."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Splitter(nn.Module):
         self.deconv = nn.ConvTranspose2d(hidden, config.channels * config.speakers, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Splits (B, T, F, D) -> (B, S, T, F, D), float32 at any precision: to it the paths add their outputs."""
+        """Splits (B, T, F, D) -> (B, S, T, F, D), float32 at any precision, as the paths add their outputs to it."""
         value, gate = conv2d(x, self.conv).chunk(2, dim=-1)
         y = deconv2d(value * F.silu(gate), self.deconv, (x.shape[1], x.shape[2]))
         return y.unflatten(-1, (self.speakers, -1)).permute(0, 3, 1, 2, 4).contiguous().float()
@@ -162,7 +162,7 @@ class ReconstructorLayer(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """A stack of layers, run as often as wanted with the same parameters, on every speaker's features."""
+    """Stack of layers, repeated with the same parameters, on every speaker's features."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -179,10 +179,10 @@ class Reconstructor(nn.Module):
 
 
 def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, length: int) -> Tensor:
-    """Inverts complex (N, T, F) -> (N, length), float32: overlap-add under the window, divided by what it adds up to.
+    """Inverts complex (N, T, F) -> (N, length), float32, by overlap-add of windowed frames over the windows' squares.
 
-    As torch.istft, of centred frames, which reads from the device whether that sum is above 0 and so waits for it; of
-    a Hann window that hops by half its length or less it always is.
+    Equals torch.istft of centred frames, which waits for the device to check that the sum of squares is above 0. For a
+    Hann window and a hop of at most half its length it always is.
     """
     n_fft, frames = len(window), spectrum.shape[1]
     size = n_fft + hop * (frames - 1)
@@ -193,14 +193,14 @@ def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, length: int) -> Ten
         return whole[:, n_fft // 2 : n_fft // 2 + length]
 
     y = overlapped(parts) / overlapped(window.square().expand(1, frames, n_fft))
-    return F.pad(y, (0, length - y.shape[1]))  # fewer where the last samples lie under no frame's middle
+    return F.pad(y, (0, length - y.shape[1]))  # for the samples after the last frame's middle
 
 
 class Decoder(nn.Module):
-    """Features to waveforms: ConvTranspose2d D -> 2 (real, imaginary), inverse STFT.
+    """Decoder from features to waveforms: ConvTranspose2d D -> 2 (real, imaginary), inverse STFT.
 
-    The two channels are each speaker's spectrum, as in the paper, or with `output` "mask", which is ours, a complex
-    mask that is multiplied with the spectrum of the scaled mixture.
+    The two channels are each speaker's spectrum, as in the paper, or with `output` "mask", which the paper does not
+    have, a complex mask for the scaled mixture's spectrum.
     """
 
     window: Tensor
@@ -227,7 +227,7 @@ class Decoder(nn.Module):
 
 
 def product(one: Tensor, other: Tensor) -> Tensor:
-    """Multiplies complex numbers (..., 2); an exported model, which has none, by their parts."""
+    """Multiplies complex numbers (..., 2), part by part in an exported model, which has no complex type."""
     if torch.compiler.is_exporting():
         (a, b), (c, d) = one.unbind(-1), other.unbind(-1)
         return torch.stack((a * c - b * d, a * d + b * c), dim=-1)

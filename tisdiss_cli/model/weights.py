@@ -1,4 +1,4 @@
-"""Weight files: `.safetensors` with the configuration and what is known of the training as metadata."""
+"""Weight files: `.safetensors` with configuration and training facts as metadata."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from tisdiss_cli.model.network import TISDiSS
 
 FORMAT = "tisdiss-1"
 
-# Keys of a file's facts that calibration and the import of published weights write
+# Facts that calibration and the import of published weights write
 THRESHOLD, REPEATS, CHUNK, QUALITY = "auto_threshold_db", "repeats", "chunk_seconds", "quality"
 AGREEMENT = "bf16_agreement_db"
 _RANGES = {THRESHOLD: (-200, 200), REPEATS: (1, MOST_REPEATS), CHUNK: (0.5, 3600), AGREEMENT: (-200, 200)}
@@ -30,7 +30,7 @@ _KIND = ".safetensors"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file's metadata; the tensors are read by `load_weights`."""
+    """Metadata of a weight file, whose tensors `load_weights` reads."""
 
     path: Path
     config: Config
@@ -38,58 +38,58 @@ class WeightFile:
 
     @property
     def name(self) -> str:
-        """The file's name without its extension, by which bundled weights are chosen."""
+        """Name of the file without its extension, by which bundled weights are chosen."""
         return self.path.stem
 
     @property
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of the file's SHA-256."""
+        """First 16 hexadecimal digits of the file's SHA-256."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     @property
     def trained(self) -> bool:
-        """False for weights that are only seeded and do not separate."""
+        """False for untrained weights, which do not separate."""
         return bool(self.info.get("trained", True))
 
     @property
     def default_repeats(self) -> int:
-        """The Reconstructor's, where none are asked for: as the calibration recommends, else as trained."""
+        """Default repeats of the Reconstructor: as calibrated, else as trained."""
         return cast(int, self.info.get(REPEATS, self.config.reconstructor_repeats))
 
     @property
     def auto_threshold_db(self) -> float | None:
-        """SI-SNR between estimates at which `--repeats auto` stops; None if these weights were never calibrated."""
+        """SI-SNR in dB between estimates at which `--repeats auto` stops; None without calibration."""
         return self.info.get(THRESHOLD)
 
     @property
     def bf16_agreement_db(self) -> float | None:
-        """SI-SNR of the voices at bf16 to those at fp32, in dB, where the import has measured it."""
+        """SI-SNR in dB of the voices at bf16 to those at fp32; None if it was not measured."""
         return self.info.get(AGREEMENT)
 
     @property
     def chunk_seconds(self) -> float:
-        """The length that the network hears of a long recording at a time, as the calibration recommends."""
+        """Chunk length in seconds for long recordings: as calibrated, else 8."""
         return cast(float, self.info.get(CHUNK, 8.0))
 
 
 def bundled_directory() -> Path:
-    """Returns where the bundled weights lie: inside the installed package, or the checkout's `weights/`."""
+    """Returns the folder of the bundled weights: in the installed package, else the checkout's `weights/`."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"
 
 
 def bundled() -> list[Path]:
-    """Returns the bundled weight files; the first is the default: trained ones before untrained, then by name."""
+    """Returns the bundled weight files, trained before untrained, then by name; the first is the default."""
     paths = sorted(bundled_directory().glob("*.safetensors"))
     return sorted(paths, key=lambda path: ("untrained" in path.stem, path.name))
 
 
 def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the file behind a bundled name, a path, or a repository in the hub's cache; None: the bundled default.
+    """Returns the weight file of a bundled name, a path or a repository in the hub's cache; UserError if none exists.
 
-    UserError, with the bundled names, where there is none.
+    None stands for the bundled default.
     """
     names = {path.stem: path for path in bundled()}
     if name_or_path is None:
@@ -105,7 +105,7 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         if cached := find_cached(str(name_or_path)):
             return cached
         raise UserError(
-            f"{name_or_path} is no file, and not in the Hugging Face Hub's cache: run 'tisdiss weights fetch "
+            f"{name_or_path} is not a file and not in the Hugging Face Hub's cache: run 'tisdiss weights fetch "
             f"{name_or_path}' first"
         )
     raise UserError(
@@ -115,7 +115,7 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def read_info(path: Path) -> WeightFile:
-    """Returns the metadata of a weight file; UserError when it is not one of ours, not whole, or out of range."""
+    """Returns the metadata of a weight file; UserError if it is not one, is cut short, or a fact is out of range."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -139,14 +139,14 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
     """Returns the network in evaluation mode, float32 on the CPU, from a bundled name or a weight file.
 
     Raises:
-        UserError: no such weights, not a weight file of ours, or tensors that do not fit the configuration, are no
-            floating point numbers or not finite.
+        UserError: the weights do not exist, are not a weight file, or have tensors that do not fit the configuration,
+            are not floating point or not finite.
     """
     weights = read_info(find_weights(name_or_path))
     try:
         tensors = load_file(weights.path)
         _check_sizes(weights, tensors)
-        # Not on the meta device, which would spare the initial values and import seconds' worth of torch's compiler.
+        # Not on the meta device: it saves the initialisation, but imports torch's compiler, which takes seconds.
         with torch.random.fork_rng(devices=[]):
             network = TISDiSS(weights.config)
         check_tensors(weights.path, tensors, network.state_dict())
@@ -157,7 +157,7 @@ def load_weights(name_or_path: str | os.PathLike[str] | None = None) -> TISDiSS:
 
 
 def unreadable(path: Path, kind: str, reason: str) -> UserError:
-    """Returns what to say of a file of a kind that holds tensors: what it is instead, else its library's reason."""
+    """Returns the error for an unreadable file of a `kind`: its actual type if recognised, else `reason`."""
     try:
         with path.open("rb") as file:
             head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -173,38 +173,38 @@ def unreadable(path: Path, kind: str, reason: str) -> UserError:
     return UserError(f"{path} cannot be read as {kind} ({words}): it is cut short or damaged, download it again")
 
 
-def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    """Raises UserError unless a file's tensors are those of a network: all of them, of its shapes, finite numbers."""
-    odd = [
-        *(f"{name} is missing" for name in wanted if name not in tensors),
-        *(f"{name} is superfluous" for name in sorted(tensors) if name not in wanted),
+def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises UserError unless the tensors have the names and shapes of `expected` and are finite floating point."""
+    faults = [
+        *(f"{name} is missing" for name in expected if name not in tensors),
+        *(f"{name} is superfluous" for name in sorted(tensors) if name not in expected),
         *(
             f"{name} has shape {tuple(tensors[name].shape)} and not {tuple(value.shape)}"
-            for name, value in wanted.items()
+            for name, value in expected.items()
             if name in tensors and tensors[name].shape != value.shape
         ),
     ]
-    if odd:
-        raise UserError(f"{path}: its tensors do not fit the configuration: {listed(odd, most=3)}")
+    if faults:
+        raise UserError(f"{path}: its tensors do not fit the configuration: {listed(faults, most=3)}")
     for name, value in tensors.items():
         if not value.is_floating_point() or not value.float().isfinite().all():
             kind = str(value.dtype).removeprefix("torch.")
-            raise UserError(f"{path}: {name} ({kind}) holds NaN, infinite values or no floating point numbers at all")
+            raise UserError(f"{path}: {name} ({kind}) must hold finite floating point numbers")
 
 
 def _check_sizes(weights: WeightFile, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises UserError where a configuration has other sizes than the tensors: before a network of them is made."""
+    """Raises UserError if the configuration's sizes are not those of the tensors, before a network is built."""
     config, sizes = weights.config, {size for value in tensors.values() for size in value.shape}
     wide = {config.channels, 2 * config.ffn_hidden, 3 * config.attention_channels, config.kernel_size}
     wide |= {config.channels * config.speakers, *config.encoder_kernel}
     if not wide <= sizes or max(config.separator_layers, config.reconstructor_layers) > len(tensors):
-        raise UserError(f"{weights.path}: its tensors do not fit the configuration, whose sizes they do not have")
+        raise UserError(f"{weights.path}: its tensors do not fit the configuration: their sizes differ")
 
 
 def save_weights(
     path: Path, config: Config, state: dict[str, torch.Tensor], *, info: dict[str, Any] | None = None
 ) -> None:
-    """Writes a weight file whole or not at all, UserError where it cannot be. `info` must survive JSON."""
+    """Writes a weight file whole or not at all; UserError if that fails. `info` holds JSON types."""
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config.to_dict()),
@@ -215,27 +215,25 @@ def save_weights(
     try:
         with replacing(path) as part:
             save_file(tensors, part, metadata=metadata)
-            part.chmod(0o644)  # safetensors leaves it to the owner alone
+            part.chmod(0o644)  # safetensors lets only the owner read it
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason}): make room or name another file") from None
 
 
 def average_weights(paths: Sequence[Path], out: Path) -> None:
-    """Writes the mean of weight files, as the paper averages its best checkpoints: of one run, or of runs in a row.
+    """Writes the mean of weight files of one network, as the paper averages its best checkpoints.
 
-    Repeats, recipe and training facts are the last file's; its validation and calibration, of which the mean has none,
-    are left out. UserError where a file is no weight file, or has another network than the last.
+    Repeats, recipe and training facts are the last file's, without its validation and calibration, which do not hold
+    for the mean. UserError if a file is not a weight file, or its network differs from the last one's.
     """
     files = [read_info(path) for path in paths]
     last = files[-1]
-    wanted = last.config.to_dict()
+    expected = last.config.to_dict()
     for file in files:
         for key, value in file.config.to_dict().items():
-            if value != wanted[key] and not key.endswith("_repeats"):
-                raise UserError(
-                    f"{file.path} has {key} {value}, and {last.path} {wanted[key]}: they must be one network's"
-                )
+            if value != expected[key] and not key.endswith("_repeats"):
+                raise UserError(f"{file.path} has {key} {value}, but {last.path} has {expected[key]}: they must agree")
     states = [load_weights(file.path).state_dict() for file in files]
     mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
     facts = {key: value for key, value in last.info.items() if key in ("trained", "recipe", "training")}

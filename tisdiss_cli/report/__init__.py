@@ -1,1 +1,1 @@
-"""Pages to look at and listen to: a run's, and those of score's and bench's tables."""
+"""HTML pages of a run, with pictures and sound, and of tables of scores; knows nothing about options."""

@@ -1,4 +1,4 @@
-"""Inputs of a run as its report shows them: lines of the record, with true scores where there are some."""
+"""Inputs of a run as its report shows them: lines of the record, with true scores if requested."""
 
 import math
 from collections.abc import Sequence
@@ -12,51 +12,51 @@ from tisdiss_cli.folder.record import RECORD, Line, read_lines
 
 @dataclass(frozen=True)
 class Entry:
-    """One input and what became of it."""
+    """One input and its result."""
 
-    line: Line  # its latest; bytes in names that are no UTF-8 are surrogates
-    out: Path  # where its voices are
-    mixture: Path  # where the input is, or was
-    si_snri: float | None = None  # dB: predicted, or true once `with_scores` was asked
-    band: tuple[float, float] | None = None  # of the prediction
+    line: Line  # the latest in the record; bytes of names that are not UTF-8 are surrogates
+    out: Path  # folder of the run
+    mixture: Path  # the input, which may no longer exist
+    si_snri: float | None = None  # dB: predicted, or true after `with_scores`
+    band: tuple[float, float] | None = None  # of the prediction, in dB
 
     @property
     def name(self) -> str:
-        """As in the record, relative to IN."""
+        """Name in the record, relative to IN."""
         return self.line.input
 
     @property
     def failed(self) -> bool:
-        """True when there are no voices of it."""
+        """True if the input has no voices."""
         return self.line.status == "failed"
 
     @property
     def remarks(self) -> list[str]:
-        """Why it failed, and its warnings."""
+        """Reason of the failure, then the warnings."""
         return [*([self.line.reason or "failed"] if self.failed else []), *self.line.warnings]
 
     @property
     def doubtful(self) -> bool:
-        """True when it was separated, and something is to be said against it."""
+        """True if the input was separated with warnings or in doubt."""
         return not self.failed and bool(self.line.warnings or self.line.doubtful)
 
 
 def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
-    """Returns an entry for each input of OUT's record, by its latest line; UserError if there is nothing to read.
+    """Returns an entry for each input in OUT's record, from its latest line; UserError if there is no record.
 
-    `source` is IN, where the record does not say it or its files were moved.
+    `source`: IN, if the record does not name it or its files were moved.
     """
     lines: dict[tuple[str, str, int | None], Line] = {}
-    makers: dict[str, tuple[str, str, int | None]] = {}  # of each output, the input whose voices it holds
+    owners: dict[str, tuple[str, str, int | None]] = {}  # by output, the input whose voices it holds
     for line in read_lines(out):
         lines[line.key] = line
-        makers |= dict.fromkeys(line.outputs, line.key)
+        owners |= dict.fromkeys(line.outputs, line.key)
     if not lines:
         raise UserError(f"{out} has no record {RECORD}: name a folder that `tisdiss separate` wrote")
     below = source.parent if source and source.is_file() else source
     entries = []
     for key, line in lines.items():
-        if all(makers[output] == key for output in line.outputs):  # what another input has replaced cannot be heard
+        if all(owners[output] == key for output in line.outputs):  # else another input has replaced its voices
             quality = line.quality or {}
             band = (quality["low"], quality["high"]) if {"low", "high"} <= quality.keys() else None
             mixture = below / line.input if below else Path(line.path)
@@ -65,7 +65,7 @@ def read_entries(out: Path, source: Path | None = None) -> list[Entry]:
 
 
 def read_scores(path: Path) -> dict[str, list[Row]]:
-    """Reads the rows of a file that `tisdiss score --csv` wrote, by id; UserError if it is none."""
+    """Returns the rows by id of a file that `tisdiss score --csv` wrote; UserError for any other file."""
     if not path.is_file():
         raise UserError(f"--scores {path} does not exist: name a file that `tisdiss score --csv` wrote")
     try:
@@ -74,31 +74,30 @@ def read_scores(path: Path) -> dict[str, list[Row]]:
         rows = []
     if not rows:
         raise UserError(f"--scores {path} holds no scores: name a file that `tisdiss score --csv` wrote")
-    found: dict[str, list[Row]] = {}
+    by_id: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.id, []).append(row)
-    return found
+        by_id.setdefault(row.id, []).append(row)
+    return by_id
 
 
 def with_scores(entries: Sequence[Entry], scores: dict[str, list[Row]]) -> list[Entry]:
-    """Returns the entries with true SI-SNRi in place of predicted.
+    """Returns the entries with true SI-SNRi, at the entry's repeats or of finished estimates, in place of predicted.
 
-    An id is a path without its extension; where the record's names have more folders before it, the end decides. Of
-    several settings the entry's own is taken, or the scores of finished estimates.
+    An id is a path without its extension; the record's name may have more folders before it.
     """
     scored = []
     for entry in entries:
         stem = Path(entry.name).with_suffix("").as_posix()
         parts = stem.split("/")
         rows = next((rows for i in range(len(parts)) if (rows := scores.get("/".join(parts[i:])))), [])
-        fitting = [row for row in rows if row.repeats in (entry.line.repeats, None)]
-        value = fitting[-1].si_snri if fitting else None
+        matching = [row for row in rows if row.repeats in (entry.line.repeats, None)]
+        value = matching[-1].si_snri if matching else None
         scored.append(replace(entry, si_snri=value, band=None))
     return scored
 
 
 def worst_first(entries: Sequence[Entry]) -> list[Entry]:
-    """Sorts failed ones first, then by SI-SNRi from the lowest; without that the doubtful ones."""
+    """Sorts failed entries first, then by SI-SNRi from the lowest, where a doubtful entry without one comes first."""
 
     def distrust(entry: Entry) -> tuple[float | str, ...]:
         unknown = -math.inf if entry.doubtful else math.inf

@@ -1,7 +1,7 @@
-"""A page from a template: one file that asks nothing of anywhere, with its data, styles and scripts inside.
+"""HTML page from a template: one file with data, styles and scripts, which loads nothing from the network.
 
-The data stand in it as JSON; whatever the page shows of them goes through `textContent`, and a policy in the page's
-head allows no script but its own, so that no file's name can do anything but be read.
+The page holds its data as JSON and shows them through `textContent` only, and a policy in its head allows no script
+but its own, so that no file's name can inject code.
 """
 
 import base64
@@ -21,10 +21,14 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> None:
-    """Writes the page whole or not at all; UserError if it cannot be.
+    """Writes the page whole or not at all; UserError if it cannot be written.
 
-    `template` and `scripts`, in the order in which they run, are names below assets/; the scripts read `data`, in
-    JSON's types, and the template shows `values`.
+    Args:
+        path: the page.
+        template: name below assets/.
+        scripts: names below assets/, in the order in which they run.
+        data: JSON types, which the scripts read.
+        values: the template's variables.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -51,13 +55,12 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}: name another file or free space"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written ({reason}): name another file or free space") from None
 
 
 def link(target: Path, page: Path) -> str:
-    """Returns the percent-encoded address of a folder from a page, with "/" at its end; from the root if need be."""
+    """Returns the percent-encoded address of a folder relative to a page, with "/" at its end; absolute if need be."""
     target, folder = Path(os.path.abspath(target)), os.path.abspath(page.parent)
     try:
         relative = Path(os.path.relpath(target, folder)).as_posix()
@@ -71,7 +74,7 @@ def _hash(text: str) -> str:
 
 
 def _json(data: dict[str, Any]) -> str:
-    """Returns compact JSON without what could end a script element; bytes that are no UTF-8 as escapes."""
+    """Returns compact JSON that cannot end a script element, with bytes that are not UTF-8 as escapes."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = re.sub(r"[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = re.sub(r"[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""Entries as the page's scripts read them: short rows, for there may be ten thousand."""
+"""Rows of the page's data: entries in short form, as there may be ten thousand."""
 
 from collections.abc import Sequence
 from os.path import commonprefix
@@ -7,8 +7,8 @@ from typing import Any
 
 from tisdiss_cli.report.entries import Entry
 
-# What a row has, in this order; shared.js makes objects of them. Outputs are written as how many characters they share
-# with the name, and what follows.
+# Order of a row's values; run.js turns them into objects. Each output is the number of characters that it shares with
+# the name, then the rest of it.
 FIELDS = (
     *("name", "root", "status", "seconds", "elapsed", "repeats", "sisnri", "low", "high"),
     *("settings", "outputs", "remarks", "here", "more"),
@@ -17,20 +17,20 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 def settings_table(entries: Sequence[Entry]) -> list[Pairs]:
-    """Lists every combination of settings that there is, once, each as names and values to show."""
+    """Returns each distinct combination of settings as names and values to show."""
     return list(dict.fromkeys(_pairs(entry) for entry in entries))
 
 
 def _pairs(entry: Entry) -> Pairs:
-    known = {name: value for name, value in entry.line.settings.items() if name != "weights_sha256"}
     return tuple(
         (name.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value))
-        for name, value in known.items()
+        for name, value in entry.line.settings.items()
+        if name != "weights_sha256"
     )
 
 
 def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | None) -> list[Any]:
-    """Returns the values of FIELDS; `other` is the same input in the folder that the report is against."""
+    """Returns the values of FIELDS; `other`: the same input in the folder that the report compares with."""
     line, (low, high) = entry.line, entry.band or (None, None)
     name, worst = root_of(entry)[1], (line.quality or {}).get("worst", {})
     more = {
@@ -41,7 +41,7 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
         "talkers": line.talkers,
         "overlap": _round(line.overlap_seconds),
         "speech": None if line.speech_seconds is None else _round(sum(line.speech_seconds)),
-        "other": _made(other, entry.name, settings) if other else None,
+        "other": _result(other, entry.name, settings) if other else None,
     }
     row = {
         "name": entry.name,
@@ -51,13 +51,13 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
         "high": _round(high),
         "remarks": entry.remarks,
         "more": {name: value for name, value in more.items() if value is not None},
-        **_made(entry, entry.name, settings),
+        **_result(entry, entry.name, settings),
     }
     return [row[field] for field in FIELDS]
 
 
-def _made(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
-    """Returns what both runs have; `here` has a bit for the mixture and each output that is on the disk."""
+def _result(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
+    """Returns the values that both runs have; `here` has a bit for the mixture and for each output that exists."""
     line = entry.line
     files = [entry.mixture, *(entry.out / output for output in line.outputs)]
     return {
@@ -76,16 +76,16 @@ def _round(value: float | None) -> float | None:
 
 
 def _shared(name: str, outputs: Sequence[str]) -> list[int | str]:
-    found: list[int | str] = []
+    values: list[int | str] = []
     for output in outputs:
         shared = commonprefix((name, output))  # noqa: RUF071  characters are meant
         characters = len(shared.encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts them
-        found += [characters, output[len(shared) :]]
-    return found
+        values += [characters, output[len(shared) :]]
+    return values
 
 
 def root_of(entry: Entry) -> tuple[Path, str]:
-    """Returns the folder that the mixture is below, and its name there: the record's unless a link led to it."""
+    """Returns the mixture's root folder and its name below that: the record's name unless a link led to the file."""
     parts = Path(entry.name).parts
     if entry.mixture.parts[-len(parts) :] == parts:
         return Path(*entry.mixture.parts[: -len(parts)]), entry.name

@@ -1,4 +1,4 @@
-"""The page of a run: what its record has, with pictures of the files to distrust and a few of the best."""
+"""Page of a run: its record, with pictures of the worst files and a few of the best."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ log = logging.getLogger("tisdiss")
 
 PAGE = Path("report") / "index.html"  # below OUT
 MOST = 24  # files with pictures
-_BEST = 6  # one of so many is from the other end
+_BEST = 6  # one in this many is from the best
 _SCRIPTS = ("shared.js", "table.js", "charts.js", "player.js", "run.js")
 
 
@@ -35,16 +35,17 @@ def write_report(
     """Writes a run's page with its pictures beside it, and returns the page's path.
 
     Args:
-        out: a folder that `tisdiss separate` wrote.
-        source: IN, where the record does not say it or its files were moved.
-        scores: a file that `tisdiss score --csv` wrote: true SI-SNRi in place of predicted.
-        against: another such folder, of other settings.
-        html: the page; None: OUT/report/index.html.
-        most: files that get pictures: the worst, and one of six from the best.
-        start, advance: called with the number of those, and after each.
+        out: folder that `tisdiss separate` wrote.
+        source: IN, if the record does not name it or its files were moved.
+        scores: file that `tisdiss score --csv` wrote, for true SI-SNRi in place of predicted.
+        against: folder of a run with other settings, to compare with.
+        html: the page. Default: OUT/report/index.html.
+        most: number of files with pictures: the worst, and one in six from the best.
+        start: called with the number of files to draw.
+        advance: called after each of them.
 
     Raises:
-        UserError: no record, no scores, no matplotlib though pictures are wanted, or no place to write to.
+        UserError: the record, the scores or matplotlib are missing, or the page cannot be written.
     """
     page = html or out / PAGE
     pictures = page.parent / f"{page.stem}_files"
@@ -53,34 +54,35 @@ def write_report(
         rows = read_scores(scores)
         entries, others = with_scores(entries, rows), with_scores(others, rows)
         if all(entry.si_snri is None for entry in entries):
-            log.warning(f"warning: --scores {scores} has nothing on the files of {out} at their repeats")
+            log.warning(f"warning: --scores {scores} has no scores of the files of {out} at their repeats")
     entries = worst_first(entries)
     matches = {entry.line.id: entry for entry in others}
     if against and not any(entry.line.id in matches for entry in entries):
-        raise UserError(f"--against {against} has no file of {out}: name a folder made of the same recordings")
+        raise UserError(f"--against {against} and {out} have no file in common: name a run on the same recordings")
     if most:
         require("matplotlib", "the report's pictures need", "plot", ", or --most 0 for none")
     try:
         (pictures if most else page.parent).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{page.parent} cannot be made: {error.strerror}: name another file with --html") from None
+        raise UserError(f"{page.parent} cannot be created ({error.strerror}): name another file with --html") from None
 
-    settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(one)[0] for one in entries))
-    found = [
-        as_row(one, roots.index(root_of(one)[0]), settings=settings, other=matches.get(one.line.id)) for one in entries
+    settings, roots = settings_table([*entries, *others]), list(dict.fromkeys(root_of(entry)[0] for entry in entries))
+    table = [
+        as_row(entry, roots.index(root_of(entry)[0]), settings=settings, other=matches.get(entry.line.id))
+        for entry in entries
     ]
     chosen = choose(entries, most)
     start(len(chosen))
     for path in pictures.glob("*-*.webp"):  # of an earlier report
-        with suppress(OSError):  # gone already, or a program has it open
+        with suppress(OSError):  # deleted already, or open in another program
             path.unlink()
     for index in chosen:
         entry = entries[index]
         facts = draw_tracks(entry, other=matches.get(entry.line.id), folder=pictures, number=index)
         segments = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
-        first = entry.line.start  # the page plays the voices, which begin where the sound does
+        first = entry.line.start  # the page plays the voices, which begin with the audio
         spoken = [[[round(begin - first, 2), round(end - first, 2)] for begin, end in voice] for voice in segments]
-        found[index][-1].update(facts | ({"spoken": spoken} if any(spoken) else {}))
+        table[index][-1].update(facts | ({"spoken": spoken} if any(spoken) else {}))
         advance()
     data = {
         "measure": "true" if scores else "predicted" if any(e.si_snri is not None for e in entries) else None,
@@ -90,14 +92,14 @@ def write_report(
         "settings": [dict(pairs) for pairs in settings],
         "against": {"out": link(against, page), "title": against.absolute().name} if against else None,
         "fields": FIELDS,
-        "rows": found,
+        "rows": table,
     }
     write_page(page, "run.html", scripts=_SCRIPTS, data=data, title=out.absolute().name)
     return page
 
 
 def choose(entries: Sequence[Entry], most: int) -> list[int]:
-    """Chooses the entries, worst first, to draw: from the front, and one of six from the end; none that failed."""
+    """Returns the indices of the entries to draw, given worst first: the worst, and one in six from the best."""
     fit = [index for index, entry in enumerate(entries) if not entry.failed and entry.line.outputs]
     best = min(most, len(fit)) // _BEST
     return fit[: most - best] + [index for index in fit[len(fit) - best :] if index not in fit[: most - best]]

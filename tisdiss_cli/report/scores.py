@@ -1,4 +1,4 @@
-"""The page of score's and bench's tables: quality against time, two settings file by file, the worst files."""
+"""Page of score's and bench's tables: quality against time, two settings compared by file, the worst files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ _SCRIPTS = ("shared.js", "table.js", "charts.js", "scores.js")
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is printed."""
+    """Table of text."""
 
     headings: list[str]
     rows: list[list[str]]
-    marked: list[int] = field(default_factory=list)  # rows that stand out
+    marked: list[int] = field(default_factory=list)  # indices of rows to highlight
     notes: list[str] = field(default_factory=list)  # sentences below it
 
 
@@ -31,9 +31,14 @@ def write_scores(
     curves: Sequence[Curve],
     files: Mapping[str, Sequence[Row]],
 ) -> None:
-    """Writes the page: a head, facts below it, tables, curves, and rows of scores by the names of the curves.
+    """Writes the page; UserError if it cannot be written.
 
-    UserError if the file cannot be written.
+    Args:
+        path: the page.
+        title, sentence, facts: its head.
+        tables: tables below the head.
+        curves: quality against time.
+        files: rows of scores, by the names of the curves.
     """
     values: dict[str, dict[str, float]] = {}  # by setting, then by file
     remarks: dict[str, str] = {}
@@ -56,6 +61,6 @@ def write_scores(
             }
             for curve in curves
         ],
-        "rows": [[id, [values[one].get(id) for one in settings], remarks[id]] for id in remarks],
+        "rows": [[id, [values[setting].get(id) for setting in settings], remarks[id]] for id in remarks],
     }
     write_page(path, "scores.html", scripts=_SCRIPTS, data=data, title=title, tables=tables)

@@ -1,4 +1,4 @@
-"""Spectrograms of a mixture and its voices, of any length in flat memory, on one time axis, as small pictures."""
+"""Spectrograms of a mixture and its voices as small pictures, in constant memory at any length."""
 
 import logging
 from itertools import chain
@@ -16,17 +16,16 @@ log = logging.getLogger("tisdiss")
 
 COLUMNS, BANDS = 1200, 128
 _HIGHEST_RATE = 16_000  # Hz; above 8 kHz there is little of a voice to see
-_LONG = 60.0  # seconds from which on frames lie further apart
+_LONG = 60.0  # seconds; above this, frames are further apart
 _RANGE = 70.0  # dB from a file's loudest point to black
 _FLOOR = 1e-10
 
 
 def draw_tracks(entry: Entry, *, other: Entry | None, folder: Path, number: int) -> dict[str, Any]:
-    """Draws `folder`/NUMBER-TRACK.webp for each file that can be read; the others are said and left out.
+    """Draws `folder`/NUMBER-TRACK.webp for each file, and leaves unreadable ones out with a warning.
 
-    Returns what the page must know of them. Track 0 is the mixture, then come the voices, then those of the other run.
-    A network knows no speaker's name, so the other's voices may come in another order: `order` is the one that looks
-    most alike.
+    Track 0 is the mixture, then come the voices, then those of the other run. Returns facts for the page; `order` is
+    the permutation of the other run's voices whose spectrograms correlate best with these.
     """
     from matplotlib.image import imsave
 
@@ -34,35 +33,41 @@ def draw_tracks(entry: Entry, *, other: Entry | None, folder: Path, number: int)
     voices = [entry.out / output for output in line.outputs]
     others = [other.out / output for output in other.line.outputs] if other else []
     levels: dict[int, np.ndarray] = {}
-    rate: int | None = None  # the first voice's that can be read
+    rate: int | None = None  # of the first readable voice
     for track, path in [*enumerate(voices, 1), (0, entry.mixture), *enumerate(others, 1 + len(voices))]:
         try:
             rate = rate or min(probe(path).input_rate, _HIGHEST_RATE)
-            asked = {"track": line.settings.get("track"), "channel": line.channel} if track == 0 else {}
-            levels[track] = spectrogram(path, rate, line.audio_seconds, **asked)
+            selection = {"track": line.settings.get("track"), "channel": line.channel} if track == 0 else {}
+            levels[track] = spectrogram(path, rate, line.audio_seconds, **selection)
         except AudioError as error:
             log.warning(f"warning: not drawn: {error}")
     if rate is None or not levels:
         return {}
-    top = max(float(one.max()) for one in levels.values())  # all are on the scale of the loudest
-    for track, one in levels.items():
+    top = max(float(picture.max()) for picture in levels.values())  # all are on the scale of the loudest
+    for track, picture in levels.items():
         looks: dict[str, Any] = {"cmap": "viridis", "format": "webp", "pil_kwargs": {"quality": 70, "method": 4}}
-        imsave(folder / f"{number}-{track}.webp", one[::-1], vmin=top - _RANGE, vmax=top, **looks)
+        imsave(folder / f"{number}-{track}.webp", picture[::-1], vmin=top - _RANGE, vmax=top, **looks)
     facts: dict[str, Any] = {"pictures": [number, *sorted(levels)], "top": rate / 2000}
     if others and len(others) == len(voices) and set(range(1, 2 * len(voices) + 1)) <= set(levels):
         rows, columns = ([levels[first + index] for index in range(len(voices))] for first in (1, 1 + len(voices)))
-        facts["order"], _ = best_permutation(torch.tensor([[alike(a, b) for b in columns] for a in rows]))
+        facts["order"], _ = best_permutation(torch.tensor([[correlation(a, b) for b in columns] for a in rows]))
     return facts
 
 
 def spectrogram(
     path: Path, rate: int, seconds: float, *, track: int | None = None, channel: int | None = None
 ) -> np.ndarray:
-    """Returns levels in dB (BANDS, columns), lowest band first, of a file heard at `rate`, Hz, on an axis of `seconds`.
+    """Returns levels in dB (BANDS, at most COLUMNS), lowest band first.
 
-    A column is the maximum over its stretch of time, a band over its frequencies, so that nothing short or narrow is
-    lost however far the picture is scaled down. At most COLUMNS columns; the file is streamed, of a damaged one what
-    there is. `track` and errors are those of `Source`; `channel`, from 1 on, else their average.
+    Takes maxima over time and frequency, so that nothing short or narrow is lost, and streams the file, a damaged one
+    as far as it can be read.
+
+    Args:
+        path: sound file.
+        rate: sampling rate in Hz to read it at.
+        seconds: length of the time axis.
+        track: as for `Source`, whose errors these are too.
+        channel: number of the channel, from 1. Default: the average of all.
     """
     window = 256 if rate <= 8000 else 512
     hop = window // 8 if seconds <= _LONG else window // 2
@@ -71,8 +76,7 @@ def spectrogram(
     powers = np.full((columns, BANDS), _FLOOR, np.float32)
     taper = np.hanning(window + 1)[:-1].astype(np.float32)
     rest, start = np.zeros(window // 2, np.float32), 0  # `start`: where the middle of the rest's first frame lies
-    wanted = (channel,) if channel else ()
-    source = Source(path, rate, track=track, partial=True, wanted=wanted)
+    source = Source(path, rate, track=track, partial=True, wanted=(channel,) if channel else ())
     for block in chain((block.numpy() for block in source.blocks()), [np.zeros(window // 2, np.float32)]):
         rest = np.concatenate((rest, block))
         frames = (len(rest) - window) // hop + 1
@@ -88,8 +92,8 @@ def spectrogram(
     return 10 * np.log10(powers.T)
 
 
-def alike(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns the correlation of two spectrograms of one size, of what is louder than their middle."""
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Returns the correlation of two spectrograms of one size, above their medians."""
     a, b = (np.maximum(levels - np.median(levels), 0.0) for levels in (one, other))
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / norm if norm else 0.0

@@ -1,14 +1,14 @@
 // Histograms and curves as SVG, in the page's colours.
 
-let chartWidth = 560; // where two stand side by side
+let chartWidth = 560; // of two charts side by side
 
-/** Values at round distances that span low ... high in about `count` steps. */
+/** Returns values at round distances that span low ... high in about `count` steps. */
 function ticks(low, high, count) {
   const rough = (high - low || 1) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999);
-  const found = [];
-  for (let k = Math.floor(low / step); k <= Math.ceil(high / step); k++) found.push(k * step);
-  return { step, values: found, digits: Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9))) };
+  const values = [];
+  for (let k = Math.floor(low / step); k <= Math.ceil(high / step); k++) values.push(k * step);
+  return { step, values, digits: Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9))) };
 }
 
 function chart(place, title, sentence, ...pictures) {
@@ -17,7 +17,7 @@ function chart(place, title, sentence, ...pictures) {
   place.append(card);
 }
 
-/** How many files have which value; beyond the outermost percent, the last bars gather the rest. */
+/** Draws the number of files by value; from 100 files on, the outermost bars also hold the extreme half percent. */
 function histogram(place, title, values, unit, digits) {
   const sorted = values.filter((value) => value !== null && Number.isFinite(value)).sort((a, b) => a - b);
   if (!sorted.length) return;
@@ -47,11 +47,11 @@ function histogram(place, title, values, unit, digits) {
   chart(place, title, `median ${fixed(median, digits)}${space}${tail}; ${n} files`, svg);
 }
 
-/** Quality against time: curves [{name, points: [{label, x, y}], marked}]. */
+/** Draws quality against time: curves [{name, points: [{label, x, y}], marked}]. */
 function qualityCurve(place, curves) {
   const points = curves.flatMap((curve) => curve.points);
   if (!points.length) return;
-  const reach = points.map((p) => p.y); // the intervals over files, which the table has, would flatten it
+  const reach = points.map((p) => p.y); // without the intervals over files, which would flatten the curve
   const across = ticks(0, Math.max(...points.map((p) => p.x)), 6), up = ticks(Math.min(...reach), Math.max(...reach), 5);
   const W = narrow() ? 340 : chartWidth, H = narrow() ? 220 : 280, left = 46, right = 16, bottom = 40, top = 14;
   const x = (value) => left + (value / across.values.at(-1)) * (W - left - right);
@@ -62,7 +62,7 @@ function qualityCurve(place, curves) {
     svg.append(draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, fixed(value, up.digits)));
   }
   for (const value of across.values) svg.append(draw("text", { x: x(value), y: H - bottom + 16, "text-anchor": "middle" }, fixed(value, across.digits)));
-  svg.append(draw("text", { class: "title", x: (W + left) / 2, y: H - 6, "text-anchor": "middle" }, "network seconds for a second of audio"));
+  svg.append(draw("text", { class: "title", x: (W + left) / 2, y: H - 6, "text-anchor": "middle" }, "network seconds per second of audio"));
   curves.forEach((curve, number) => {
     const kind = number % 2;
     svg.append(draw("polyline", { class: "line" + kind, points: curve.points.map((p) => `${x(p.x)},${y(p.y)}`).join(" ") }));
@@ -73,6 +73,6 @@ function qualityCurve(place, curves) {
       if (p.label === curve.marked) svg.append(draw("circle", { class: "ring", cx: x(p.x), cy: y(p.y), r: 9 }));
     }
   });
-  const names = curves.map((curve) => `${curve.name ? curve.name + ": " : ""}ringed, ${curve.marked} is the smallest within 0.1 dB of the best`);
+  const names = curves.map((curve) => `${curve.name ? curve.name + ": " : ""}the ring marks ${curve.marked}, the fewest repeats within 0.1 dB of the best`);
   chart(place, "SI-SNRi in dB against time, by repeats", names.join("; "), svg);
 }

@@ -1,10 +1,10 @@
-// One play head for several files of one length: what is heard changes, the place does not.
+// Player of several files of one length with one play head: a change of track keeps the position.
 
-const STEP = 5; // seconds that an arrow moves
+const STEP = 5; // seconds that an arrow key moves
 
 /**
- * tracks: [{label, small, url, picture, spoken}], the first the mixture; `url` null where the file is not there.
- * Returns {element, listen, seek, toggle, close, position}.
+ * Returns {stage, bar, sounds, listen, seek, toggle, close, position} for
+ * tracks: [{label, small, url, picture, spoken}], the mixture first; `url` is null where the file does not exist.
  */
 function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
   const stage = make("div", { className: tracks.length > 4 ? "stage many" : "stage" });
@@ -12,7 +12,7 @@ function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
   const time = make("span", { className: "time" });
   const play = make("button", { type: "button", className: "play" }, "▶ Play");
   const back = make("button", { type: "button", title: "5 seconds back" }, "−5 s");
-  const on = make("button", { type: "button", title: "5 seconds on" }, "+5 s");
+  const on = make("button", { type: "button", title: "5 seconds forward" }, "+5 s");
   const bar = make("div", { className: "player" }, play, back, on, time);
   let length = seconds || 0, place = 0, current = Math.max(0, tracks.findIndex((track) => track.url)), frame = 0;
 
@@ -44,12 +44,12 @@ function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
     track.audio.addEventListener("error", () => number === current && complain());
     scrub(track.lane);
   }
-  bar.append(make("span", { className: "keys" }, `keys: 1 to ${tracks.length} what is heard · space · ← →`), problem);
+  bar.append(make("span", { className: "keys" }, `keys: 1 to ${tracks.length} choose a track · space plays · ← → move`), problem);
   const scale = make("div", { className: "scale" });
   stage.append(make("div", { className: "track scales" }, make("span"), scale));
   setLength(length);
 
-  /** An element over the seconds from and to. */
+  /** Returns an element that spans the seconds from and to. */
   function placed(tag, style, [from, to]) {
     const element = make(tag, { className: style });
     element.style.left = (100 * from) / (seconds || 1) + "%";
@@ -68,7 +68,7 @@ function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
     }));
   }
 
-  /** A finger or a mouse on a lane moves the play head. */
+  /** Lets a finger or a mouse on a lane move the play head. */
   function scrub(lane) {
     const move = (event) => {
       const box = lane.getBoundingClientRect();
@@ -82,17 +82,17 @@ function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
     lane.addEventListener("pointermove", (event) => lane.hasPointerCapture(event.pointerId) && move(event));
   }
 
-  const heard = () => tracks[current].audio;
-  const playing = () => !heard().paused && !heard().ended;
+  const sound = () => tracks[current].audio;
+  const playing = () => !sound().paused && !sound().ended;
 
   function position() {
-    if (heard().readyState > 0 && !heard().seeking) place = heard().currentTime;
+    if (sound().readyState > 0 && !sound().seeking) place = sound().currentTime;
     return place;
   }
 
   function seek(to) {
     place = Math.max(0, Math.min(to, length || to));
-    if (tracks[current].url) heard().currentTime = place;
+    if (tracks[current].url) sound().currentTime = place;
     show();
   }
 
@@ -100,9 +100,9 @@ function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
     if (number === current || !tracks[number] || !tracks[number].url) return;
     const went = playing();
     position();
-    heard().pause();
+    sound().pause();
     current = number;
-    heard().currentTime = place;
+    sound().currentTime = place;
     if (went) start();
     show();
   }
@@ -110,21 +110,21 @@ function makePlayer(tracks, seconds, { seams = [], worst = null, top = null }) {
   function start() {
     problem.hidden = true;
     if (length && place >= length - 0.01) seek(0);
-    for (const track of tracks) if (track.url) track.audio.preload = "auto"; // from now on a switch finds its sound ready
-    heard().play().catch((error) => error.name === "AbortError" || complain());
+    for (const track of tracks) if (track.url) track.audio.preload = "auto"; // from now on a change of track is instant
+    sound().play().catch((error) => error.name === "AbortError" || complain());
   }
 
   function toggle() {
     if (!tracks[current].url) return;
     if (playing()) {
       position();
-      heard().pause();
+      sound().pause();
     } else start();
     show();
   }
 
   function complain() {
-    if (!heard().error && heard().readyState) return;
+    if (!sound().error && sound().readyState) return;
     problem.textContent = `This browser cannot play ${tracks[current].label}: open the file with another program.`;
     problem.hidden = false;
     show();

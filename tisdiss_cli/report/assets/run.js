@@ -1,4 +1,4 @@
-// A run: the first screen, and a file to look at and listen to.
+// Page of a run: an overview, and a view of each file with pictures and sound.
 
 const STATUS = ["", "doubtful", "failed"];
 const MEASURE = DATA.measure === "true" ? "SI-SNRi" : "predicted SI-SNRi";
@@ -11,11 +11,11 @@ const files = DATA.rows.map((values, index) => {
   return file;
 });
 
-/** The outputs' names: so many letters of the input's, and what follows. */
+/** Returns the outputs' names from pairs: the number of letters shared with the input's name, and the rest. */
 function outputs(name, shared) {
-  const found = [];
-  for (let k = 0; k < shared.length; k += 2) found.push(name.slice(0, shared[k]) + shared[k + 1]);
-  return found;
+  const names = [];
+  for (let k = 0; k < shared.length; k += 2) names.push(name.slice(0, shared[k]) + shared[k + 1]);
+  return names;
 }
 
 function overview() {
@@ -34,7 +34,7 @@ function overview() {
 
   const used = [...new Set(files.map((file) => file.settings))];
   const [summary, body] = $("settings").children;
-  summary.textContent = used.length === 1 ? "Settings" : `Settings: ${used.length} of them`;
+  summary.textContent = used.length === 1 ? "Settings" : `${used.length} settings`;
   for (const number of used) {
     const list = make("dl");
     for (const [name, value] of Object.entries(DATA.settings[number])) list.append(make("dt", {}, name), make("dd", {}, visible(value)));
@@ -42,8 +42,8 @@ function overview() {
     body.append(make("p", { className: "note" }, `${count} files`), list);
   }
   $("sentence").textContent = DATA.measure
-    ? "Worst first. Click a file to look at it and listen to it."
-    : "Failed and doubtful files first: the record has no predicted SI-SNRi, and no --scores were given. Click a file to listen to it.";
+    ? "Worst first. Click a file to see and hear it."
+    : "Failed and doubtful files first, as the record has no predicted SI-SNRi and --scores was not given. Click a file to hear it.";
   histogram($("charts"), `${MEASURE} in dB`, files.map((file) => file.sisnri), "dB", 1);
   histogram($("charts"), "Real-time factor", done.map((file) => file.rtf), "", 3);
 }
@@ -53,7 +53,7 @@ function fileTable() {
   const columns = [
     { key: "name", title: "file", width: "minmax(180px, 5fr)", value: (f) => f.label, text: (f) => f.label },
     { key: "sisnri", title: DATA.measure === "predicted" ? "predicted" : "SI-SNRi", number: true, width: DATA.measure === "predicted" ? "130px" : "80px", unit: " dB", value: (f) => f.sisnri, text: (f) => (f.sisnri === null ? "" : fixed(f.sisnri, 1) + band(f)) },
-    { key: "against", title: "difference", width: "90px", number: true, unit: " dB on the other", value: (f) => f.worse, text: (f) => (f.worse === null ? "" : signed(f.worse, 1)) },
+    { key: "against", title: "difference", width: "90px", number: true, unit: " dB against the other run", value: (f) => f.worse, text: (f) => (f.worse === null ? "" : signed(f.worse, 1)) },
     { key: "seconds", title: "length", width: "80px", number: true, down: true, value: (f) => f.seconds || null, text: (f) => (f.seconds ? clock(f.seconds) : "") },
     { key: "rtf", title: "RTF", width: "70px", number: true, down: true, unit: " RTF", value: (f) => f.rtf, text: (f) => fixed(f.rtf, 3) },
     { key: "repeats", title: "repeats", width: "70px", number: true, unit: " repeats", value: (f) => f.repeats, text: (f) => (f.repeats ? String(f.repeats) : "") },
@@ -86,7 +86,7 @@ function fileTable() {
   return table;
 }
 
-/** A file's mixture and voices; where there is another run, its voices come each after the one that it is like. */
+/** Returns a file's mixture and voices, each voice followed by the most similar one of the other run, if any. */
 function tracksOf(file) {
   const { more } = file, [number, ...drawn] = more.pictures || [];
   const picture = (track) => (drawn.includes(track) ? `${DATA.pictures}${number}-${track}.webp` : null);
@@ -95,29 +95,29 @@ function tracksOf(file) {
   const mixture = {
     label: "Mixture", short: "Mixture", picture: picture(0), path: more.mixture || file.name,
     url: root !== null && here(file.here, 0) ? root + encoded(more.mixture || file.name) : null,
-    gone: root === null ? "the record does not say where IN is: tisdiss report --in IN" : "the mixture is not there any more",
+    gone: root === null ? "the record does not name IN: pass it with tisdiss report --in IN" : "the mixture no longer exists",
   };
   const voice = (base, path, bits, k, track, label, small, short) => ({
-    label, small, short, path, picture: picture(track), gone: "the file is not there any more",
+    label, small, short, path, picture: picture(track), gone: "the file no longer exists",
     url: here(bits, k + 1) ? base + encoded(path) : null,
   });
   const mine = outputs(file.name, file.outputs);
   const other = more.other, theirs = other ? outputs(file.name, other.outputs) : [];
   const order = more.order || theirs.map((_, k) => k);
   const repeats = (n) => (n === null ? "" : `${n} repeat${n === 1 ? "" : "s"}`);
-  const found = [mixture];
+  const tracks = [mixture];
   for (let k = 0; k < Math.max(mine.length, theirs.length); k++) {
     if (k < mine.length) {
       const track = voice(DATA.out, mine[k], file.here, k, k + 1, `Voice ${k + 1}`, other ? repeats(file.repeats) : "", `Voice ${k + 1}`);
       if (more.spoken && more.spoken[k]) track.spoken = more.spoken[k];
-      found.push(track);
+      tracks.push(track);
     }
     if (k < theirs.length) {
       const small = `${visible(DATA.against.title)}, ${repeats(other.repeats)}`;
-      found.push(voice(DATA.against.out, theirs[order[k]], other.here, order[k], mine.length + 1 + order[k], `Voice ${k + 1}`, small, `Voice ${k + 1}′`));
+      tracks.push(voice(DATA.against.out, theirs[order[k]], other.here, order[k], mine.length + 1 + order[k], `Voice ${k + 1}`, small, `Voice ${k + 1}′`));
     }
   }
-  return found;
+  return tracks;
 }
 
 let player = null;
@@ -146,7 +146,7 @@ function openFile(file, table) {
     marks.append(button);
   };
   if (more.worst) mark(`lowest quality ${clock(more.worst[0])} to ${clock(more.worst[1])}`, more.worst[0]);
-  if (seams.length) marks.append(make("span", { className: "doubtful" }, "voices may be swapped at"));
+  if (seams.length) marks.append(make("span", { className: "doubtful" }, "speakers may be swapped at"));
   for (const seam of seams.slice(0, 200)) mark(clock(seam), Math.max(0, seam - 1));
   const links = make("ul", { className: "links" });
   for (const track of tracks) {
@@ -154,7 +154,7 @@ function openFile(file, table) {
     links.append(make("li", {}, `${name}: `, track.url ? make("a", { href: track.url }, path) : `${path} (${track.gone})`));
   }
   view.replaceChildren(
-    make("nav", {}, make("a", { href: "#", className: "back" }, "← All files"), make("span", {}, go(-1, "← before"), " ", go(1, "next →"))),
+    make("nav", {}, make("a", { href: "#", className: "back" }, "← All files"), make("span", {}, go(-1, "← previous"), " ", go(1, "next →"))),
     make("h1", {}, file.label),
     facts,
     file.remarks.length ? make("ul", { className: `remarks ${STATUS[file.status]}` }, ...file.remarks.map((remark) => make("li", {}, visible(remark)))) : "",
@@ -167,7 +167,7 @@ function main() {
   const table = fileTable();
   let scrolled = 0, was = null;
   function route() {
-    const found = /^#file=(\d+)$/.exec(location.hash), file = found ? files[Number(found[1])] : null;
+    const match = /^#file=(\d+)$/.exec(location.hash), file = match ? files[Number(match[1])] : null;
     if (!was && file) scrolled = scrollY;
     if (player) player.close();
     player = null;

@@ -1,4 +1,4 @@
-// Scores of several settings: how two of them differ file by file, and the worst files.
+// Scores of several settings: two of them compared file by file, and the worst files.
 
 const settings = DATA.settings; // names
 const rows = DATA.rows.map(([id, values, remarks]) => ({ id, values, remarks }));
@@ -25,7 +25,7 @@ function main() {
     $("charts").replaceChildren();
     qualityCurve($("charts"), DATA.curves);
     histogram($("charts"), `SI-SNRi in dB, ${settings[b]}`, rows.map(value(b)), "dB", 2);
-    if (several && a !== b) histogram($("charts"), `${settings[b]} over ${settings[a]}, in dB, file by file`, rows.map(gain), "dB", 2);
+    if (several && a !== b) histogram($("charts"), `${settings[b]} minus ${settings[a]} in dB, by file`, rows.map(gain), "dB", 2);
     const number = (key, title, get, text) => ({ key, title, width: "110px", number: true, unit: " dB", value: get, text: (row) => (get(row) === null ? "" : text(get(row), 2)) });
     const columns = [
       { key: "name", title: "file", width: "minmax(180px, 5fr)", value: (row) => row.id, text: (row) => visible(row.id) },

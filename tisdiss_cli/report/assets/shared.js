@@ -1,10 +1,10 @@
 "use strict";
-// What every page needs. Names are untrusted: they reach the page through textContent and encoded() alone.
+// Helpers of every page. Names are untrusted: they reach the page only through textContent and encoded().
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
-/** An element with properties, attributes (those with a dash), and children: elements, or text. */
+/** Returns an element with properties, attributes (names with a dash) and children (elements or text). */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -24,19 +24,19 @@ function draw(tag, attributes = {}, text) {
   return element;
 }
 
-/** A name as one line to read: what is invisible, or a byte that is no UTF-8, stands as an escape. */
+/** Returns a name on one line, with invisible characters and bytes that are not UTF-8 as escapes. */
 function visible(text) {
   return text.replace(/[\p{C}\u2028\u2029]/gu, (letter) => {
     const code = letter.codePointAt(0);
-    if (code === 0x200c || code === 0x200d) return letter; // scripts and emoji are spelt with them
-    const known = { 9: "\\t", 10: "\\n", 13: "\\r" }[code];
-    if (known) return known;
+    if (code === 0x200c || code === 0x200d) return letter; // joiners, which scripts and emoji need
+    const short = { 9: "\\t", 10: "\\n", 13: "\\r" }[code];
+    if (short) return short;
     if (code >= 0xdc80 && code <= 0xdcff) return "\\x" + (code - 0xdc00).toString(16);
     return "\\u" + code.toString(16).padStart(4, "0");
   });
 }
 
-/** A path as part of an address, byte for byte: Python hands bytes that are no UTF-8 over as lone surrogates. */
+/** Percent-encodes a path byte for byte; lone surrogates are Python's bytes that are not UTF-8. */
 function encoded(path) {
   return Array.from(path, (letter) => {
     const code = letter.codePointAt(0);
@@ -46,7 +46,7 @@ function encoded(path) {
   }).join("");
 }
 
-/** A number with a true minus, and none before a zero. */
+/** Formats a number with a true minus sign, and none before a zero. */
 function fixed(value, digits) {
   if (value === null || value === undefined) return "";
   const text = value.toFixed(digits);
@@ -55,7 +55,7 @@ function fixed(value, digits) {
 const signed = (value, digits) => (Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits);
 const narrow = () => innerWidth < 760;
 
-/** Seconds as 4.0 s, 1:05 or 1:02:03. */
+/** Formats seconds as 4.0 s, 1:05 or 1:02:03. */
 function clock(seconds, always = false) {
   if (seconds < 60 && !always) return seconds.toFixed(1) + " s";
   const whole = Math.floor(seconds), two = (n) => String(n).padStart(2, "0");

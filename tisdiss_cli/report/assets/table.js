@@ -1,15 +1,14 @@
-// A table of any length: only the rows in view, and a few beyond, exist.
+// Table of any length, with elements only for the rows in view and a few beyond.
 
 /**
- * columns: [{key, title, width, value(row), text(row), number, unit, style(row)}], of which those that say nothing of
- * any row are left out; `address(row)` makes rows links.
- * The first order is that of `rows`: worst first.
+ * Makes a table whose rows are links if there is `address(row)`, in the order of `rows` until the user sorts them.
+ * columns: [{key, title, width, value(row), text(row), number, unit, style(row)}]; empty columns are left out.
  */
 function makeTable(place, columns, rows, { haystack, address }) {
   columns = columns.filter((column) => column.key === "name" || rows.some((row) => column.text(row)));
   const heads = make("div", { className: "heads", role: "row" });
   const list = make("div", { className: "list", role: "rowgroup" });
-  const empty = make("p", { className: "empty", hidden: true }, "No file fits.");
+  const empty = make("p", { className: "empty", hidden: true }, "No file matches.");
   place.replaceChildren(make("div", { className: "table", role: "table", "aria-rowcount": rows.length }, heads, list, empty));
   place.style.setProperty("--columns", columns.map((column) => column.width).join(" "));
   const table = { order: rows, sort: null, words: "", keep: () => true, refresh };
@@ -68,9 +67,9 @@ function makeTable(place, columns, rows, { haystack, address }) {
     const top = list.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(-top / height) - 10);
     const last = Math.min(table.order.length, Math.ceil((innerHeight - top) / height) + 10);
-    const wanted = new Set(table.order.slice(first, Math.max(first, last)));
+    const inView = new Set(table.order.slice(first, Math.max(first, last)));
     for (const [row, element] of shown) {
-      if (!wanted.has(row)) {
+      if (!inView.has(row)) {
         element.remove();
         shown.delete(row);
       }
