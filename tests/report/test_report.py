@@ -220,7 +220,7 @@ def test_another_runs_voices_are_brought_into_order(tmp_path):
     (file,) = report(out, "--against", two, "--most", 1)["files"]
     assert file["more"]["order"] == [1, 0] and file["more"]["other"]["repeats"] == 1
     write_record(two, [line("z.wav")])
-    assert "no file of" in tisdiss("report", out, "--against", two, "--most", 0, status=2).stderr
+    assert "no file in common" in tisdiss("report", out, "--against", two, "--most", 0, status=2).stderr
 
 
 def test_a_file_takes_less_than_half_a_kilobyte_of_the_page(tmp_path):
