@@ -27,8 +27,8 @@ from tisdiss_cli.model.weights import WeightFile, save_weights
 from tisdiss_cli.separation.early_exit import Auto
 from tisdiss_cli.separation.separator import Separator
 from tisdiss_cli.training.data import load_data
-from tisdiss_cli.training.learner import Learner
 from tisdiss_cli.training.recipe import Recipe
+from tisdiss_cli.training.trainer import Trainer
 
 SMALL = "small_re1x3"
 needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -221,9 +221,9 @@ def test_three_steps_are_the_cpus(recipe, tmp_path, device):
     outcomes = []
     for kind in ("cpu", device):
         torch.manual_seed(0)
-        learner = Learner(fabric_of(kind), TISDiSS(recipe.config), recipe)
+        trainer = Trainer(fabric_of(kind), TISDiSS(recipe.config), recipe)
         taken = [
-            learner.learn(*(part.to(kind) for part in batch), repeats=2, recipe=recipe, factor=1.0, step=step)
+            trainer.step(*(part.to(kind) for part in batch), repeats=2, recipe=recipe, factor=1.0, step=step)
             for step, batch in enumerate(drawn)
         ]
         outcomes.append([float(value.detach()) for pair in taken for value in pair])
@@ -238,11 +238,11 @@ def test_a_step_does_not_wait(recipe, tmp_path, changes):
     recipe = Recipe.from_dict({**recipe.to_dict(), **changes})
     cuda = torch.device("cuda", 0)
     data = load_data(write_speech(tmp_path / "speech", speakers=3), recipe).to(cuda)
-    learner = Learner(fabric_of("cuda"), TISDiSS(recipe.config), recipe)
+    trainer = Trainer(fabric_of("cuda"), TISDiSS(recipe.config), recipe)
 
     def step(number: int) -> None:
         batch = data.draw(3, 2, recipe.segment_samples, generator(cuda, 0, number))
-        learner.learn(*batch, repeats=2, recipe=recipe, factor=1.0, step=number)
+        trainer.step(*batch, repeats=2, recipe=recipe, factor=1.0, step=number)
 
     for number in range(2):  # libraries and optimisers begin
         step(number)

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from tests.synthetic import RATE, write_rooms, write_speech
-from tisdiss_cli.data.augment import Noises, Rooms, direct_first
+from tisdiss_cli.data.augment import Noises, Rooms, trim_to_direct_path
 from tisdiss_cli.data.dynamic_mixing import DynamicMixing, active_level, generator
 from tisdiss_cli.errors import UserError
 
@@ -51,7 +51,7 @@ def test_rooms_and_noise(corpus, tmp_path):
 
 
 def test_an_impulse_response_begins_with_its_direct_path():
-    assert direct_first(torch.tensor([0.1, -0.5, 0.25, 0.0])).tolist() == [1.0, -0.5, 0.0]
+    assert trim_to_direct_path(torch.tensor([0.1, -0.5, 0.25, 0.0])).tolist() == [1.0, -0.5, 0.0]
 
 
 def test_impulse_responses_that_do_not_do(tmp_path):

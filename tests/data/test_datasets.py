@@ -107,7 +107,7 @@ def test_what_does_not_follow_the_rule_of_most_is_missing(tmp_path):
         "y": ["y_1.wav", "y_2.wav"],
         "z": ["z.wav", "z_2.wav"],
     }
-    assert dataset.missing == ["y: two files for it, y_2.wav is used and y.wav is not"]
+    assert dataset.missing == ["y: two files for it, y_2.wav is used and y.wav is ignored"]
     make(tmp_path, "mix", "x_1 v")
     make(tmp_path, "s1", "v_1")
     assert "x_1: no file in s1, s2" in find_dataset(tmp_path).missing  # s1/x_1 is x's

@@ -26,8 +26,8 @@ def test_speakers_are_drawn_by_their_minutes(tmp_path, exponent, shares):
             noise = np.random.default_rng(number).uniform(-0.5, 0.5, seconds * 500)
             soundfile.write(tmp_path / f"{number}" / f"{half}.wav", noise, RATE)
     corpus = load_corpus(tmp_path, RATE, speeds=[1.0])
-    assert corpus.spoken.tolist() == [1000, 4000, 9000]
-    weights = corpus.spoken.pow(exponent)
+    assert corpus.speech_samples.tolist() == [1000, 4000, 9000]
+    weights = corpus.speech_samples.pow(exponent)
     pairs = draw_speakers(corpus.compatible, 20000, speakers=2, random=generator(CPU, 0), weights=weights)
     counts = torch.bincount(pairs[:, 0], minlength=3) / 20000
     torch.testing.assert_close(counts, torch.tensor(shares) / sum(shares), atol=0.02, rtol=0)

@@ -159,7 +159,7 @@ def test_sets_are_no_speakers(tmp_path, made, ours, said):
         assert {row["speaker_1"] for row in csv.DictReader(file)} <= {"spk0", "spk1"}
     for name in ("spk0", "spk1"):
         shutil.rmtree(speech / name)
-    with pytest.raises(UserError, match="sets of mixtures, which are no speakers"):
+    with pytest.raises(UserError, match="sets of mixtures, which do not count"):
         find_speakers(speech, 2)
 
 

@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(speech, nano, train, tmp_path, 
     def poisoned(self, rate):
         step(self, rate)
         if self.state.step == 6:
-            self.state.losses.pending[-1] *= float("nan")
+            self.state.metrics.pending[-1] *= float("nan")
 
     monkeypatch.setattr(Training, "train_step", poisoned)
     out = tmp_path / "out"
@@ -151,7 +151,7 @@ def test_the_papers_schedule_stops_early_and_averages(speech, valid, train, tmp_
     states = []
 
     def fake(self):
-        states.append({name: value.clone() for name, value in self.state.learner.network.state_dict().items()})
+        states.append({name: value.clone() for name, value in self.state.trainer.network.state_dict().items()})
         return [Validation(next(scripted), [0.0] * 3)]
 
     monkeypatch.setattr(Training, "validations", fake)
@@ -179,7 +179,7 @@ def test_the_best_of_several_averages_is_exported(speech, valid, nano, train, tm
     states = []
 
     def fake(self):
-        states.append([{k: v.clone() for k, v in one.state_dict().items()} for one in self.state.learner.averages])
+        states.append([{k: v.clone() for k, v in one.state_dict().items()} for one in self.state.trainer.averages])
         return [Validation(loss, [0.0, 0.0, -loss]) for loss in next(scripted)]
 
     monkeypatch.setattr(Training, "validations", fake)
@@ -237,12 +237,12 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
         ((speech, new, "--recipe", nano, "--valid", tmp_path / "none"), "not a folder"),
         ((speech, tmp_path / "file", "--recipe", nano), "is a file"),
         ((speech, new, "--resume"), "to resume from"),
-        ((speech, uninterrupted, "--recipe", nano), "holds a run already"),
+        ((speech, uninterrupted, "--recipe", nano), "already holds a run"),
         ((speech, uninterrupted, "--resume", "--recipe", nano), "leave --recipe and --init out"),
         ((speech, uninterrupted, "--resume", "--steps", 6), "--steps 6 differs from this run's 12"),
         ((speech, uninterrupted, "--resume", "--batch-size", 2), "--batch-size 2 differs from this run's 1"),
-        ((speech, uninterrupted, "--resume", "--valid", other), "--valid is not what this run began with"),
-        ((valid, uninterrupted, "--resume"), "DATA is not what this run began with"),
+        ((speech, uninterrupted, "--resume", "--valid", other), "--valid is not the data that this run started with"),
+        ((valid, uninterrupted, "--resume"), "DATA is not the data that this run started with"),
     ):
         status, printed, error = train(*arguments)
         message = error.splitlines()[-1]

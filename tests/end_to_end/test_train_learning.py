@@ -9,8 +9,8 @@ from tests.synthetic import RATE, TINY, losses, write_mixtures, write_recipe
 from tisdiss_cli import Separator
 from tisdiss_cli.__main__ import main
 from tisdiss_cli.training.data import load_examples
-from tisdiss_cli.training.learner import Learner
-from tisdiss_cli.training.start import start_new
+from tisdiss_cli.training.start import start_run
+from tisdiss_cli.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -116,13 +116,13 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
 
 def test_fine_tuning_goes_on_with_the_mixtures_of_a_longer_run(speech, nano, train, tmp_path, monkeypatch):
     seen: list[tuple[torch.Tensor, int, int]] = []
-    learn = Learner.learn
+    learn = Trainer.step
 
     def watched(self, mixture, references, **options):
         seen.append((mixture, options["repeats"], options["step"]))  # the step decides how fast averages move
         return learn(self, mixture, references, **options)
 
-    monkeypatch.setattr(Learner, "learn", watched)
+    monkeypatch.setattr(Trainer, "step", watched)
     assert train(speech, tmp_path / "long", "--recipe", nano, "--steps", 6)[0] == 0
     assert train(speech, tmp_path / "first", "--recipe", nano, "--steps", 2)[0] == 0
     init = tmp_path / "first" / "weights.safetensors"
@@ -135,7 +135,7 @@ def test_fine_tuning_goes_on_with_the_mixtures_of_a_longer_run(speech, nano, tra
 def test_fine_tuning_begins_with_the_weights_voices_at_a_fresh_decoders_scale(learned, tmp_path):
     """Exported at the sources' level, the Decoder is so short that a first step of Adam would replace it."""
     weights = learned / "out" / "weights.safetensors"
-    begun = start_new(tmp_path / "new", recipe=None, init=str(weights), options={}).network().eval()
+    begun = start_run(tmp_path / "new", recipe=None, init=str(weights), options={}).network().eval()
     mixture = torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         voices, expected = begun(mixture), Separator.load(weights, device="cpu", precision="fp32").network(mixture)

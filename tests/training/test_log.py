@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from tisdiss_cli.training.log import CURVE, LOG, Log, Losses, plot_curve, read_log
+from tisdiss_cli.training.log import CURVE, LOG, Log, MetricBuffer, plot_curve, read_log
 
 
 def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
@@ -24,11 +24,11 @@ def test_a_resumed_log_goes_back_to_its_checkpoint(tmp_path):
 
 
 def test_pending_losses_give_means_and_what_is_not_finite():
-    losses = Losses(SimpleNamespace(world_size=1, device=torch.device("cpu")))
-    assert losses.settle() is None
+    metrics = MetricBuffer(SimpleNamespace(world_size=1, device=torch.device("cpu")))
+    assert metrics.reduce() is None
     for loss, norm in ((1.0, 2.0), (3.0, 6.0)):
-        losses.add(torch.tensor(loss), torch.tensor(norm))
-    assert losses.settle() is None and losses.close() == (2.0, 4.0) and not losses.pending
+        metrics.add(torch.tensor(loss), torch.tensor(norm))
+    assert metrics.reduce() is None and metrics.pop_means() == (2.0, 4.0) and not metrics.pending
     for loss, norm in ((1.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0), (1.0, 1.0)):
-        losses.add(torch.tensor(loss), torch.tensor(norm))
-    assert losses.settle() == 3
+        metrics.add(torch.tensor(loss), torch.tensor(norm))
+    assert metrics.reduce() == 3

@@ -24,7 +24,7 @@ def test_a_budget_warms_up_and_decays_to_zero(budget):
     fall = torch.tensor(rates[20:]).diff()
     torch.testing.assert_close(fall, torch.full((180,), -0.01 / 180), atol=1e-6, rtol=0)
     assert rates[-1] == 0 and rates[0] > 0
-    assert ends == 20 and not schedule.exhausted
+    assert ends == 20 and not schedule.stops_early
     assert schedule.progress(10**9, 10**9, reserve) == 1
 
 
@@ -45,12 +45,12 @@ def test_the_papers_schedule_warms_up_halves_and_stops():
     losses = [-1, -2, -2, -1, -2, -3] + [0] * 10
     rates = []
     for loss in losses:
-        assert not schedule.exhausted
+        assert not schedule.stops_early
         schedule.plateau.update(loss)
         rates.append(schedule.factor(1000, 0))
     # Three epochs without improvement after -2, then 3, 6 and 9 after -3; the tenth ends the run.
     assert rates == [1] * 4 + [0.5] * 4 + [0.25] * 3 + [0.125] * 3 + [0.0625] * 2
-    assert schedule.exhausted
+    assert schedule.stops_early
     assert schedule.progress(400, 0, 0) == 1
 
 
@@ -58,7 +58,7 @@ def test_an_open_ended_run_keeps_its_rate_until_its_cooldown():
     recipe = Recipe(open_ended=True, warm_up_steps=4, epoch_steps=10, changes=[{"step": 50, "cooldown": 2.0}])
     schedule = Schedule(recipe)
     factors = [schedule.factor(step, schedule.progress(step, 1e9, 5.0)) for step in (0, 1, 2, 3, 10**6)]
-    assert factors == [0.25, 0.5, 0.75, 1, 1] and not schedule.exhausted
+    assert factors == [0.25, 0.5, 0.75, 1, 1] and not schedule.stops_early
     assert schedule.advance(49, 990.0) == "" and schedule.advance(50, 1000.0) == "cooldown 0.0 -> 2.0"
     assert schedule.advance(51, 1001.0) == ""
     seconds, reserve = [1000, 1025, 1050, 1090, 1100], 20.0

@@ -21,9 +21,9 @@ from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.separation.early_exit import Auto, stop_early
 from tisdiss_cli.training.data import load_data
-from tisdiss_cli.training.learner import Learner
 from tisdiss_cli.training.loss import best_mean
 from tisdiss_cli.training.recipe import Recipe
+from tisdiss_cli.training.trainer import Trainer
 
 # Operators that give their caller a number or a size that depends on values, or that take a tensor from the host.
 READS = ("_local_scalar_dense", "nonzero", "multinomial", "lift_fresh", "equal", "masked_select", "unique")
@@ -82,12 +82,12 @@ def test_a_step_reads_nothing(tmp_path, recipe, kind, checkpointing):
     recipe = Recipe.from_dict({**recipe.to_dict(), **changes})
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    data, learner = load_data(root, recipe), Learner(fabric, TISDiSS(recipe.config), recipe)
+    data, trainer = load_data(root, recipe), Trainer(fabric, TISDiSS(recipe.config), recipe)
     for step in range(3):  # optimisers begin in the first
         random = generator(torch.device("cpu"), 0, step)
         with Reads() as reads:
             mixture, references = data.draw(3, 2, recipe.segment_samples, random)
-            learner.learn(mixture, references, repeats=2, recipe=recipe, factor=1.0, step=step)
+            trainer.step(mixture, references, repeats=2, recipe=recipe, factor=1.0, step=step)
         assert not reads.found, step
 
 

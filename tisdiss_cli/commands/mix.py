@@ -55,9 +55,9 @@ def mix(
         raise UserError(f"OUT {out} exists already: name a new folder")
 
     from tisdiss_cli.data.corpus import read_exclusions
-    from tisdiss_cli.data.generate import MixtureSet, check_place, write_set
+    from tisdiss_cli.data.generate import MixtureSet, check_output_folder, write_set
 
-    check_place(out, {"SPEECH": speech, "--rirs": rirs, "--noise": noise})
+    check_output_folder(out, {"SPEECH": speech, "--rirs": rirs, "--noise": noise})
 
     mixtures = MixtureSet(
         root=speech,

@@ -101,23 +101,23 @@ def train(
     from tisdiss_cli.training.export import WEIGHTS
     from tisdiss_cli.training.fabric import launch
     from tisdiss_cli.training.loop import Training
-    from tisdiss_cli.training.start import gather, start_again, start_new
+    from tisdiss_cli.training.start import load_run_data, resume_run, start_run
 
     chosen = choose_device(device)
     options = recipe_options(context.params)
-    start = start_again(out, options) if resume else start_new(out, recipe=recipe, init=init, options=options)
+    start = resume_run(out, options) if resume else start_run(out, recipe=recipe, init=init, options=options)
     computed, _ = choose_precision(start.recipe.precision, chosen)
     fabric = launch(chosen, devices=devices, precision=computed, config=start.recipe.config)
-    material = gather(start, data, valid, mixture=mixture, references=parse_names(references))
+    run_data = load_run_data(start, data, valid, mixture=mixture, references=parse_names(references))
     out.mkdir(parents=True, exist_ok=True)
-    report_missing(start.recipe, bool(material.examples))
+    report_missing(start.recipe, bool(run_data.examples))
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
     torch.manual_seed(start.recipe.seed)
     training = Training(
         fabric,
         start.recipe,
         network=start.network(),
-        material=material,
+        run_data=run_data,
         out=out,
         started=started,
         stored=start.state,

@@ -1,1 +1,1 @@
-"""Sound to learn and score from: datasets in their layouts, clean speech by speaker, and mixtures of it."""
+"""Datasets, speech corpora and mixtures drawn from them; knows nothing about networks or options."""

@@ -1,4 +1,4 @@
-"""Rooms and noise for mixtures: impulse responses and noise recordings, drawn on any device."""
+"""Reverberation and noise for mixtures: room impulse responses and noise recordings."""
 
 import os
 from contextlib import suppress
@@ -16,9 +16,9 @@ from tisdiss_cli.libraries import load_torchaudio
 
 
 def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
-    """Returns the impulse responses of each room, a folder that holds sound files.
+    """Returns the impulse responses of each room; every folder with sound files is a room.
 
-    UserError if there are none, some of several channels, or rooms with fewer than `speakers` of them.
+    UserError if there are none, some have several channels, or a room has fewer than `speakers`.
     """
     rooms: dict[Path, list[Path]] = {}
     bad: list[str] = []
@@ -26,12 +26,12 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
         rooms.setdefault(path.parent, []).append(path)
         with suppress(AudioError):  # reading it gives the reason
             if (channels := probe(path).channels) != 1:
-                bad.append(f"{path} has {channels} channels: an impulse response must have one")
+                bad.append(f"{path} has {channels} channels: an impulse response must be mono")
     for room, paths in rooms.items():
         if len(paths) < speakers:
             bad.append(
-                f"{room} has {len(paths)} impulse response: a folder is a room, and each of {speakers} speakers of a "
-                "mixture needs one of its own there"
+                f"{room} has {len(paths)} impulse response: a folder is a room, and needs one for each of the "
+                f"{speakers} speakers of a mixture"
             )
     if bad:
         raise BadFiles(bad)
@@ -39,26 +39,26 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
 
 
 def sound_files(root: Path, what: str) -> list[Path]:
-    """Returns the sound files below `root`; UserError if there are none of `what`."""
+    """Returns the sound files below `root`; UserError, naming `what` is missing, if there are none."""
     if not os.path.isdir(root):
-        raise UserError(f"{root} is not a folder: pass one that holds sound files of {what}")
+        raise UserError(f"{root} is not a folder: pass a folder of {what}")
     paths = find(root)
     if not paths:
         raise UserError(f"{root} has no sound files: pass a folder of {what}")
     return paths
 
 
-def direct_first(response: Tensor) -> Tensor:
-    """Returns an impulse response (R,) from its strongest sample on, the direct path, which becomes 1.
+def trim_to_direct_path(response: Tensor) -> Tensor:
+    """Returns an impulse response (R,) from its strongest sample, the direct path, on, scaled to 1 there.
 
-    So a reverberant signal is aligned with the dry one, and the dry one is its direct path.
+    This aligns reverberant and dry signals.
     """
     direct = int(response.abs().argmax())
     return response[direct:] / response[direct]
 
 
 def reverberate(dry: Tensor, responses: Tensor) -> Tensor:
-    """Returns signals as heard in the room, as long as before: (..., L), (..., R) -> (..., L)."""
+    """Convolves signals with impulse responses and keeps their length: (..., L), (..., R) -> (..., L)."""
     return load_torchaudio().functional.fftconvolve(dry, responses)[..., : dry.shape[-1]]
 
 
@@ -71,37 +71,39 @@ class Rooms(OnDevice):
 
     @staticmethod
     def load(root: Path, sample_rate: int, speakers: int) -> "Rooms":
-        """Reads all impulse responses below `root`, on the CPU; errors as `find_rooms` and `read_clips`."""
+        """Reads all impulse responses below `root`, on the CPU; errors as from `find_rooms` and `read_clips`."""
         rooms = find_rooms(root, speakers)
-        responses = [direct_first(r) for r in read_clips(root, [path for room in rooms for path in room], sample_rate)]
+        responses = [
+            trim_to_direct_path(r) for r in read_clips(root, [path for room in rooms for path in room], sample_rate)
+        ]
         room = torch.tensor([number for number, paths in enumerate(rooms) for _ in paths])
         member = torch.nn.functional.one_hot(room, len(rooms)).T.float()
         return Rooms(torch.nn.utils.rnn.pad_sequence(responses, batch_first=True), member)
 
     def draw(self, batch: int, speakers: int, random: torch.Generator) -> Tensor:
-        """Draws (batch, speakers, R): for each mixture a room and different responses of it."""
+        """Draws (batch, speakers, R): a room for each mixture, and distinct responses in it."""
         room = torch.randint(len(self.member), (batch,), device=self.member.device, generator=random)
         return self.responses[pick_by_weight(self.member[room], speakers, random)]
 
 
 @dataclass(frozen=True)
 class Noises(OnDevice):
-    """Noise recordings in memory, each at its full scale."""
+    """Noise recordings in memory, each normalised to a peak of 1."""
 
     clips: Clips
 
     @staticmethod
     def load(root: Path, sample_rate: int) -> "Noises":
-        """Reads all recordings below `root`, on the CPU; errors as `sound_files` and `read_clips`."""
-        found = read_clips(root, sound_files(root, "noise"), sample_rate)
-        return Noises(Clips.pack((noise / noise.abs().max())[None] for noise in found))
+        """Reads all recordings below `root`, on the CPU; errors as from `sound_files` and `read_clips`."""
+        recordings = read_clips(root, sound_files(root, "noise"), sample_rate)
+        return Noises(Clips.pack((noise / noise.abs().max())[None] for noise in recordings))
 
     def draw(self, batch: int, samples: int, random: torch.Generator) -> Tensor:
-        """Draws (batch, samples) float32 of unit root mean square; a recording that is too short goes round."""
+        """Draws (batch, samples) float32 with a root mean square of 1; short recordings repeat."""
         starts, device = self.clips.starts, self.clips.starts.device
-        which = torch.randint(len(starts), (batch, 1), device=device, generator=random)
-        length = self.clips.lengths[which]
+        index = torch.randint(len(starts), (batch, 1), device=device, generator=random)
+        length = self.clips.lengths[index]
         begin = (torch.rand(batch, 1, device=device, generator=random) * length).long()
         position = (begin + torch.arange(samples, device=device)) % length
-        noise = self.clips.samples[0, starts[which] + position].float()
+        noise = self.clips.samples[0, starts[index] + position].float()
         return noise / noise.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)

@@ -1,4 +1,4 @@
-"""Many sound files in memory: read ahead by threads, at one rate, kept as 16-bit samples, drawn from in segments."""
+"""Sound files in memory: read by threads, resampled, stored as 16-bit samples, drawn from in segments."""
 
 import logging
 from collections import Counter, deque
@@ -16,8 +16,8 @@ from tisdiss_cli.audio.read import Source, probe
 from tisdiss_cli.devices import cores
 from tisdiss_cli.errors import UserError, listed
 
-FRAME = 256  # samples; activity is known frame by frame, and every clip starts at a multiple
-CANDIDATES = 8  # positions tried for a segment that is not mostly silence
+FRAME = 256  # samples; the unit of activity, and every clip starts at a multiple
+CANDIDATES = 8  # random positions compared for each segment
 ACTIVE_DB = 30.0  # a frame is active within this much of its clip's loudest
 _AHEAD = 256  # files
 
@@ -27,39 +27,39 @@ Result = TypeVar("Result")
 
 
 class BadFiles(UserError):
-    """Files that cannot be used: the first are named with their reasons, and how many more there are."""
+    """Unusable files: the message has their number, and the first ones with reasons."""
 
     def __init__(self, sentences: Sequence[str]) -> None:
         self.sentences = list(dict.fromkeys(sentences))
-        count, said = len(self.sentences), listed(self.sentences, "; ")
-        super().__init__(said if count == 1 else f"{count} files cannot be used: {said}")
+        count, reasons = len(self.sentences), listed(self.sentences, "; ")
+        super().__init__(reasons if count == 1 else f"{count} files cannot be used: {reasons}")
 
 
-class Complaints:
-    """The bad files of several steps in one message, so that nobody mends them one by one."""
+class ErrorCollector:
+    """Collector of the bad files of several steps, to report them all in one message."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
     @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Keeps the bad files that the block ends with; what it would have made is missing until `check`."""
+    def collect(self) -> Iterator[None]:
+        """Suppresses and keeps a BadFiles of the block, whose results are then missing until `raise_if_any`."""
         try:
             yield
         except BadFiles as error:
             self.sentences += error.sentences
 
-    def check(self) -> None:
-        """BadFiles if there were any."""
+    def raise_if_any(self) -> None:
+        """Raises BadFiles if there are any."""
         if self.sentences:
             raise BadFiles(self.sentences)
 
 
 def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterator[Tensor]:
-    """Yields (L,) float32 for every path, in order, none silent; the log says once what was resampled.
+    """Yields (L,) float32 for every path, in order, and logs once if files were resampled.
 
-    `what` is the subject of that sentence, a folder say. After a bad file no more are yielded, but all are read; at the
-    end BadFiles has those that cannot be read, or are silent.
+    `what` names the files in the log, such as their folder. After an unreadable or silent file, the rest is read but
+    not yielded, and BadFiles is raised at the end.
     """
     rates: set[int] = set()
 
@@ -70,39 +70,41 @@ def read_clips(what: object, paths: Sequence[Path], sample_rate: int) -> Iterato
             waveform = torch.cat(list(source.blocks()))
         except UserError as error:
             return str(error)
-        except OSError as error:  # a disk that went away, say
+        except OSError as error:  # such as a disk that was removed
             return f"{path} cannot be read ({error.strerror or error})"
         for warning in source.warnings:
             log.warning(f"{path}: {warning}")
-        return waveform if waveform.any() else f"{path} is silent: take it out"
+        return waveform if waveform.any() else f"{path} is silent: remove it"
 
     bad: list[str] = []
-    for clip in ahead(read, paths, threads=min(8, cores()), most=_AHEAD):
+    for clip in map_ahead(read, paths, threads=min(8, cores()), most=_AHEAD):
         if isinstance(clip, str):
             bad.append(clip)
         elif not bad:
             yield clip
     if bad:
         raise BadFiles(bad)
-    say_rates(what, rates, sample_rate)
+    log_resampling(what, rates, sample_rate)
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int) -> Iterator[Result]:
-    """Yields the function's result for each item, in order; threads are up to `most` items ahead."""
-    pool, coming = ThreadPoolExecutor(threads), deque[Future[Result]]()
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int
+) -> Iterator[Result]:
+    """Yields the result for each item, in order; threads work up to `most` items ahead."""
+    pool, pending = ThreadPoolExecutor(threads), deque[Future[Result]]()
     try:
         for item in items:
-            coming.append(pool.submit(function, item))
-            if len(coming) > most:
-                yield coming.popleft().result()
-        for future in coming:
+            pending.append(pool.submit(function, item))
+            if len(pending) > most:
+                yield pending.popleft().result()
+        for future in pending:
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def count_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
-    """Returns how many files have each rate, in Hz, and why others cannot be opened."""
+def count_sample_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
+    """Returns the number of files at each rate in Hz, and the reasons why others cannot be opened."""
     rates, bad = Counter[int](), list[str]()
     for path in paths:
         try:
@@ -112,49 +114,49 @@ def count_rates(paths: Iterable[Path]) -> tuple[Counter[int], list[str]]:
     return rates, bad
 
 
-def commonest(rates: Counter[int]) -> int | None:
-    """Returns the rate of most of the files, of equals the lowest; None of none."""
+def most_common_rate(rates: Counter[int]) -> int | None:
+    """Returns the most common rate, the lowest of equals; None if `rates` is empty."""
     return max(sorted(rates), key=rates.__getitem__, default=None)
 
 
-def say_rates(what: object, rates: set[int], sample_rate: int) -> None:
-    """Says once in the log that files of other rates are resampled."""
+def log_resampling(what: object, rates: set[int], sample_rate: int) -> None:
+    """Logs that files at other rates are resampled."""
     if other := sorted(rates - {sample_rate}):
         log.info(f"{what}: files at {listed(other)} Hz are resampled to {sample_rate} Hz")
 
 
 def active_frames(clip: Tensor) -> Tensor:
-    """Finds frames of a padded clip within ACTIVE_DB of its loudest, and not silent: (..., L) -> (..., L / FRAME)."""
+    """Returns True for frames within ACTIVE_DB of the loudest and not silent: (..., L) -> (..., L / FRAME)."""
     energy = clip.unflatten(-1, (-1, FRAME)).square().sum(dim=-1)
     return (energy > energy.amax(dim=-1, keepdim=True) * 10 ** (-ACTIVE_DB / 10)) & (energy > 0)
 
 
-def active_before(active: Tensor) -> Tensor:
-    """Returns how many frames are active before each, (K, F) -> (K, F + 1)."""
+def cumulative_activity(active: Tensor) -> Tensor:
+    """Returns the number of active frames before each frame: (K, F) -> (K, F + 1)."""
     return torch.nn.functional.pad(active.cumsum(dim=1), (1, 0)).int()
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Tensors, and others of this kind, that are together on one device."""
+    """Dataclass of tensors, or of other such dataclasses, on one device."""
 
     def to(self, device: torch.device) -> Self:
-        """Returns the same with its tensors on `device`."""
+        """Returns a copy with all tensors on `device`."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")})
 
 
 @dataclass(frozen=True)
 class Clips(OnDevice):
-    """Signals end to end as 16-bit samples, from which segments are drawn; all tensors on one device."""
+    """Concatenated signals as 16-bit samples, from which segments are drawn; all tensors on one device."""
 
     samples: Tensor  # (K, N) int16; every clip starts at a multiple of FRAME
-    active: Tensor  # (A, N / FRAME + 1) int32: active frames before each frame, of the signals that decide
+    active: Tensor  # (A, N / FRAME + 1) int32, active frames before each frame
     starts: Tensor  # (U,) int64, first sample of every clip
     lengths: Tensor  # (U,) int64, samples
 
     @staticmethod
     def pack(clips: Iterable[Tensor], first: int = 0) -> "Clips":
-        """Packs clips (K, L) in +-1, on the CPU; the signals from `first` on decide where segments lie."""
+        """Packs clips (K, L) within +-1, on the CPU; signals from `first` on count for activity."""
         pieces, active, lengths = list[Tensor](), list[Tensor](), list[int]()
         for clip in clips:
             lengths.append(clip.shape[-1])
@@ -163,18 +165,18 @@ class Clips(OnDevice):
             pieces.append((clip * 32767).round().to(torch.int16))
         sizes = torch.tensor([piece.shape[1] for piece in pieces])
         starts = sizes.cumsum(0) - sizes
-        return Clips(torch.cat(pieces, 1), active_before(torch.cat(active, 1)), starts, torch.tensor(lengths))
+        return Clips(torch.cat(pieces, 1), cumulative_activity(torch.cat(active, 1)), starts, torch.tensor(lengths))
 
     @property
     def checksum(self) -> str:
-        """A few digits of what a run trains on, so that it is not resumed on other data."""
+        """Checksum of the samples, to detect that a run is resumed on other data."""
         return f"{self.samples.numel()}:{int(self.samples.sum(dtype=torch.int64))}"
 
     def draw(self, clip: Tensor, samples: int, random: torch.Generator) -> Tensor:
-        """Draws a segment of each clip, (...) -> (K, ..., samples) float32, with zeros where a clip is shorter.
+        """Draws a segment of each clip, (...) -> (K, ..., samples) float32; shorter clips are zero-padded at random.
 
-        Of CANDIDATES offsets one is taken where at least half of the frames are active, or else the most active; of
-        several signals the least active decides. A clip shorter than the segment lies at a random place in it.
+        Takes the first of CANDIDATES random offsets with at least half of the frames active, or else the most active;
+        the least active of several signals counts.
         """
         start, length = self.starts[clip], self.lengths[clip]
         slack = (length - samples)[..., None]
@@ -190,10 +192,9 @@ class Clips(OnDevice):
 
 
 def pick_by_weight(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """Draws by weights (..., N), at least `count` of them above 0 and none below: (..., count) indices, none twice.
+    """Draws distinct indices (..., count) by weights (..., N), none negative and at least `count` positive.
 
-    As torch.multinomial without replacement, whose draws these are; but that reads from the device whether the weights
-    are in order, and so waits for it.
+    Draws the same as torch.multinomial without replacement, which checks the weights and so waits for the device.
     """
     races = weights / torch.empty_like(weights).exponential_(generator=random)
     return races.argmax(dim=-1, keepdim=True) if count == 1 else races.topk(count, dim=-1).indices

@@ -1,4 +1,4 @@
-"""Clean speech by speaker, held in memory on the training device, from which mixtures are drawn."""
+"""Clean speech by speaker, in memory on the training device."""
 
 import logging
 import os
@@ -21,26 +21,26 @@ log = logging.getLogger("tisdiss")
 
 @dataclass(frozen=True)
 class Corpus(OnDevice):
-    """Clean speech by speaker; all tensors on one device."""
+    """Clean speech of P speakers; all tensors on one device."""
 
     names: list[str]  # speakers, sorted
     sample_rate: int  # Hz
     clips: Clips  # every utterance at every speed
     first: Tensor  # (P,) int64, first utterance of every speaker
     counts: Tensor  # (P,) int64, utterances of every speaker, all speeds
-    compatible: Tensor  # (P, P) bool: may be mixed; False on the diagonal
+    compatible: Tensor  # (P, P) bool, True where two may be mixed
 
     @property
-    def spoken(self) -> Tensor:
-        """(P,) float, samples of every speaker, all speeds."""
+    def speech_samples(self) -> Tensor:
+        """Number of samples of every speaker, all speeds: (P,) float."""
         before = torch.nn.functional.pad(self.clips.lengths.cumsum(0), (1, 0))
         return (before[self.first + self.counts] - before[self.first]).float()
 
 
 def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
-    """Lists the sound files of `root`/<speaker>/** by speaker; the log says which sets of mixtures are left out.
+    """Returns the sound files of `root`/<speaker>/** by speaker, and logs which sets of mixtures it leaves out.
 
-    UserError if `root` cannot be listed, is a set of mixtures itself, or has files of fewer than `speakers`.
+    UserError if `root` cannot be listed, is a set of mixtures, or has files of fewer than `speakers` speakers.
     """
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass one that holds a folder of clean speech for each speaker")
@@ -48,32 +48,32 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
         raise UserError(f"{root} is a set of mixtures: pass a folder that holds clean speech for each speaker")
     folders, sets = speech_files(root)
     if len(folders) < speakers:
-        beside = f" beside {len(sets)} sets of mixtures, which are no speakers" if sets else ""
+        beside = f" beside {len(sets)} sets of mixtures, which do not count" if sets else ""
         raise UserError(
             f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}{beside}: mixing needs "
             f"a folder for each of at least {speakers} speakers"
         )
     if sets:
         names = listed([path.relative_to(root) for path in sets])
-        log.info(f"{root}: sets of mixtures are no speakers and are left out: {names}")
+        log.info(f"{root}: ignored sets of mixtures among the speakers: {names}")
     return folders
 
 
 def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Lists the sound files of `root`/<speaker>/** by speaker, without those of sets of mixtures, and these sets."""
-    known: dict[Path, Path | None] = {root: None}
+    """Returns the sound files of `root`/<speaker>/** by speaker, without sets of mixtures, and those sets."""
+    sets: dict[Path, Path | None] = {root: None}
 
     def outermost_set(folder: Path) -> Path | None:
-        if folder not in known:
+        if folder not in sets:
             above = outermost_set(folder.parent)
-            known[folder] = above or (folder if is_set(folder) else None)
-        return known[folder]
+            sets[folder] = above or (folder if is_set(folder) else None)
+        return sets[folder]
 
     files = {}
     for folder in subfolders(root):
-        if found := [path for path in find(folder) if not outermost_set(path.parent)]:
-            files[folder.name] = found
-    return files, sorted({found for found in known.values() if found})
+        if paths := [path for path in find(folder) if not outermost_set(path.parent)]:
+            files[folder.name] = paths
+    return files, sorted({path for path in sets.values() if path})
 
 
 def load_corpus(
@@ -84,10 +84,10 @@ def load_corpus(
     speakers: int = 2,
     exclude: Sequence[Sequence[str]] = (),
 ) -> Corpus:
-    """Reads `root`/<speaker>/**/<any sound file>, at `sample_rate` and a copy at each speed, on the CPU.
+    """Reads the sound files of `root`/<speaker>/** at `sample_rate` and every speed, on the CPU.
 
-    `exclude` has pairs of patterns (`*` and `?` as in a shell) of speakers never to be mixed. UserError if there are
-    too few speakers, silent or unreadable files, or a speaker without partners.
+    `exclude` has pairs of speakers, or patterns with `*` and `?`, never to mix. UserError if there are too few
+    speakers, silent or unreadable files, or a speaker without partners.
     """
     folders = find_speakers(root, speakers)
     compatible = compatibility(list(folders), exclude, speakers)
@@ -106,19 +106,21 @@ def load_corpus(
 
 
 def compatibility(names: list[str], exclude: Sequence[Sequence[str]], speakers: int) -> Tensor:
-    """Returns who may be mixed with whom, (P, P) bool, symmetric.
+    """Returns which speakers may be mixed: (P, P) bool, symmetric, False on the diagonal.
 
-    UserError if a pattern matches nobody, or a speaker has too few partners left.
+    UserError if a pattern matches no speaker, or a speaker has too few partners left.
     """
     allowed = ~torch.eye(len(names), dtype=torch.bool)
-    nobody = list(dict.fromkeys(p for pair in exclude for p in pair if not any(fnmatchcase(name, p) for name in names)))
-    if nobody:
-        raise UserError(f"the excluded pairs: no speaker is named {listed(list(map(repr, nobody)))}")
+    unmatched = list(
+        dict.fromkeys(p for pair in exclude for p in pair if not any(fnmatchcase(name, p) for name in names))
+    )
+    if unmatched:
+        raise UserError(f"the excluded pairs: no speaker is named {listed(list(map(repr, unmatched)))}")
     for a, b in exclude:
         rows, columns = (torch.tensor([fnmatchcase(name, pattern) for name in names]) for pattern in (a, b))
         barred = rows[:, None] & columns
         allowed &= ~(barred | barred.T)
-    # With this many partners left for everyone, no drawing order can run out of them.
+    # With this many partners left, drawing cannot run out of speakers in any order.
     conflicts = (~allowed).sum(dim=1)
     worst = int(conflicts.argmax())
     if len(names) <= (speakers - 1) * int(conflicts[worst]):
@@ -130,9 +132,9 @@ def compatibility(names: list[str], exclude: Sequence[Sequence[str]], speakers: 
 
 
 def read_exclusions(path: Path) -> list[tuple[str, str]]:
-    """Reads pairs of speaker patterns from a text file: two a line, blanks between, `#` starts a comment."""
+    """Reads pairs of speaker patterns from a text file: two words per line; `#` starts a comment."""
     try:
-        # Names may be of any bytes, as on the disk.
+        # Like file names, speakers' names may have any bytes.
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
         raise UserError(f"--exclude {path} cannot be read as a list of pairs ({error.strerror or error})") from None
@@ -145,5 +147,5 @@ def read_exclusions(path: Path) -> list[tuple[str, str]]:
         elif words:
             wrong.append(f"line {number} has {len(words)}")
     if wrong:
-        raise UserError(f"{path}: write two speakers or patterns a line; {listed(wrong)}")
+        raise UserError(f"{path}: write two speakers or patterns per line; {listed(wrong)}")
     return pairs

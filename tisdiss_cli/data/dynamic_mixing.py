@@ -1,4 +1,4 @@
-"""Dynamic mixing on the training device: random speakers, utterances, segments, levels, rooms and noise."""
+"""Dynamic mixing: random speakers, utterances, segments, levels, rooms and noise at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
-from tisdiss_cli.data.clips import CANDIDATES, FRAME, OnDevice, active_before, active_frames, pick_by_weight
+from tisdiss_cli.data.clips import CANDIDATES, FRAME, OnDevice, active_frames, cumulative_activity, pick_by_weight
 from tisdiss_cli.data.corpus import Corpus
 
 SHORTEST_TURN = 1 / 3  # of a segment
-_FADE = 80  # samples in which a voice that takes turns begins, and ends
+_FADE = 80  # samples of fade in and out
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
-    """Returns random numbers that follow from `key` alone (seed, step, rank): the step is the position in the data.
+    """Returns a random generator that depends on `key` (seed, step, rank) alone.
 
-    Nothing else has to be stored to resume a run exactly.
+    A resumed run therefore needs no stored generator state.
     """
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     return torch.Generator(device).manual_seed(seed)
@@ -27,7 +27,7 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
 def draw_speakers(
     compatible: Tensor, batch: int, *, speakers: int, random: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """Draws (batch, speakers) indices, compatible with each other, in proportion to `weights` (P,); None: evenly."""
+    """Draws (batch, speakers) indices of compatible speakers, in proportion to `weights` (P,). Default: uniformly."""
     allowed = torch.ones(batch, compatible.shape[0], device=compatible.device)
     if weights is not None:
         allowed = allowed * weights
@@ -40,16 +40,16 @@ def draw_speakers(
 
 
 def draw_segments(corpus: Corpus, speakers: Tensor, *, samples: int, random: torch.Generator) -> Tensor:
-    """Draws a random segment of a random utterance of each speaker: indices (...) -> (..., samples), float32."""
+    """Draws a random segment of a random utterance of each speaker: (...) -> (..., samples), float32."""
     count = corpus.counts[speakers]
     uniform = torch.rand(*speakers.shape, device=speakers.device, generator=random)
-    # A product with a float below 1 may still round up to the count itself.
+    # The product may round up to the count itself.
     utterance = corpus.first[speakers] + torch.minimum((uniform * count).long(), count - 1)
     return corpus.clips.draw(utterance, samples, random)[0]
 
 
 def active_level(x: Tensor) -> Tensor:
-    """Returns the root mean square over the active frames, (..., L) -> (..., 1); 0 for silence or less than a frame."""
+    """Returns the root mean square over active frames: (..., L) -> (..., 1); 0 for silence or less than a frame."""
     x = x[..., : x.shape[-1] // FRAME * FRAME]
     if not x.shape[-1]:
         return x.new_zeros(*x.shape[:-1], 1)
@@ -59,10 +59,10 @@ def active_level(x: Tensor) -> Tensor:
 
 
 def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Lets each voice begin and end somewhere, as in conversation, in a `share` of the mixtures on average.
+    """Cuts each voice to a random turn, as in conversation, in a `share` (0 to 1) of the mixtures on average.
 
-    (batch, speakers, samples) -> the same. What is left of a voice is at least SHORTEST_TURN of the segment, at a place
-    where, of CANDIDATES, most of it is speech (up to half), faded in and out; a voice with none there is left whole.
+    (batch, speakers, samples) -> the same. A turn is at least SHORTEST_TURN of the segment and fades in and out. It is
+    the first of CANDIDATES that is at least half speech, or else the one with the most; without any, the voice stays.
     """
     batch, speakers, samples = segments.shape
     device = segments.device
@@ -70,12 +70,12 @@ def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tenso
     length = samples * (SHORTEST_TURN + (1 - SHORTEST_TURN) * uniform[0])
     begin = (samples - length) * uniform[1]
     framed = samples // FRAME * FRAME
-    active = active_before(active_frames(segments[..., :framed]).flatten(0, 1)).view(batch, speakers, -1)
-    first, last = (begin / FRAME).ceil().long(), ((begin + length) / FRAME).long()  # frames that are left whole
+    active = cumulative_activity(active_frames(segments[..., :framed]).flatten(0, 1)).view(batch, speakers, -1)
+    first, last = (begin / FRAME).ceil().long(), ((begin + length) / FRAME).long()  # frames within a turn
     first, last = first.clamp(max=framed // FRAME), torch.maximum(first, last).clamp(max=framed // FRAME)
     spoken = active.gather(-1, last) - active.gather(-1, first)
     enough = (last - first).clamp(min=1) / 2
-    best, place = (spoken / enough).clamp(max=1).max(dim=-1, keepdim=True)  # of equals the first, a random one
+    best, place = (spoken / enough).clamp(max=1).max(dim=-1, keepdim=True)  # the first of equals, so a random one
     begin, end = begin.gather(-1, place), (begin + length).gather(-1, place)  # (batch, speakers, 1)
     position = torch.arange(samples, device=device)
     fade = (torch.minimum(position - begin, end - position) / _FADE).clamp(0, 1)
@@ -85,25 +85,24 @@ def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tenso
 
 @dataclass(frozen=True)
 class DynamicMixing(OnDevice):
-    """Mixtures that are new at every step.
+    """New mixtures at every step, drawn from a corpus.
 
-    The references are the dry sources: with rooms, the network learns to dereverberate, as in WHAMR!
-    (Maciejewski et al. 2020), and with noise to remove it. The impulse responses begin with their
-    direct path, so reverberant mixture and references are aligned.
+    The references are the dry sources, as in WHAMR! (Maciejewski et al. 2020), so the network learns to remove
+    reverberation and noise. Impulse responses begin at their direct path, which keeps mixtures and references aligned.
     """
 
     corpus: Corpus
-    level_db: float
+    level_db: float  # relative levels are uniform within +- this
     rooms: Rooms | None = None
     noises: Noises | None = None
-    noise_db: Sequence[float] = (-6.0, 3.0)  # of the loudest speaker over the noise (WHAM!, Wichern et al. 2019)
-    speaker_exponent: float = 0.0  # of the length of a speaker's speech, by which they are drawn; 0: evenly
-    turn_taking: float = 0.0  # share of the mixtures in which each voice begins and ends somewhere
-    silent_share: float = 0.0  # share of the mixtures in which the last source is silence
+    noise_db: Sequence[float] = (-6.0, 3.0)  # loudest speaker over noise (WHAM!, Wichern et al. 2019)
+    speaker_exponent: float = 0.0  # speakers are drawn by length of speech ** this; 0: uniformly
+    turn_taking: float = 0.0  # share of mixtures where each voice speaks for a part only
+    silent_share: float = 0.0  # share of mixtures where the last source is silent
 
     @property
     def checksum(self) -> str:
-        """A few digits of the speech, the rooms and the noise."""
+        """Checksum of speech, rooms and noise."""
         noises = [self.noises.clips.checksum] if self.noises else []
         rooms = [f"{tuple(self.rooms.responses.shape)}"] if self.rooms else []
         return " ".join([self.corpus.clips.checksum, *noises, *rooms])
@@ -111,10 +110,10 @@ class DynamicMixing(OnDevice):
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws mixtures (batch, samples) and their references (batch, speakers, samples)."""
         sources = self.sources(batch, speakers, samples, random)
-        heard = sources
+        wet = sources
         if self.rooms:
-            heard = reverberate(sources, self.rooms.draw(batch, speakers, random))
-        mixture = heard.sum(dim=1)
+            wet = reverberate(sources, self.rooms.draw(batch, speakers, random))
+        mixture = wet.sum(dim=1)
         if self.noises:
             low, high = self.noise_db
             snr = low + (high - low) * torch.rand(batch, 1, device=mixture.device, generator=random)
@@ -123,16 +122,16 @@ class DynamicMixing(OnDevice):
         return mixture, sources
 
     def sources(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> Tensor:
-        """Draws the dry references; each speaker's active level is uniform in +-`level_db` of the first's."""
+        """Draws the dry references; each active level is within +-`level_db` of the first speaker's."""
         corpus = self.corpus
-        weights = corpus.spoken.pow(self.speaker_exponent) if self.speaker_exponent else None
-        who = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
-        segments = draw_segments(corpus, who, samples=samples, random=random)
+        weights = corpus.speech_samples.pow(self.speaker_exponent) if self.speaker_exponent else None
+        picked = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
+        segments = draw_segments(corpus, picked, samples=samples, random=random)
         if self.turn_taking and samples >= FRAME:
             segments = take_turns(segments, self.turn_taking, random)
         segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
         level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * self.level_db
-        level[:, :1].zero_()  # the network is blind to the mixture's own level
+        level[:, :1].zero_()  # the network ignores the level of the mixture
         sources = segments * 10 ** (level / 20)
         if self.silent_share:
             speaks = torch.rand(batch, 1, device=segments.device, generator=random) >= self.silent_share

@@ -1,4 +1,4 @@
-"""Fixed mixtures with references, held in memory on the training device, from which segments are drawn."""
+"""Fixed mixtures with references, in memory on the training device."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.clips import Clips, Complaints, OnDevice, read_clips
+from tisdiss_cli.data.clips import Clips, ErrorCollector, OnDevice, read_clips
 from tisdiss_cli.data.corpus import speech_files
 from tisdiss_cli.data.datasets import LAYOUTS, Dataset, Item, find_dataset, subfolders
 from tisdiss_cli.errors import UserError, listed
@@ -16,13 +16,13 @@ from tisdiss_cli.errors import UserError, listed
 
 @dataclass(frozen=True)
 class FixedMixtures(OnDevice):
-    """Every mixture and its references; those of one item keep their levels relative to each other."""
+    """Mixtures and their references; the signals of one item keep their relative levels."""
 
-    clips: Clips  # of 1 + S signals, mixture first
+    clips: Clips  # 1 + S signals, mixture first
 
     @property
     def checksum(self) -> str:
-        """A few digits of all samples."""
+        """Checksum of all samples."""
         return self.clips.checksum
 
     def draw(self, batch: int, speakers: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -34,9 +34,9 @@ class FixedMixtures(OnDevice):
 
 
 def looks_fixed(root: Path) -> bool:
-    """Tells whether `root` is meant as a set of mixtures: a known layout at it, whole or in part, or below it.
+    """Returns True if `root` has a known layout, perhaps incomplete, or one is below it.
 
-    Sets below it that lie beside the clean speech of two speakers or more are no reason: then the speech is meant.
+    A layout below it does not count beside clean speech of two or more speakers.
     """
     if not os.path.isdir(root):
         return False
@@ -52,39 +52,40 @@ def looks_fixed(root: Path) -> bool:
 def complete_dataset(
     root: Path, speakers: int, *, mixture: str | None = None, references: Sequence[str] | None = None
 ) -> Dataset:
-    """Finds a dataset; UserError also where files lack counterparts or the number of speakers is another."""
+    """Finds a dataset; UserError also if files lack counterparts or the number of speakers differs."""
     dataset = find_dataset(root, mixture, references)
     if dataset.missing:
         raise UserError(f"{dataset.root} is incomplete: {listed(dataset.missing, '; ')}")
     if dataset.speakers != speakers:
         raise UserError(
-            f"{dataset.root} has references of {dataset.speakers} speakers, and the recipe's network {speakers}"
+            f"{dataset.root} has references of {dataset.speakers} speakers, but the network separates {speakers}: "
+            "pass other data or change the recipe"
         )
     return dataset
 
 
 def read_items(dataset: Dataset, items: Sequence[Item], sample_rate: int) -> Iterator[Tensor]:
-    """Yields every item as (1 + S, L) float32, mixture first; BadFiles at the end, of another length among them."""
+    """Yields every item as (1 + S, L) float32, mixture first; BadFiles at the end, also for unequal lengths."""
     paths = [path for item in items for path in (item.mixture, *item.references)]
     clips = read_clips(dataset.root, paths, sample_rate)
-    complaints = Complaints()
-    with complaints.collected():
+    errors = ErrorCollector()
+    with errors.collect():
         for item in items:
             signals = [next(clips) for _ in range(1 + len(item.references))]
-            odd = [
-                f"{path} has {signal.shape[0]} samples at {sample_rate} Hz and its mixture {signals[0].shape[0]}: "
-                "they must be of one length"
+            unequal = [
+                f"{path} has {signal.shape[0]} samples at {sample_rate} Hz, its mixture {signals[0].shape[0]}: "
+                "they must have the same length"
                 for path, signal in zip(item.references, signals[1:], strict=True)
                 if signal.shape != signals[0].shape
             ]
-            complaints.sentences += odd
-            if not complaints.sentences:
+            errors.sentences += unequal
+            if not errors.sentences:
                 yield torch.stack(signals)
-        next(clips, None)  # to its end, where it says what was resampled
-    complaints.check()
+        next(clips, None)  # runs to the end, which logs the resampling
+    errors.raise_if_any()
 
 
 def load_fixed(dataset: Dataset, sample_rate: int) -> FixedMixtures:
-    """Reads all of a complete dataset, on the CPU; errors as `read_items`."""
+    """Reads a complete dataset, on the CPU; errors as from `read_items`."""
     items = read_items(dataset, dataset.items, sample_rate)
     return FixedMixtures(Clips.pack((signals / signals.abs().max() for signals in items), first=1))

@@ -1,8 +1,8 @@
-"""Sets of fixed mixtures from clean speech, in the layouts of WSJ0-2mix, WHAM! and WHAMR!, `min` version.
+"""Generation of fixed mixtures from clean speech, in the layouts of WSJ0-2mix, WHAM! and WHAMR!, `min` version.
 
-Every mixture is drawn from seed and index alone, so a set is reproducible and a longer one begins with
-a shorter one. Source: Hershey et al. 2016 (WSJ0-2mix), Wichern et al. 2019 (WHAM!), Maciejewski et al.
-2020 (WHAMR!); levels are root mean squares over active frames instead of ITU-T P.56's.
+Each mixture depends on seed and index alone, so a set is reproducible and can be extended. Sources: Hershey et al. 2016
+(WSJ0-2mix), Wichern et al. 2019 (WHAM!), Maciejewski et al. 2020 (WHAMR!); levels are root mean squares over active
+frames instead of ITU-T P.56.
 """
 
 import csv
@@ -19,47 +19,47 @@ from torch import Tensor
 
 from tisdiss_cli.audio.read import read
 from tisdiss_cli.audio.write import as_sndfile
-from tisdiss_cli.data.augment import direct_first, find_rooms, reverberate, sound_files
-from tisdiss_cli.data.clips import FRAME, BadFiles, Complaints, commonest, count_rates, read_clips
+from tisdiss_cli.data.augment import find_rooms, reverberate, sound_files, trim_to_direct_path
+from tisdiss_cli.data.clips import FRAME, BadFiles, ErrorCollector, count_sample_rates, most_common_rate, read_clips
 from tisdiss_cli.data.corpus import compatibility, find_speakers
 from tisdiss_cli.data.datasets import METADATA
 from tisdiss_cli.data.dynamic_mixing import active_level, draw_speakers, generator
 from tisdiss_cli.errors import UserError
 
-PEAK = 0.9  # of the loudest file of a mixture, as in WSJ0-2mix
+PEAK = 0.9  # peak of the loudest file of a mixture, as in WSJ0-2mix
 _ATTEMPTS = 100
-_LONGEST = 250  # bytes of a name that every disk takes, without the extension
+_LONGEST = 250  # bytes of a file name without its extension that every disk accepts
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """The parts of one mixture; levels are dB, relative to the speakers' mean."""
+class MixturePlan:
+    """Components of one mixture."""
 
     speakers: list[str]
     utterances: list[Path]
-    levels: list[float]
-    responses: list[Path]  # one for each speaker, or none
+    levels: list[float]  # dB, relative to their mean
+    responses: list[Path]  # one per speaker, or empty
     noise: Path | None
-    noise_start: float  # share of the recording
-    noise_db: float  # of the loudest speaker over the noise
+    noise_start: float  # share of the recording, 0 to 1
+    noise_db: float  # loudest speaker over noise
 
 
 @dataclass(kw_only=True)
 class MixtureSet:
-    """A source of mixtures.
+    """Generator of mixtures.
 
-    UserError if there are fewer speakers or impulse responses than a mixture needs, empty folders, or names of speakers
-    that are too long for a mixture's.
+    UserError if there are too few speakers or impulse responses, empty folders, or speakers' names too long to make a
+    file name.
     """
 
-    root: Path  # a folder for each speaker
-    speakers: int  # of a mixture
-    level_db: float  # relative levels are uniform in +-this
-    exclude: Sequence[Sequence[str]]  # pairs of patterns of speakers that are never mixed
-    rirs: Path | None  # impulse responses, a folder for each room
-    noise: Path | None  # a folder of noise
-    noise_db: tuple[float, float]  # of the loudest speaker over the noise, uniform
-    seed: int  # of all that is drawn
+    root: Path  # clean speech, one folder per speaker
+    speakers: int  # number per mixture
+    level_db: float  # relative levels are uniform within +- this
+    exclude: Sequence[Sequence[str]]  # pairs of speakers, or patterns, never mixed
+    rirs: Path | None  # impulse responses, one folder per room
+    noise: Path | None  # folder of noise recordings
+    noise_db: tuple[float, float]  # range of loudest speaker over noise, uniform
+    seed: int
 
     def __post_init__(self) -> None:
         self.folders = find_speakers(self.root, self.speakers)  # utterances by speaker
@@ -69,16 +69,18 @@ class MixtureSet:
         self.noises = sound_files(self.noise, "noise") if self.noise else []
         longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-self.speakers :]
         if len(os.fsencode(_name(1, longest, [-60.0] * self.speakers))) > _LONGEST:
-            raise UserError(f"{self.root}: speakers' names are too long for a mixture's: shorten {', '.join(longest)}")
+            raise UserError(
+                f"{self.root}: speakers' names are too long to make a file name: shorten {', '.join(longest)}"
+            )
 
     def sample_rate(self) -> int:
-        """Returns the commonest rate of the speech that can be read, Hz; of equals the lowest. BadFiles if none can."""
-        rates, bad = count_rates(self.speech)
-        if not (rate := commonest(rates)):
+        """Returns the most common rate of the readable speech in Hz, the lowest of equals; BadFiles if none is."""
+        rates, bad = count_sample_rates(self.speech)
+        if not (rate := most_common_rate(rates)):
             raise BadFiles(bad)
         return rate
 
-    def plan(self, index: int, attempt: int = 0) -> Ingredients:
+    def plan(self, index: int, attempt: int = 0) -> MixturePlan:
         """Draws a mixture's distinct speakers, utterances, levels, room and noise."""
         random = generator(torch.device("cpu"), self.seed, index, attempt)
 
@@ -100,30 +102,30 @@ class MixtureSet:
         noise = choose(self.noises) if self.noises else None
         start, share = torch.rand(2, generator=random).tolist()
         low, high = self.noise_db
-        return Ingredients(chosen, utterances, levels.tolist(), responses, noise, start, low + (high - low) * share)
+        return MixturePlan(chosen, utterances, levels.tolist(), responses, noise, start, low + (high - low) * share)
 
     def check(self, count: int, sample_rate: int) -> None:
-        """BadFiles if some cannot be read, or are silent or too short; says what is resampled.
+        """Raises BadFiles if files are unreadable, silent or too short; logs resampling.
 
-        All speech is opened; what `count` mixtures take is read whole.
+        Opens all speech, and reads the files of the first `count` mixtures in full.
         """
         plans = [self.plan(index) for index in range(count)]
-        spoken = sorted({path for plan in plans for path in plan.utterances})
+        utterances = sorted({path for plan in plans for path in plan.utterances})
         responses = sorted({path for plan in plans for path in plan.responses})
         noises = sorted({plan.noise for plan in plans if plan.noise})
-        complaints = Complaints()
-        for what, paths in ((self.root, spoken), ("impulse responses", responses), ("noise", noises)):
-            with complaints.collected():
+        errors = ErrorCollector()
+        for what, paths in ((self.root, utterances), ("impulse responses", responses), ("noise", noises)):
+            with errors.collect():
                 for path, clip in zip(paths, read_clips(what, paths, sample_rate), strict=True):
-                    if paths is spoken and clip.shape[0] < FRAME:
-                        complaints.sentences.append(f"{path} is too short: take it out, or join it with others")
-        complaints.sentences += count_rates(sorted(set(self.speech) - set(spoken)))[1]
-        complaints.check()
+                    if paths is utterances and clip.shape[0] < FRAME:
+                        errors.sentences.append(f"{path} is too short: remove it or join it with others")
+        errors.sentences += count_sample_rates(sorted(set(self.speech) - set(utterances)))[1]
+        errors.raise_if_any()
 
-    def draw(self, count: int, sample_rate: int) -> Iterator[tuple[Ingredients, dict[str, Tensor]]]:
-        """Yields `count` mixtures: what each is made of, and its files by folder (int16, as `render` has them).
+    def draw(self, count: int, sample_rate: int) -> Iterator[tuple[MixturePlan, dict[str, Tensor]]]:
+        """Yields `count` mixtures: the components, and the files by folder as `render` returns them.
 
-        An utterance that is silent as far as the other one lasts is drawn again.
+        Draws again if an utterance is silent for the length of the mixture.
         """
         for index in range(count):
             for attempt in range(_ATTEMPTS):
@@ -134,16 +136,16 @@ class MixtureSet:
             else:
                 names = ", ".join(str(path) for path in plan.utterances)
                 raise UserError(
-                    f"{self.root}: in {_ATTEMPTS} draws one of the utterances was silent as far as the other lasts, "
-                    f"{names} at last: take out those that are too short or begin with too long a silence"
+                    f"{self.root}: {_ATTEMPTS} draws had a silent utterance for the length of the mixture, the last "
+                    f"one {names}: remove files that are very short or begin with a long silence"
                 )
             yield plan, files
 
 
-def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
-    """Returns every file of a mixture by folder, int16 (L,), as long as its shortest utterance.
+def render(plan: MixturePlan, sample_rate: int) -> dict[str, Tensor] | None:
+    """Returns the files of a mixture by folder, int16 (L,), as long as the shortest utterance.
 
-    Mixtures are exactly the sums of the other files. None when an utterance is silent in that length.
+    Mixtures are exact sums of the other files. Returns None if an utterance is silent over that length.
     """
     clips = [read(path, sample_rate) for path in plan.utterances]
     length = min(clip.shape[0] for clip in clips)
@@ -154,7 +156,7 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     dry = dry / level * 10 ** (torch.tensor(plan.levels)[:, None] / 20)
     parts = {"anechoic" if plan.responses else "": dry}
     if plan.responses:
-        responses = [direct_first(read(path, sample_rate)) for path in plan.responses]
+        responses = [trim_to_direct_path(read(path, sample_rate)) for path in plan.responses]
         parts["reverb"] = torch.stack([reverberate(x, h) for x, h in zip(dry, responses, strict=True)])
     if plan.noise:
         noise = read(plan.noise, sample_rate)
@@ -167,24 +169,24 @@ def render(plan: Ingredients, sample_rate: int) -> dict[str, Tensor] | None:
     return {name: signal.to(torch.int16) for name, signal in whole.items()}
 
 
-def check_place(out: Path, sources: dict[str, Path | None]) -> None:
-    """UserError where OUT lies inside a folder that mixtures are drawn from, by what the user knows it as."""
-    for what, folder in sources.items():
+def check_output_folder(out: Path, sources: dict[str, Path | None]) -> None:
+    """Raises a UserError if `out` is inside one of `sources`, input folders by argument or option."""
+    for option, folder in sources.items():
         if folder is not None and out.resolve().is_relative_to(os.path.realpath(folder)):
             raise UserError(
-                f"OUT {out} lies inside {what} {folder}: name a folder outside it, or its mixtures become inputs"
+                f"OUT {out} is inside {option} {folder}, so its mixtures would become inputs: name a folder outside it"
             )
 
 
 def write_set(
     mixtures: MixtureSet, out: Path, *, count: int, sample_rate: int, format: str, advance: Callable[[], object]
 ) -> None:
-    """Writes `count` mixtures, 16 bit, and `mixtures.csv`, what each is made of; `out` is whole or not there.
+    """Writes `count` mixtures, 16 bit, and their components in `mixtures.csv`, to a new or empty `out`, atomically.
 
-    `format` is "wav" or "flac"; `advance` is called after every mixture. UserError if `out`, a new or an empty folder,
-    cannot be written, or as `MixtureSet.draw`.
+    `format` is "wav" or "flac"; `advance` is called after every mixture. UserError if `out` cannot be written, or as
+    from `MixtureSet.draw`.
     """
-    out = out.resolve()  # what a link points to
+    out = out.resolve()  # a link stays
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -213,12 +215,12 @@ def write_set(
 
 
 def _name(number: int, speakers: Sequence[str], levels: Sequence[float]) -> str:
-    """Returns what a mixture's files are called, without their extension."""
+    """Returns the file name of a mixture, without the extension."""
     return "_".join([f"{number:05}", *(f"{name}_{db:.2f}" for name, db in zip(speakers, levels, strict=True))])
 
 
-def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
-    """Returns what a mixture is made of, by column; paths are relative to the folders that were given."""
+def _row(mixtures: MixtureSet, plan: MixturePlan) -> dict[str, object]:
+    """Returns the components of a mixture by column, with paths relative to the input folders."""
 
     def below(path: Path | None, root: Path | None) -> str:
         return path.relative_to(root).as_posix() if path and root else ""
@@ -238,9 +240,9 @@ def _row(mixtures: MixtureSet, plan: Ingredients) -> dict[str, object]:
 
 
 def _folders(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the files of WSJ0-2mix, or of WHAM! with noise, or of WHAMR! with rooms, by folder: sums of the parts.
+    """Returns the files of WSJ0-2mix, WHAM! (with noise) or WHAMR! (with rooms) by folder, as sums of `parts`.
 
-    Those are sources (S, L) by what they are heard in, and "noise" (L,) if there is some.
+    `parts` are the sources (S, L) by kind of reverberation, and "noise" (L,) if any.
     """
     noise = parts.get("noise")
     folders: dict[str, Tensor] = {} if noise is None else {"noise": noise}

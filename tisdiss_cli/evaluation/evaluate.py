@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tisdiss_cli.data.clips import commonest, count_rates
+from tisdiss_cli.data.clips import count_sample_rates, most_common_rate
 from tisdiss_cli.data.datasets import Dataset, Item
 from tisdiss_cli.devices import OutOfMemory, cores, memory_guard, now
 from tisdiss_cli.errors import UserError
@@ -158,8 +158,8 @@ def _plan(
     if separator is None:
         assert estimates is not None  # one of the two is given
         files = find_estimates(estimates, dataset, pattern)
-        rates, _ = count_rates(path for paths in files.values() for path in paths)
-        return settings | {"estimates": str(estimates), "sample_rate": commonest(rates) or 8000}, [None], files
+        rates, _ = count_sample_rates(path for paths in files.values() for path in paths)
+        return settings | {"estimates": str(estimates), "sample_rate": most_common_rate(rates) or 8000}, [None], files
     if separator.sources != dataset.speakers:
         raise UserError(
             f"{dataset.root} has {dataset.speakers} references a mixture, and the weights "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.audio.read import Source
-from tisdiss_cli.data.clips import ahead, say_rates
+from tisdiss_cli.data.clips import log_resampling, map_ahead
 from tisdiss_cli.data.datasets import Item
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.evaluation.metrics import trim
@@ -43,8 +43,8 @@ def read_ahead(
         except (OSError, MemoryError) as error:  # such as a disk that was removed
             return f"its files cannot be read ({error or type(error).__name__})"
 
-    yield from zip(items, ahead(load, items, threads=1, most=_AHEAD), strict=True)
-    say_rates("mixtures and references", rates, rate)
+    yield from zip(items, map_ahead(load, items, threads=1, most=_AHEAD), strict=True)
+    log_resampling("mixtures and references", rates, rate)
 
 
 def _load(item: Item, estimates: tuple[Path, ...] | None, rate: int, rates: set[int]) -> Signals:

@@ -1,1 +1,1 @@
-"""Training: a corpus in memory, mixtures drawn from it, the multi-loss, the schedule, the loop and its checkpoints."""
+"""Training: recipes, the multi-loss, optimisers, the loop and its checkpoints; knows nothing about options."""

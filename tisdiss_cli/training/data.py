@@ -1,4 +1,4 @@
-"""Training data, fixed mixtures or clean speech to mix, told apart by the folder; validation data."""
+"""Training data (fixed mixtures, or clean speech to mix) and validation data."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms
-from tisdiss_cli.data.clips import Complaints
+from tisdiss_cli.data.clips import ErrorCollector
 from tisdiss_cli.data.corpus import load_corpus
 from tisdiss_cli.data.dynamic_mixing import DynamicMixing
 from tisdiss_cli.data.fixed_mixtures import FixedMixtures, complete_dataset, load_fixed, looks_fixed, read_items
@@ -19,8 +19,8 @@ from tisdiss_cli.training.recipe import Recipe
 log = logging.getLogger("tisdiss")
 
 Data = FixedMixtures | DynamicMixing
-# Keys of the recipe by which sources are drawn, which may change during a run.
-TUNING = ("level_db", "speaker_exponent", "turn_taking", "silent_share")
+# Recipe keys that decide how sources are mixed and may change during a run.
+MIXING_OPTIONS = ("level_db", "speaker_exponent", "turn_taking", "silent_share")
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Example:
     references: Tensor  # (S, L)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns them as a batch of one there."""
+        """Returns mixture (1, L) and references (1, S, L) on `device`."""
         return self.mixture.to(device)[None], self.references.to(device)[None]
 
 
 def load_examples(root: Path, sample_rate: int, *, speakers: int, count: int = 0) -> list[Example]:
-    """Reads the mixtures of `root`, or `count` of them evenly spread; UserError names what does not fit."""
+    """Reads all mixtures of `root`, or `count` evenly spaced ones; UserError if the dataset is unusable."""
     dataset = complete_dataset(root, speakers)
     items = dataset.items
     if 0 < count < len(items):
@@ -47,40 +47,40 @@ def load_examples(root: Path, sample_rate: int, *, speakers: int, count: int = 0
 def load_data(
     root: Path, recipe: Recipe, *, mixture: str | None = None, references: Sequence[str] | None = None
 ) -> Data:
-    """Reads all that mixtures are drawn from into memory, on the CPU; the log says how much it is.
+    """Reads the training data into memory, on the CPU, and logs its duration.
 
-    `root` is a set of mixtures, or a folder of clean speech for each speaker. UserError says in one sentence whatever
-    is wrong with a folder or with files.
+    `root` is a set of mixtures, or holds a folder of clean speech for each speaker. UserError if a folder or a file
+    cannot be used.
     """
     config = recipe.config
     if mixture is not None or references is not None or looks_fixed(root):
-        for name in ("rirs", "noise", "exclude", *TUNING[1:]):
+        for name in ("rirs", "noise", "exclude", *MIXING_OPTIONS[1:]):
             if getattr(recipe, name) or any(change.get(name) for change in recipe.changes):
-                raise UserError(f"{root} holds fixed mixtures: {name} is for mixing clean speech, leave it out")
+                raise UserError(f"{root} holds fixed mixtures: {name} applies only to clean speech, leave it out")
         dataset = complete_dataset(root, config.speakers, mixture=mixture, references=references)
         data: Data = (fixed := load_fixed(dataset, config.sample_rate))
-        clips, words = fixed.clips, f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}"
+        clips, description = fixed.clips, f"{dataset.layout}, {len(dataset.items)} mixtures of {dataset.mixture}"
         if recipe.speeds != [1.0]:
-            words += "; speeds are for mixing clean speech and have no effect here"
+            description += "; speeds apply only to clean speech and are ignored"
     else:
-        rooms, noises, complaints = None, None, Complaints()
-        with complaints.collected():
+        rooms, noises, errors = None, None, ErrorCollector()
+        with errors.collect():
             corpus = load_corpus(
                 root, config.sample_rate, speeds=recipe.speeds, speakers=config.speakers, exclude=recipe.exclude
             )
-        with complaints.collected():
+        with errors.collect():
             rooms = Rooms.load(Path(recipe.rirs), config.sample_rate, config.speakers) if recipe.rirs else None
-        with complaints.collected():
+        with errors.collect():
             noises = Noises.load(Path(recipe.noise), config.sample_rate) if recipe.noise else None
-        complaints.check()
-        data = tuned(DynamicMixing(corpus, recipe.level_db, rooms, noises, recipe.noise_db), recipe)
-        clips, words = corpus.clips, f"{len(corpus.names)} speakers, {len(recipe.speeds)} speeds counted"
-    log.info(f"{root}: {int(clips.lengths.sum()) / config.sample_rate / 60:.1f} min, {words}")
+        errors.raise_if_any()
+        data = apply_mixing_options(DynamicMixing(corpus, recipe.level_db, rooms, noises, recipe.noise_db), recipe)
+        clips, description = corpus.clips, f"{len(corpus.names)} speakers, all {len(recipe.speeds)} speeds included"
+    log.info(f"{root}: {int(clips.lengths.sum()) / config.sample_rate / 60:.1f} min, {description}")
     return data
 
 
-def tuned(data: Data, recipe: Recipe) -> Data:
-    """Returns the same with the recipe's values of TUNING; what is fixed has its levels, turns and sound."""
+def apply_mixing_options(data: Data, recipe: Recipe) -> Data:
+    """Returns the data with the recipe's MIXING_OPTIONS; fixed mixtures stay as they are."""
     if isinstance(data, FixedMixtures):
         return data
-    return replace(data, **{name: getattr(recipe, name) for name in TUNING})
+    return replace(data, **{name: getattr(recipe, name) for name in MIXING_OPTIONS})

@@ -1,7 +1,6 @@
-"""The weights of a run as `separate` loads them: the mean of the best, at the sources' level, with their history.
+"""Weights for inference: the mean of the best validated ones, scaled so that outputs have the references' level.
 
-SI-SNR, and so the loss, knows no level and no sign; one factor on the Decoder gives the voices those of
-the sources.
+SI-SNR ignores level and sign, so one factor on the Decoder sets both after training.
 """
 
 from collections.abc import Iterable
@@ -21,14 +20,14 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Best:
-    """Keeps the `count` states of lowest validation loss, on the CPU."""
+    """The `count` states with the lowest validation loss, on the CPU."""
 
     count: int
     losses: list[float] = field(default_factory=list)  # ascending
     states: list[Weights] = field(default_factory=list)
 
     def add(self, loss: float, state: Weights) -> bool:
-        """Takes a state; True if it is among the best. Of equal losses the later is better."""
+        """Adds a state if it is among the best and returns True if so; of equal losses the later is better."""
         place = sum(other < loss for other in self.losses)
         if place >= self.count:
             return False
@@ -38,21 +37,21 @@ class Best:
         return True
 
     def mean(self) -> Weights:
-        """Returns the plain mean of every tensor."""
+        """Returns the unweighted mean of every tensor."""
         return {name: torch.stack([state[name] for state in self.states]).mean(dim=0) for name in self.states[0]}
 
 
 @torch.no_grad()
 def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Returns the one factor, negative if need be, that brings the network's voices nearest to the references.
+    """Returns the least-squares factor, perhaps negative, from the network's outputs to the references.
 
-    In the least-squares sense over all pairs of mixtures (B, L) and references (B, S, L), which are on the network's
-    device, each item under its best permutation; 1 if the voices have nothing of the references.
+    `pairs` are mixtures (B, L) and references (B, S, L) on the network's device; each item is matched under its best
+    permutation. 1 if outputs and references are uncorrelated.
     """
     shared = energy = 0.0
     for mixture, references in pairs:
         voices = network.separate(mixture)
-        scores = pairwise_si_snr(voices, references)  # (B, S, S), rows are voices
+        scores = pairwise_si_snr(voices, references)  # (B, S, S), one row per voice
         for voice, reference, score in zip(voices, references, scores, strict=True):
             order, _ = best_permutation(score)
             shared += float((voice * reference[list(order)]).sum())
@@ -61,5 +60,5 @@ def output_gain(network: TISDiSS, pairs: Iterable[tuple[Tensor, Tensor]]) -> flo
 
 
 def scale_outputs(state: dict[str, Tensor], gain: float) -> dict[str, Tensor]:
-    """Returns the weights of the same network with every output multiplied by `gain`: the Decoder is linear."""
+    """Returns the weights with the linear Decoder, and so every output, multiplied by `gain`."""
     return {name: value * gain if name.startswith("decoder.deconv.") else value for name, value in state.items()}

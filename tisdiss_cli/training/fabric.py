@@ -1,4 +1,4 @@
-"""Lightning Fabric as `tisdiss train` sets it up: devices, ranks and precision."""
+"""Setup of Lightning Fabric: devices, ranks and precision."""
 
 import logging
 
@@ -15,17 +15,17 @@ except ImportError:
 
 
 def launch(device: torch.device, *, devices: int, precision: str, config: Config) -> Fabric:
-    """Starts a process for each of `devices`, this one among them; each goes on from here with its own rank.
+    """Starts one process per device, this one included, and returns its Fabric; each continues with its own rank.
 
-    A CPU takes any number of processes; UserError if there are fewer CUDA devices. `precision` is "fp32", "tf32" or
-    "bf16", `config` the network's.
+    `devices` is any number of processes on a CPU; UserError if there are fewer CUDA devices. `precision` is "fp32",
+    "tf32" or "bf16".
     """
     if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells what the options already say
-    # Applied once, the Separator reads no re-injection, whose parameters then get no gradient on any device.
-    once = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection
-    ddp = "ddp_find_unused_parameters_true" if once else "ddp"
+        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices, pass no more")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats the options
+    # A Separator applied once never uses the re-injection, so its parameters get no gradient on any device.
+    single_pass = config.separator_repeats * config.separator_layers == 1 and not config.reconstructor_reinjection
+    ddp = "ddp_find_unused_parameters_true" if single_pass else "ddp"
     fabric = Fabric(
         accelerator=device.type,
         devices=devices if device.index is None or devices > 1 else [device.index],
@@ -38,9 +38,9 @@ def launch(device: torch.device, *, devices: int, precision: str, config: Config
     return fabric
 
 
-def agree(fabric: Fabric, *values: float) -> list[float]:
-    """Returns the largest of every value over all ranks."""
+def max_over_ranks(fabric: Fabric, *values: float) -> list[float]:
+    """Returns the maximum of each value over all ranks."""
     if fabric.world_size == 1:
         return list(values)
-    mine = torch.tensor(values, dtype=torch.float64, device=fabric.device)
-    return torch.as_tensor(fabric.all_reduce(mine, reduce_op="max")).tolist()
+    local = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    return torch.as_tensor(fabric.all_reduce(local, reduce_op="max")).tolist()

@@ -1,4 +1,4 @@
-"""The log of a run: losses of the steps since its last row, log.csv with a row for every few steps, and its picture."""
+"""Training log: log.csv with a row every few steps, the metrics buffered for its next row, and the training curve."""
 
 import csv
 import logging
@@ -15,11 +15,11 @@ from tisdiss_cli.training.fabric import Fabric
 
 LOG = "log.csv"
 CURVE = "curve.png"
-_GROUPS = 100  # of neighbouring rows, whose means are the smoothed loss
-_WORST = 5.0  # dB below the mixture; the first steps' values beyond it would flatten the rest
+_GROUPS = 100  # groups of neighbouring rows, averaged for the smoothed loss
+_WORST = 5.0  # dB below the mixture; worse values of the first steps are cut off the plot
 
 
-class Losses:
+class MetricBuffer:
     """Loss and gradient norm of each step since the last row, left on the device until a row is due."""
 
     def __init__(self, fabric: Fabric) -> None:
@@ -27,13 +27,13 @@ class Losses:
         self.pending: list[Tensor] = []  # (2,) each
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Takes down a step of this rank, without waiting for the device."""
+        """Adds a step of this rank, without waiting for the device."""
         self.pending.append(torch.stack((loss.detach(), norm.detach())))
 
-    def settle(self) -> int | None:
-        """Turns the pending steps into means over all ranks, known to each.
+    def reduce(self) -> int | None:
+        """Averages the pending steps over all ranks.
 
-        Returns how many steps ago, from 1, the first was that is not finite; None if there is none.
+        Returns the age in steps, from 1, of the first one that is not finite; None if all are finite.
         """
         if not self.pending:
             return None
@@ -44,18 +44,18 @@ class Losses:
         bad = (~steps.isfinite()).any(dim=1).nonzero().flatten().tolist()
         return len(steps) - bad[0] if bad else None
 
-    def close(self) -> tuple[float, float]:
-        """Returns mean loss and gradient norm of the pending steps, at least one; none is pending afterwards."""
+    def pop_means(self) -> tuple[float, float]:
+        """Returns mean loss and gradient norm of the pending steps, at least one, and empties the buffer."""
         loss, norm = torch.stack(self.pending).mean(dim=0).tolist()
         self.pending = []
         return loss, norm
 
 
 class Log:
-    """Appends rows to `path`; a resumed run first drops the rows after its checkpoint."""
+    """Writer of log.csv; a resumed run first drops the rows after its checkpoint."""
 
     def __init__(self, path: Path, repeats: int, step: int) -> None:
-        """Takes the most repeats of a validation, of which si_snri_0 is the Splitter's, and the step to go on from."""
+        """Opens the log at `step`; `repeats` is the largest number validated (column si_snri_0 is the Splitter's)."""
         self.path, rows = path, [row for row in read_log(path) if int(row["step"]) <= step] if step else []
         self.header = [
             *["step", "minutes", "learning_rate", "loss", "gradient_norm", "mixture_seconds_per_second", "change"],
@@ -68,25 +68,25 @@ class Log:
             writer.writerows(rows)
 
     def add(self, step: int, seconds: float, **values: float | str) -> None:
-        """Writes one row, of `seconds` into the run; columns without a value stay empty."""
+        """Writes one row, `seconds` into the run; columns without a value stay empty."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.header).writerow({"step": step, "minutes": f"{seconds / 60:.3f}", **values})
 
     def add_change(self, step: int, seconds: float, change: str) -> None:
-        """Writes the row of a change of the recipe from `step` on, unless a run that stopped there has written it."""
+        """Writes a recipe change that applies from `step` on, unless the log has it already."""
         if (step, change) not in self.changes:
             self.add(step, seconds, change=change)
 
     def add_validation(
         self, step: int, seconds: float, *, ema_decay: float, loss: float, si_snri: Sequence[float]
     ) -> None:
-        """Writes the row of a validation of the average with that decay."""
+        """Writes the validation of the moving average with decay `ema_decay`."""
         gains = {f"si_snri_{repeat}": f"{value:.4f}" for repeat, value in enumerate(si_snri)}
         self.add(step, seconds, ema_decay=ema_decay, valid_loss=f"{loss:.5f}", **gains)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Reads the rows by column name; none if there is no file. A last row that was cut short is left out."""
+    """Returns the rows by column name, without a truncated last row; an empty list if there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -94,9 +94,9 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def plot_curve(out: Path) -> None:
-    """Draws `out`/curve.png from `out`/log.csv; nothing without matplotlib or rows.
+    """Draws `out`/curve.png from `out`/log.csv, if matplotlib is installed and there are rows.
 
-    Of several moving averages the best of each validation is drawn.
+    Shows the best moving average of each validation.
     """
     rows = read_log(out / LOG)
     losses = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
@@ -122,9 +122,9 @@ def plot_curve(out: Path) -> None:
     for index, name in enumerate(names):
         repeat = int(name.removeprefix("si_snri_"))
         label = "Splitter" if repeat == 0 else f"{repeat} repeat{'s' if repeat > 1 else ''}"
-        known = [(step, float(row[name])) for step, row in zip(checked, checks, strict=True) if row[name]]
+        points = [(step, float(row[name])) for step, row in zip(checked, checks, strict=True) if row[name]]
         colour = colormaps["viridis"](0.9 * index / max(1, len(names) - 1))
-        right.plot(*zip(*known, strict=True), "o-", markersize=3, color=colour, label=label)
+        right.plot(*zip(*points, strict=True), "o-", markersize=3, color=colour, label=label)
     right.set(xlabel="step", ylabel="SI-SNRi (dB)", title="Validation by repeats of the Reconstructor")
     if names:
         right.legend(frameon=False)
@@ -143,5 +143,7 @@ def plot_curve(out: Path) -> None:
     try:
         with replacing(out / CURVE) as part:
             figure.savefig(part, dpi=120, format="png")
-    except OSError as error:  # a picture is no reason to end a run
-        logging.getLogger("tisdiss").warning(f"warning: {out / CURVE} is not drawn: {error.strerror or error}")
+    except OSError as error:  # a missing plot must not end a run
+        logging.getLogger("tisdiss").warning(
+            f"warning: {out / CURVE} could not be written ({error.strerror or error}); training continues"
+        )

@@ -1,4 +1,4 @@
-"""Optimisers: AdamW of all parameters (the paper), or Muon of the matrices within the stages."""
+"""Optimisers: AdamW for all parameters (the paper), or Muon for the matrices within the stages."""
 
 from collections.abc import Callable
 
@@ -10,21 +10,21 @@ from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.training.recipe import Recipe
 
 MOMENTUM = 0.95
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration brings all singular values near 1
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz quintic
 _ITERATIONS = 5
 
 
 class Muon(Optimizer):
-    """Muon (Jordan et al. 2024), as torch has it, for parameters of any number of axes and on any device.
+    """Muon (Jordan et al. 2024) for parameters with two or more axes, on any device.
 
-    A kernel (out, in, taps ...) is the matrix (out, in x taps ...) of the linear map that it is. torch's own takes
-    matrices only, and orthogonalises in bfloat16, which on a CPU without units for it takes longer than the whole
-    training step (5.4 s against 0.18 s in float32 for 1.6 M parameters).
+    A kernel (out, in, taps ...) counts as a matrix (out, in x taps ...). torch's own Muon takes matrices only and
+    always orthogonalises in bfloat16: on a CPU without bfloat16 units 5.4 s a step, 0.18 s in float32 (1.6 M
+    parameters).
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Takes one step along the orthogonalised gradients, with Nesterov's momentum."""
+        """Takes one step along the orthogonalised gradients, with Nesterov momentum."""
         loss = closure() if closure else None
         for group in self.param_groups:
             for kernel in group["params"]:
@@ -37,12 +37,12 @@ class Muon(Optimizer):
                 matrix = kernel.grad.lerp(average, MOMENTUM).flatten(1)
                 length = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.add_(orthogonalised(matrix).view_as(kernel), alpha=-length * group["lr"])
+                kernel.add_(orthogonalise(matrix).view_as(kernel), alpha=-length * group["lr"])
         return loss
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Returns the matrix with its singular values brought near 1, by Newton-Schulz; float32 on a CPU, else bfloat16."""
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Returns the matrix with singular values near 1, by Newton-Schulz; in float32 on a CPU, else in bfloat16."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = (matrix if wide else matrix.T).to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
     x = x / x.norm().clamp(min=1e-7)  # all singular values at most 1
@@ -54,12 +54,12 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def within_stages(name: str, parameter: nn.Parameter) -> bool:
-    """Tells if a parameter maps features to features: no vector, Encoder, Decoder or per-channel factor."""
+    """Returns True for the matrices and kernels of Separator, Splitter and Reconstructor."""
     return parameter.dim() > 1 and name.split(".")[0] in ("separator", "splitter", "reconstructor")
 
 
 def build_optimizers(network: TISDiSS, recipe: Recipe) -> list[Optimizer]:
-    """Builds the optimisers of all parameters, AdamW's first; `set_rates` gives them their rates."""
+    """Builds AdamW, and Muon if the recipe has it; `set_rates` sets the learning rates of each step."""
     named = list(network.named_parameters())
     muon = [p for name, p in named if recipe.muon_learning_rate and within_stages(name, p)]
     adamw = [p for name, p in named if not (recipe.muon_learning_rate and within_stages(name, p))]
@@ -72,7 +72,7 @@ def build_optimizers(network: TISDiSS, recipe: Recipe) -> list[Optimizer]:
 
 
 def set_rates(optimizers: list[Optimizer], recipe: Recipe, factor: float) -> None:
-    """Sets the learning rates of the next step: `factor`, 0 to 1, of what the recipe has for each optimiser."""
+    """Sets each optimiser's learning rate to `factor` (0 to 1) times the recipe's."""
     rates = (recipe.learning_rate, recipe.muon_learning_rate)
     for optimizer, rate in zip(optimizers, rates, strict=False):  # without Muon there is one
         for group in optimizer.param_groups:

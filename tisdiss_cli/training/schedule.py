@@ -1,4 +1,4 @@
-"""Learning rates and time: the paper's schedule, one that fits a budget of time or steps, and one without an end."""
+"""Learning-rate schedules: the paper's, one for a budget of time or steps, and an open-ended one with a cooldown."""
 
 import time
 from dataclasses import dataclass
@@ -8,18 +8,15 @@ from tisdiss_cli.training.recipe import Recipe
 
 @dataclass
 class Plateau:
-    """Halves the rate when the validation loss has not improved for `patience` epochs (the paper: 3).
-
-    `bad` counts the epochs since the best, for early stopping too.
-    """
+    """Halving of the learning rate after `patience` epochs without a lower validation loss (the paper: 3)."""
 
     patience: int
-    best: float = float("inf")
-    factor: float = 1.0
-    bad: int = 0
+    best: float = float("inf")  # lowest validation loss
+    factor: float = 1.0  # share of the learning rate
+    bad: int = 0  # epochs since the best, also for early stopping
 
     def update(self, loss: float) -> None:
-        """Takes an epoch's validation loss."""
+        """Updates the factor with an epoch's validation loss."""
         if loss < self.best:
             self.best, self.bad = loss, 0
             return
@@ -29,9 +26,12 @@ class Plateau:
 
 
 def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.0) -> float:
-    """Rises linearly over the first share of a budget, stays 1, falls linearly to exactly 0 in the last share.
+    """Returns the share of the learning rate: linear warm-up, constant 1, linear decay to exactly 0.
 
-    `progress` is the spent share, 0 to 1; the decay begins after the warm-up at the earliest.
+    Args:
+        progress: spent share of the budget, 0 to 1.
+        warm_up_share: share of the budget for the warm-up.
+        decay_share: share of the budget for the decay, which begins after the warm-up at the earliest.
     """
     if progress < warm_up_share:
         return max(progress / warm_up_share, 1e-3)
@@ -39,12 +39,12 @@ def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.
 
 
 class Clock:
-    """Seconds spent on a run, interruptions left out, and those that its end will need."""
+    """Time spent on a run, without interruptions, and the time its end will need."""
 
     def __init__(self, started: float) -> None:
         """Begins at `started`, by `time.monotonic()`."""
         self.started, self.before = started, 0.0  # before: seconds spent until the run was resumed
-        # The longest end of an epoch so far, and a step of the last row: kept free in a time budget for its end.
+        # The longest end of an epoch so far, and the mean step of the last row.
         self.epoch_end_seconds, self.step_seconds = 2.0, 0.0
         self.saved = self.row_began = time.monotonic()
         self.row_step = 0
@@ -56,12 +56,12 @@ class Clock:
 
     @property
     def unsaved_minutes(self) -> float:
-        """Minutes since the last checkpoint, or since the run went on."""
+        """Minutes since the last checkpoint, or since the run was resumed."""
         return (time.monotonic() - self.saved) / 60
 
     @property
     def reserve(self) -> float:
-        """Seconds that the end of a time budget is kept free for: the last step, validation and save."""
+        """Seconds to keep free at the end of a time budget for the last step, validation and save."""
         return 1.2 * self.epoch_end_seconds + self.step_seconds
 
     def begin_rows(self, step: int) -> None:
@@ -69,28 +69,28 @@ class Clock:
         self.row_began, self.row_step = time.monotonic(), step
 
     def end_row(self, step: int) -> None:
-        """Takes the mean duration of the steps of a row, which ends with `step`."""
+        """Measures the mean duration of a step in the row that ends with `step`."""
         self.step_seconds = (time.monotonic() - self.row_began) / (step - self.row_step)
         self.begin_rows(step)
 
     def end_epoch(self, began: float) -> None:
-        """Takes the duration of an epoch's end, begun at `began`, which is no part of its row."""
+        """Measures an end of an epoch that began at `began`, and leaves it out of the row."""
         seconds = time.monotonic() - began
         self.epoch_end_seconds = max(self.epoch_end_seconds, seconds)
         self.row_began += seconds
 
 
 class Schedule:
-    """The recipe of the coming step, and what rate follows from where a run is in its budget, cooldown or epochs."""
+    """Recipe and learning rate of the coming step, by budget, cooldown or epochs."""
 
     def __init__(self, plan: Recipe) -> None:
-        """Takes the recipe of the whole run, with all its changes."""
+        """Begins at step 0 of `plan`, the recipe of the whole run with all its changes."""
         self.plan, self.recipe = plan, plan.at(0)
         self.plateau, self.budgeted = Plateau(plan.patience), bool(plan.minutes or plan.steps)
         self.cooling_since: float | None = None  # seconds into the run when its cooldown began
 
     def advance(self, step: int, seconds: float) -> str:
-        """Brings the recipe of the step after `step` steps into force; returns how it differs from the last step's."""
+        """Applies the recipe of the step after `step` steps and returns its differences as text, empty if none."""
         old, self.recipe = self.recipe.to_dict(), self.plan.at(step)
         if self.recipe.cooldown and self.cooling_since is None:
             self.cooling_since = seconds
@@ -98,9 +98,9 @@ class Schedule:
         return ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if new[name] != old[name])
 
     def progress(self, step: int, seconds: float, reserve: float) -> float:
-        """Returns the share, 0 to 1, that is spent of the budget; of an open-ended run, of its cooldown.
+        """Returns the spent share, 0 to 1, of the budget, or of the cooldown of an open-ended run.
 
-        Of a budget of time, `reserve` seconds at its end are kept for the last step, validation and save.
+        A budget or cooldown in minutes counts as spent `reserve` seconds before its end.
         """
         recipe = self.recipe
         if recipe.open_ended:
@@ -116,11 +116,11 @@ class Schedule:
         recipe = self.recipe
         if self.budgeted:
             return budget_factor(progress, recipe.warm_up_share, recipe.decay_share)
-        warm = min(1.0, (step + 1) / max(recipe.warm_up_steps, 1))  # linearly, from above 0 (the paper: 2000 steps)
+        warm = min(1.0, (step + 1) / max(recipe.warm_up_steps, 1))  # linear, above 0 (the paper: 2000 steps)
         return warm * (1 - progress) if recipe.open_ended else warm * self.plateau.factor
 
     def ends_epoch(self, step: int, progress: float, epochs: int) -> bool:
-        """Tells if the next epoch is over: after `epoch_steps` steps, or when the next part of the budget is spent."""
+        """Returns True if epoch `epochs` ends: after `epoch_steps` steps, or when its share of the budget is spent."""
         recipe = self.recipe
         if recipe.steps:
             return step >= recipe.steps * (epochs + 1) / recipe.budget_epochs
@@ -129,6 +129,6 @@ class Schedule:
         return step % recipe.epoch_steps == 0
 
     @property
-    def exhausted(self) -> bool:
-        """True when the paper's early stop applies: no improvement for `stop_after` epochs."""
+    def stops_early(self) -> bool:
+        """True if the paper's early stopping applies: no improvement for `stop_after` epochs."""
         return not self.budgeted and not self.recipe.open_ended and self.plateau.bad >= self.recipe.stop_after

@@ -1,4 +1,4 @@
-"""The start of a run: from a recipe, from weights to fine-tune, or from its own checkpoint."""
+"""Start of a training run: from a recipe, from weights to fine-tune, or from its own checkpoint."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tisdiss_cli.data.clips import Complaints
+from tisdiss_cli.data.clips import ErrorCollector
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import find_weights, load_weights, read_info
@@ -15,47 +15,54 @@ from tisdiss_cli.training.data import Data, Example, load_data, load_examples
 from tisdiss_cli.training.export import scale_outputs
 from tisdiss_cli.training.recipe import CHANGEABLE, Recipe, read_recipe
 
-# What may change when a run is resumed: none of it changes what a step learns, up to rounding.
+# Keys that may change when a run is resumed: they do not change what a step learns, up to rounding.
 RESUMABLE = {"precision", "compile", "activation_checkpointing", "checkpoint_minutes"}
-BUDGETS = ("minutes", "steps")  # may grow: the learning rate goes on from where the larger one has it
+BUDGETS = ("minutes", "steps")  # may grow: the learning rate continues on the curve of the larger budget
 
 
 @dataclass(frozen=True)
 class Start:
-    """The recipe, and what there is to continue from."""
+    """Recipe of a run, with the weights or the checkpoint to continue from."""
 
     recipe: Recipe
     weights: TISDiSS | None = None  # --init
     state: dict[str, Any] | None = None  # --resume
-    # Of a resumed run its data; "before": steps, minutes and hours of mixtures behind the weights that it began with.
+    # Data of a resumed run; "before": steps, minutes and hours of mixtures behind the initial weights.
     origin: dict[str, Any] = field(default_factory=lambda: {"before": {}})
 
     def network(self) -> TISDiSS:
-        """Builds the network to train: fresh, or with --init's tensors under the recipe's repeats.
+        """Builds the network to train: a fresh one, or one with the tensors of --init.
 
-        Of those the Decoder is brought to the length of a fresh one: exported weights have it at the sources' level, a
-        ten-thousandth of that or less, which the optimiser's first steps would overwrite.
+        The Decoder of --init gets the norm of a fresh one: exported weights scale it to the level of the sources, by
+        1e-4 or less, and the optimiser's first steps would overwrite it.
         """
         network = TISDiSS(self.recipe.config)
         if self.weights is not None:
-            fresh, given = (float(n.decoder.deconv.weight.detach().norm()) for n in (network, self.weights))
-            gain = fresh / given if given else 1.0
+            fresh, initial = (float(n.decoder.deconv.weight.detach().norm()) for n in (network, self.weights))
+            gain = fresh / initial if initial else 1.0
             network.load_state_dict(scale_outputs(self.weights.state_dict(), gain))
         return network
 
 
-def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
-    """Starts from a recipe ("small" if none is named) with options on top, on fresh weights or those of `init`.
+def start_run(out: Path, *, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
+    """Starts a run from a recipe and options, with fresh weights or those of `init`.
 
-    Without a recipe, `init` decides the network; its trained repeats and its hop, on which no tensor depends, give way
-    to those of the options or the recipe. UserError if OUT holds a run, or the two do not fit.
+    Args:
+        out: folder of the run, without a checkpoint.
+        recipe: name or path of a recipe. Default: "small", with the network of `init`.
+        init: weights to fine-tune. They must fit the recipe's network; its repeats and hop, on which no tensor
+            depends, apply. Default: fresh weights.
+        options: recipe keys that override the recipe.
+
+    Raises:
+        UserError: `out` holds a run, or `init` does not fit the recipe.
     """
     if (out / CHECKPOINT).exists():
-        raise UserError(f"{out} holds a run already: go on with --resume, or name another OUT")
+        raise UserError(f"{out} already holds a run: continue it with --resume, or name another OUT")
     if "cooldown" in options:
         raise UserError("--cooldown ends an open-ended run: pass it with --resume")
     values = read_recipe(recipe or "small")
-    values |= in_proportion(options, Recipe.from_dict(values))
+    values |= scale_muon_rate(options, Recipe.from_dict(values))
     if init is None:
         return Start(Recipe.from_dict(values))
     network = load_weights(init)
@@ -69,25 +76,25 @@ def start_new(out: Path, *, recipe: str | None, init: str | None, options: dict[
                     f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
                 )
     facts = read_info(find_weights(init)).info.get("training", {})
-    known = facts.items() if isinstance(facts, dict) else ()
-    before = {key: value for key, value in known if isinstance(value, int | float) and 0 <= value < math.inf}
+    entries = facts.items() if isinstance(facts, dict) else ()
+    before = {key: value for key, value in entries if isinstance(value, int | float) and 0 <= value < math.inf}
     return Start(Recipe.from_dict({**values, "network": trained}), network, origin={"before": before})
 
 
-def start_again(out: Path, options: dict[str, Any]) -> Start:
-    """Goes on from a checkpoint, perhaps with a larger budget, or from here on otherwise if it is open-ended.
+def resume_run(out: Path, options: dict[str, Any]) -> Start:
+    """Resumes a run from its checkpoint; a budget may grow, and an open-ended run may change CHANGEABLE keys.
 
-    UserError if an option would make it another run.
+    UserError if another option differs from the run's.
     """
     state = load_checkpoint(out / CHECKPOINT)
-    stored = Recipe.from_dict(state["recipe"]).to_dict()  # with the keys that have come since
+    stored = Recipe.from_dict(state["recipe"]).to_dict()  # adds keys of newer versions
     if stored["open_ended"]:
-        options = changed(options, stored, state["step"])
+        options = record_changes(options, stored, state["step"])
     grown = {key for key in BUDGETS if options.get(key, 0) > stored[key] > 0}
     for key, value in options.items():
         if key not in RESUMABLE | grown | {"changes"} and value != stored[key]:
             if key == "cooldown":
-                raise UserError("--cooldown is for open-ended runs, and this one has an end: leave it out to resume")
+                raise UserError("--cooldown is only for open-ended runs: leave it out to resume this one")
             raise UserError(
                 f"--{key.replace('_', '-')} {value} differs from this run's {stored[key]}: leave it out to resume, "
                 "or start a run in another OUT"
@@ -95,67 +102,67 @@ def start_again(out: Path, options: dict[str, Any]) -> Start:
     recipe = Recipe.from_dict({**stored, **options})
     if grown:
         spent = state["seconds"] / 60 / recipe.minutes if recipe.minutes else state["step"] / recipe.steps
-        state["epoch"] = int(spent * recipe.budget_epochs)  # those of the larger budget are longer
+        state["epoch"] = int(spent * recipe.budget_epochs)  # epochs of a larger budget are longer
     return Start(recipe, state=state, origin=state["origin"])
 
 
-def in_proportion(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Returns the options, where they name one rate with Muon's in the proportion that the recipe has."""
+def scale_muon_rate(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Returns the options; a new learning rate also scales Muon's, unless the options set that too."""
     if "learning_rate" in options and recipe.muon_learning_rate:
         rate = options["learning_rate"] * recipe.muon_learning_rate / recipe.learning_rate
         return {"muon_learning_rate": rate, **options}
     return options
 
 
-def changed(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[str, Any]:
-    """Returns the options with which an open-ended run is resumed, those that may change as a change from `step` on."""
+def record_changes(options: dict[str, Any], stored: dict[str, Any], step: int) -> dict[str, Any]:
+    """Returns the options with those that may change recorded as one entry of `changes`, from `step` on."""
     recipe = Recipe.from_dict(stored)
     now = recipe.at(step)
-    options = in_proportion(options, now)
+    options = scale_muon_rate(options, now)
     change = {key: value for key, value in options.items() if key in CHANGEABLE and value != getattr(now, key)}
     if now.cooldown and "cooldown" in change:
         raise UserError(
-            f"--cooldown {change['cooldown']:g}: this run is in a cooldown of {now.cooldown:g} minutes already: "
-            "leave it out to go on"
+            f"--cooldown {change['cooldown']:g}: this run is already in a cooldown of {now.cooldown:g} minutes: "
+            "leave it out to continue"
         )
     kept = {key: value for key, value in options.items() if key not in CHANGEABLE}
     if change:
-        kept["changes"] = sorted([*recipe.changes, {"step": step, **change}], key=lambda one: one["step"])
+        kept["changes"] = sorted([*recipe.changes, {"step": step, **change}], key=lambda change: change["step"])
     return kept
 
 
 @dataclass(frozen=True)
-class Material:
-    """The data of a run, and where they came from, for its checkpoint."""
+class RunData:
+    """Training data and validation examples of a run, with their origin for its checkpoint."""
 
     data: Data
     examples: list[Example]
     origin: dict[str, Any]
 
 
-def gather(
+def load_run_data(
     start: Start,
     root: Path,
     valid: Path | None = None,
     *,
     mixture: str | None = None,
     references: Sequence[str] | None = None,
-) -> Material:
-    """Reads what a run needs into memory, as `load_data` and `load_examples` do; a resumed run remembers `valid`.
+) -> RunData:
+    """Reads the data of a run into memory; a resumed run remembers `valid`.
 
-    UserError as theirs, or if a resumed run would train or validate on other data than before.
+    UserError as from `load_data` and `load_examples`, or if a resumed run has other data than before.
     """
     recipe, config = start.recipe, start.recipe.config
     if valid is None and start.origin.get("valid"):
         valid = Path(start.origin["valid"])
-    complaints = Complaints()
+    errors = ErrorCollector()
     examples: list[Example] = []
     if valid:
-        with complaints.collected():
+        with errors.collect():
             examples = load_examples(valid, config.sample_rate, speakers=config.speakers, count=recipe.valid_items)
-    with complaints.collected():
+    with errors.collect():
         data = load_data(root, recipe, mixture=mixture, references=references)
-    complaints.check()
+    errors.raise_if_any()
     origin = {
         "valid": str(valid.resolve()) if valid else None,
         "data": data.checksum,
@@ -165,6 +172,6 @@ def gather(
     for key, what in (("data", "DATA is"), ("examples", "--valid is")):
         if start.state and start.origin[key] != origin[key]:
             raise UserError(
-                f"{what} not what this run began with: pass the same folders, or start a run in another OUT"
+                f"{what} not the data that this run started with: pass the same folders, or start a run in another OUT"
             )
-    return Material(data, examples, origin)
+    return RunData(data, examples, origin)

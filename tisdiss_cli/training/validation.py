@@ -1,4 +1,4 @@
-"""SI-SNRi by repeats on a folder of fixed mixtures."""
+"""Validation: loss and SI-SNRi by repeats on fixed mixtures."""
 
 import time
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from tisdiss_cli.training.loss import MEASURES, best_si_snr, pairwise_si_snr, we
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over the mixtures."""
+    """Mean scores over the validation mixtures."""
 
-    loss: float  # the multi-loss, negative dB
+    loss: float  # multi-loss, negative dB
     si_snri: list[float]  # dB, after the Splitter and after 1, 2, ... repeats
 
 
@@ -29,9 +29,9 @@ def validate(
     measure: str = "si-snr",
     splitter_weight: float = 1.0,
 ) -> Validation:
-    """Runs every example once, at up to `repeats` repeats, as inference would (one at a time).
+    """Returns the scores at up to `repeats` repeats; runs one example at a time, as inference does.
 
-    `measure` and `splitter_weight` are those of `MultiLoss`.
+    `measure` and `splitter_weight` are as in `MultiLoss`.
     """
     losses: list[Tensor] = []
     gains: list[Tensor] = []
@@ -50,8 +50,8 @@ def validate(
     return Validation(float(torch.stack(losses).mean()), torch.stack(gains).mean(dim=0).tolist())
 
 
-def rehearse(network: TISDiSS, examples: list[Example], *, repeats: int, device: torch.device) -> float:
-    """Tries the first examples; returns about how many seconds all of them take at up to `repeats` repeats."""
+def dry_run(network: TISDiSS, examples: list[Example], *, repeats: int, device: torch.device) -> float:
+    """Validates the first two examples and returns the estimated seconds for all, at up to `repeats` repeats."""
     begin = time.monotonic()
     validate(network, examples[:2], repeats=1, device=device)
     return (time.monotonic() - begin) / 2 * len(examples) * repeats

@@ -1,4 +1,4 @@
-"""A network that learns: its multi-loss, the optimisers that move it, and the moving averages of its weights."""
+"""Training steps: the network with its multi-loss, optimisers and moving averages of the weights (EMA)."""
 
 import copy
 from collections.abc import Sequence
@@ -14,21 +14,20 @@ from tisdiss_cli.training.optimizers import build_optimizers, set_rates
 from tisdiss_cli.training.recipe import Recipe
 
 
-def decay_after(step: int, highest: float) -> float:
-    """Returns a moving average's share that stays in the step after `step` others: `highest` at last, less at first.
+def warmed_up_decay(step: int, highest: float) -> float:
+    """Returns the EMA decay after `step` steps: it rises to `highest`, so that the initial weights fade quickly.
 
-    So the average soon forgets the initial weights, with which it begins. At 0 it is the weights themselves.
+    At 0 the average equals the current weights.
     """
     return min(highest, (1 + step) / (10 + step))
 
 
-class Learner:
-    """Takes the steps; what it is made of is on the device, and of all ranks alike."""
+class Trainer:
+    """Network, optimisers and moving averages, on the device and identical on all ranks."""
 
     def __init__(self, fabric: Fabric, network: TISDiSS, recipe: Recipe) -> None:
         self.fabric, self.network = fabric, network
         network.to(fabric.device)
-        # Of as many horizons as the recipe has, each evaluated as it is.
         self.averages = [copy.deepcopy(network).requires_grad_(False) for _ in recipe.ema_decay]
         prepare(
             network,
@@ -41,39 +40,45 @@ class Learner:
         self.model, *_ = fabric.setup(multi_loss, *self.optimizers)
 
     @torch.no_grad()
-    def follow(self, step: int, decays: Sequence[float]) -> None:
-        """Moves the averages, each with its decay, towards the current weights, after `step` steps before this one."""
+    def update_averages(self, step: int, decays: Sequence[float]) -> None:
+        """Moves each average towards the current weights with its decay; `step` steps were taken before."""
         current = tuple(self.network.parameters())
         for average, decay in zip(self.averages, decays, strict=True):
-            torch._foreach_lerp_(tuple(average.parameters()), current, 1 - decay_after(step, decay))
+            torch._foreach_lerp_(tuple(average.parameters()), current, 1 - warmed_up_decay(step, decay))
 
-    def learn(
+    def step(
         self, mixture: Tensor, references: Tensor, *, repeats: int, recipe: Recipe, factor: float, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Takes one step on `recipe.accumulate` batches, one after the other; nothing waits for the device.
+        """Takes one optimiser step on `recipe.accumulate` batches, without waiting for the device.
 
-        `step` others were taken before; `factor` is the share of the recipe's learning rates, 0 to 1.
+        Args:
+            mixture: (accumulate * batch, L).
+            references: (accumulate * batch, S, L).
+            repeats: Reconstructor repeats.
+            recipe: recipe of this step.
+            factor: share of the recipe's learning rates, 0 to 1.
+            step: number of steps taken before.
 
         Returns:
-            The loss, negative dB, and the length of the gradient before it is clipped.
+            The loss in negative dB, and the gradient norm before clipping.
         """
         set_rates(self.optimizers, recipe, factor)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         losses, count = [], recipe.accumulate
-        for number, (part, sources) in enumerate(zip(mixture.chunk(count), references.chunk(count), strict=True), 1):
-            with self.fabric.no_backward_sync(self.model, enabled=number < count):  # ranks meet once a step
-                loss = self.model(part, sources, repeats) / count
+        for number, (batch, sources) in enumerate(zip(mixture.chunk(count), references.chunk(count), strict=True), 1):
+            with self.fabric.no_backward_sync(self.model, enabled=number < count):  # ranks synchronise once a step
+                loss = self.model(batch, sources, repeats) / count
                 self.fabric.backward(loss)
             losses.append(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.follow(step, recipe.ema_decay)
+        self.update_averages(step, recipe.ema_decay)
         return torch.stack(losses).sum(), norm
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds of it."""
+        """Returns the state for a checkpoint."""
         return {
             "network": self.network.state_dict(),
             "averages": [average.state_dict() for average in self.averages],
@@ -81,7 +86,7 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
-        parts: list[Any] = [self.network, *self.averages, *self.optimizers]
-        for part, stored in zip(parts, [state["network"], *state["averages"], *state["optimizers"]], strict=True):
-            part.load_state_dict(stored)
+        """Restores the state that `state` returned."""
+        modules: list[Any] = [self.network, *self.averages, *self.optimizers]
+        for module, stored in zip(modules, [state["network"], *state["averages"], *state["optimizers"]], strict=True):
+            module.load_state_dict(stored)

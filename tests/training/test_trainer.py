@@ -6,8 +6,8 @@ from lightning_fabric import Fabric
 
 from tests.synthetic import TINY
 from tisdiss_cli.model.network import TISDiSS
-from tisdiss_cli.training.learner import Learner, decay_after
 from tisdiss_cli.training.recipe import Recipe
+from tisdiss_cli.training.trainer import Trainer, warmed_up_decay
 
 
 def test_accumulated_batches_are_one_batch():
@@ -20,9 +20,9 @@ def test_accumulated_batches_are_one_batch():
         recipe = Recipe(network=TINY, batch_size=6 // count, accumulate=count, clip_norm=1e9)
         fabric = Fabric(accelerator="cpu", devices=1)
         fabric.launch()
-        learner = Learner(fabric, TISDiSS(recipe.config), recipe)
-        loss, norm = learner.learn(references.sum(1), references, repeats=2, recipe=recipe, factor=1.0, step=0)
-        gradients = torch.cat([p.grad.flatten() for p in learner.network.parameters()])
+        trainer = Trainer(fabric, TISDiSS(recipe.config), recipe)
+        loss, norm = trainer.step(references.sum(1), references, repeats=2, recipe=recipe, factor=1.0, step=0)
+        gradients = torch.cat([p.grad.flatten() for p in trainer.network.parameters()])
         taken.append((loss, norm, gradients))
     (loss, norm, expected), (again, length, gradients) = taken
     assert again.item() == pytest.approx(loss.item(), rel=1e-5) and length.item() == pytest.approx(
@@ -35,11 +35,11 @@ def test_the_moving_average_soon_forgets_the_first_weights():
     """Of what it begins with, a ten-thousandth is left after forty steps; later a step counts as the recipe has it."""
     left = [1.0]
     for step in range(40):
-        left.append(left[-1] * decay_after(step, 0.999))
+        left.append(left[-1] * warmed_up_decay(step, 0.999))
     assert left[40] < 1e-4
     assert left == sorted(left, reverse=True) and left[1] > 0
-    assert decay_after(10**6, 0.99) == 0.99
-    decays = [decay_after(step, 0.99) for step in range(2000)]
+    assert warmed_up_decay(10**6, 0.99) == 0.99
+    decays = [warmed_up_decay(step, 0.99) for step in range(2000)]
     assert decays == sorted(decays) and max(decays) == 0.99
 
 
@@ -48,18 +48,18 @@ def test_averages_follow_the_weights():
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     recipe = Recipe(network=TINY, ema_decay=[0.0, 0.15, 0.9])
-    learner = Learner(fabric, TISDiSS(recipe.config), recipe)
-    before = next(learner.network.parameters()).detach().clone()
+    trainer = Trainer(fabric, TISDiSS(recipe.config), recipe)
+    before = next(trainer.network.parameters()).detach().clone()
     with torch.no_grad():
-        next(learner.network.parameters()).add_(1)
-    learner.follow(0, recipe.ema_decay)
-    state = learner.state()
-    again = Learner(fabric, TISDiSS(recipe.config), recipe)
+        next(trainer.network.parameters()).add_(1)
+    trainer.update_averages(0, recipe.ema_decay)
+    state = trainer.state()
+    again = Trainer(fabric, TISDiSS(recipe.config), recipe)
     again.restore(state)
-    for one in (learner, again):
+    for one in (trainer, again):
         with torch.no_grad():
             next(one.network.parameters()).add_(1)
-        one.follow(1, recipe.ema_decay)
+        one.update_averages(1, recipe.ema_decay)
         for average, kept in zip(one.averages, (0.0, 0.15, 2 / 11), strict=True):
             first = 0.9 if kept else 1.0
             expected = before + kept * first + (1 - kept) * 2
