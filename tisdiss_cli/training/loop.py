@@ -53,16 +53,10 @@ class Training:
         started: float,
         stored: dict[str, Any] | None = None,
     ) -> None:
-        """Moves everything to the device of the launched fabric.
+        """Moves everything to the device of the launched fabric and restores the checkpoint `stored`, if any.
 
-        Args:
-            fabric: launched Fabric.
-            recipe: recipe of the whole run, with all its changes.
-            network: network to train.
-            run_data: training data and validation examples; without examples the latest weights count as the best.
-            out: existing folder of the run.
-            started: start of the run by `time.monotonic()`, in seconds.
-            stored: checkpoint to restore. Default: a new run.
+        `recipe` has all changes of the run, `out` exists, and `started` is a time of `time.monotonic()`. Without
+        validation examples the latest weights count as the best.
         """
         self.fabric, self.run_data, self.out = fabric, run_data, out
         schedule, best = Schedule(recipe), Best(recipe.average_best)

@@ -70,14 +70,7 @@ class MultiLoss(nn.Module):
     def __init__(
         self, network: TISDiSS, separator_outputs: bool = False, measure: str = "si-snr", splitter_weight: float = 1.0
     ) -> None:
-        """Wraps `network`.
-
-        Args:
-            network: network to train.
-            separator_outputs: supervise the Separator outputs too, through the Splitter.
-            measure: a key of MEASURES.
-            splitter_weight: weight of exits before the Reconstructor; those of the Reconstructor have 1.
-        """
+        """Takes a key of MEASURES, and the weight of exits before the Reconstructor; the others have 1."""
         super().__init__()
         self.network, self.separator_outputs = network, separator_outputs
         self.measure, self.splitter_weight = MEASURES[measure], splitter_weight

@@ -111,7 +111,7 @@ class Recipe:
         if self.silent_share and self.loss != "sa-sdr":
             raise UserError('recipe: silent_share needs loss = "sa-sdr": SI-SNR is not defined for a silent source')
         if bool(self.minutes) + bool(self.steps) + self.open_ended > 1:
-            raise UserError("recipe: set either minutes or steps or open_ended, not several")
+            raise UserError("recipe: a run has either minutes or steps, or is open_ended")
         if (self.cooldown or self.changes) and not self.open_ended:
             raise UserError("recipe: only an open_ended run may have changes or a cooldown")
         if self.precision not in ("auto", "fp32", "tf32", "bf16"):

@@ -28,10 +28,7 @@ class Plateau:
 def budget_factor(progress: float, warm_up_share: float, decay_share: float = 1.0) -> float:
     """Returns the share of the learning rate: linear warm-up, constant 1, linear decay to exactly 0.
 
-    Args:
-        progress: spent share of the budget, 0 to 1.
-        warm_up_share: share of the budget for the warm-up.
-        decay_share: share of the budget for the decay, which begins after the warm-up at the earliest.
+    All arguments are shares of the budget, 0 to 1; the decay begins after the warm-up at the earliest.
     """
     if progress < warm_up_share:
         return max(progress / warm_up_share, 1e-3)

@@ -47,15 +47,8 @@ class Start:
 def start_run(out: Path, *, recipe: str | None, init: str | None, options: dict[str, Any]) -> Start:
     """Starts a run from a recipe and options, with fresh weights or those of `init`.
 
-    Args:
-        out: folder of the run, without a checkpoint.
-        recipe: name or path of a recipe. Default: "small", with the network of `init`.
-        init: weights to fine-tune. They must fit the recipe's network; its repeats and hop, on which no tensor
-            depends, apply. Default: fresh weights.
-        options: recipe keys that override the recipe.
-
-    Raises:
-        UserError: `out` holds a run, or `init` does not fit the recipe.
+    Without a recipe, "small" applies with the network of `init`. Repeats and hop, on which no tensor depends, may
+    differ from those of `init`. UserError if `out` holds a run, or `init` does not fit the recipe.
     """
     if (out / CHECKPOINT).exists():
         raise UserError(f"{out} already holds a run: continue it with --resume, or name another OUT")

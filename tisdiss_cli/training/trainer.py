@@ -51,16 +51,8 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Takes one optimiser step on `recipe.accumulate` batches, without waiting for the device.
 
-        Args:
-            mixture: (accumulate * batch, L).
-            references: (accumulate * batch, S, L).
-            repeats: Reconstructor repeats.
-            recipe: recipe of this step.
-            factor: share of the recipe's learning rates, 0 to 1.
-            step: number of steps taken before.
-
-        Returns:
-            The loss in negative dB, and the gradient norm before clipping.
+        `factor` is the share of the recipe's learning rates, 0 to 1; `step` steps were taken before. Returns the loss
+        in negative dB, and the gradient norm before clipping.
         """
         set_rates(self.optimizers, recipe, factor)
         for optimizer in self.optimizers:
