@@ -89,7 +89,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
     return {
         "empty.wav": "empty",
-        "text.wav": "no sound file",
+        "text.wav": "not a sound file",
         "zero.wav": "no samples",
         "nan.wav": "NaN",
         "inf.wav": "infinite",

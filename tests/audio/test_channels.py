@@ -96,7 +96,7 @@ def test_whoever_decodes_the_file(tmp_path, name, codec):
     x = melody(RATE)
     _, (warning,) = told(encode(tmp_path / name, [np.stack((x, -x), axis=1)], RATE, codec))
     assert "instead" in warning
-    y, warnings = told(tmp_path / name, wanted=(2,))
+    y, warnings = told(tmp_path / name, selected=(2,))
     assert not warnings and si_snr(-y, x) > 15 and y[1000:9000] @ x[1000:9000] < 0
 
 
@@ -113,7 +113,7 @@ def test_recordings_joined_end_to_end_decide_by_their_own_channels(tmp_path):
         for half in np.split(y[: len(y) // 2 * 2], 2):
             assert half.std() > 0.5 * x.std()
         with pytest.raises(AudioError, match="no channel 2"):
-            told(path, wanted=(2,))
+            told(path, selected=(2,))
 
 
 def test_every_reader_takes_the_same(tmp_path, mini_weights, said):
@@ -138,10 +138,10 @@ def test_channels_are_chosen_and_missing_ones_fail_alone(tmp_path, mini_weights)
     channels = [voice(seed) for seed in range(3)]
     path = write(tmp_path / "in" / "three.wav", *channels)
     write(tmp_path / "in" / "one.wav", channels[0])
-    assert np.array_equal(told(path, wanted=(2,))[0], channels[1])
-    assert np.allclose(told(path, wanted=(1, 3))[0], (channels[0] + channels[2]) / 2, atol=1e-7)
+    assert np.array_equal(told(path, selected=(2,))[0], channels[1])
+    assert np.allclose(told(path, selected=(1, 3))[0], (channels[0] + channels[2]) / 2, atol=1e-7)
     with pytest.raises(AudioError, match=r"three.wav has 3 channels, no channel 4"):
-        told(path, wanted=(1, 4))
+        told(path, selected=(1, 4))
     lines = separate(tmp_path / "in", tmp_path / "out", mini_weights, channels="2")
     assert lines["three.wav"]["status"] == "done"
     assert "one.wav has one channel, no channel 2" in lines["one.wav"]["reason"]
@@ -212,7 +212,7 @@ def test_one_talker_a_side_is_told_from_ordinary_stereo(tmp_path, make, apart, t
     stereo = make(np.random.default_rng(1), talkers(turns))
     _, warnings = told(write(tmp_path / "a.wav", *stereo.T))
     assert [("--channels each" in warning) for warning in warnings] == [True] * apart
-    assert not told(tmp_path / "a.wav", wanted=(1,))[1]
+    assert not told(tmp_path / "a.wav", selected=(1,))[1]
 
 
 @pytest.mark.parametrize("block", [333, 4096, 120_000])

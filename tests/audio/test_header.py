@@ -12,7 +12,7 @@ import torch
 from tests.cli import tisdiss
 from tests.containers import encode, melody
 from tests.folders import records
-from tisdiss_cli.audio.read import AudioError, Source, announced_seconds, read
+from tisdiss_cli.audio.read import AudioError, Source, header_seconds, read
 
 RATE = 8000
 SAMPLES = (melody(RATE) * 32767).astype(np.int16)[:-1]  # an odd number, so that one byte more or less is odd as well
@@ -132,23 +132,23 @@ def other_formats(tmp_path) -> dict[str, bytes]:
 # What is heard of SAMPLES, or of two of them joined; what is said of it; and what is given up, as FFmpeg reads them: of
 # WAV files nothing is.
 OTHERS = [
-    ("zero.aiff", 0, "no sound file", "the sound: FFmpeg takes no AIFF without sizes"),
-    ("zero.au", 0, "no sound file", "the sound: FFmpeg takes no AU whose size is 0 and not ffffffff"),
-    ("long.aiff", 0, "truncated: it holds 2.00 s of 131.07 s", "the number of frames is believed; --partial takes all"),
+    ("zero.aiff", 0, "not a sound file", "the sound: FFmpeg takes no AIFF without sizes"),
+    ("zero.au", 0, "not a sound file", "the sound: FFmpeg takes no AU whose size is 0 and not ffffffff"),
+    ("long.aiff", 0, "truncated: it has 2.00 s of 131.07 s", "the number of frames is believed; --partial takes all"),
     ("short.aiff", 1, "", "its last sample, and a warning"),
-    ("frames.aiff", 1, "header announces", ""),
+    ("frames.aiff", 1, "header promises", ""),
     ("endless.au", 1, "", "a warning"),
     ("long.au", 1, "", "a warning"),
-    ("half.au", 1, "header announces", ""),
+    ("half.au", 1, "header promises", ""),
     ("endless.w64", 1, "", "a warning"),
     ("piped.flac", 1, "", "a warning"),
-    ("unended.ogg", 9.3, "end of its stream is not marked", ""),
+    ("unended.ogg", 9.3, "end is not marked", ""),
     ("joined.aiff", 1, "", "the second, and a warning"),
-    ("joined.au", 2, "header announces", "the second's header is heard, 12 samples of noise"),
-    ("joined.flac", 1.7, "header announces", "a block of the second"),
+    ("joined.au", 2, "header promises", "the second's header is heard, 12 samples of noise"),
+    ("joined.flac", 1.7, "header promises", "a block of the second"),
     ("joined.ogg", 2, "", "a warning"),
-    ("joined.caf", 0, "truncated: it holds 2.00 s of", "the second; --partial takes the first"),
-    ("joined.w64", 0, "truncated: it holds 2.00 s of", "the second; --partial takes the first"),
+    ("joined.caf", 0, "truncated: it has 2.00 s of", "the second; --partial takes the first"),
+    ("joined.w64", 0, "truncated: it has 2.00 s of", "the second; --partial takes the first"),
     ("joined.mp3", 2, "", "a warning"),
     ("joined.m4a", 1, "", "the second, and a warning"),
     ("joined.mka", 2, "", "a warning; of three the last"),
@@ -198,8 +198,8 @@ def test_wav_files_joined_end_to_end_are_all_there(tmp_path, name, tail):
     (tmp_path / "a.wav").write_bytes(one + tail + two)
     sound, warnings = heard(tmp_path / "a.wav")
     assert same(sound, SAMPLES, SAMPLES[::-1])
-    assert warnings == ["it is 2 recordings joined end to end: all of them are taken"]
-    assert announced_seconds(tmp_path / "a.wav") == pytest.approx(4, abs=0.1)
+    assert warnings == ["it is 2 recordings joined end to end: all are read"]
+    assert header_seconds(tmp_path / "a.wav") == pytest.approx(4, abs=0.1)
 
 
 def test_joined_rates(tmp_path):
@@ -211,7 +211,7 @@ def test_joined_rates(tmp_path):
 
 def test_a_recording_joined_to_a_damaged_header_says_so(tmp_path):
     (tmp_path / "a.wav").write_bytes(wav() + wav().replace(b"data", b"\0\0\0\0", 1))
-    with pytest.raises(AudioError, match="no sound file"):
+    with pytest.raises(AudioError, match="not a sound file"):
         read(tmp_path / "a.wav", RATE)
 
 
@@ -272,22 +272,22 @@ def test_a_tenth_of_a_second_is_the_border_of_truncated(tmp_path):
         (wav(rate=10_000_000), "10000000 Hz"),
         (wav(rate=768_001), "768001 Hz"),
         (wav(rate=999), "999 Hz"),
-        (wav(rate=0), "no sound file"),
+        (wav(rate=0), "not a sound file"),
         (wav(channels=65), "65 channels"),
         (wav(channels=1000), "cannot decode"),
         (wav(content=b""), "no samples"),
         (wav(content=b"", tail=LIST), "no samples"),
         (wav()[:44], "truncated"),
-        (wav()[:30], "no sound file"),
-        (b"RIFF", "no sound file"),
-        (b"\0", "no sound file"),
+        (wav()[:30], "not a sound file"),
+        (b"RIFF", "not a sound file"),
+        (b"\0", "not a sound file"),
         (b"", "empty"),
-        (b"\xff\xfb", "no sound file"),
-        (b"fLaC", "no sound file"),
-        (b"OggS\0\2", "no sound file|truncated"),
-        (b"ID3\3\0\0\x7f\x7f\x7f\x7f", "no sound file"),
-        (b"\x1a\x45\xdf\xa3\0\0", "no sound file|truncated"),
-        (b"\0\0\0\1ftyp\xff\xff\xff\xff\xff\xff\xff\xff", "no sound file|truncated"),
+        (b"\xff\xfb", "not a sound file"),
+        (b"fLaC", "not a sound file"),
+        (b"OggS\0\2", "not a sound file|truncated"),
+        (b"ID3\3\0\0\x7f\x7f\x7f\x7f", "not a sound file"),
+        (b"\x1a\x45\xdf\xa3\0\0", "not a sound file|truncated"),
+        (b"\0\0\0\1ftyp\xff\xff\xff\xff\xff\xff\xff\xff", "not a sound file|truncated"),
     ],
 )
 def test_absurd_headers_and_scraps_have_a_sentence(tmp_path, content, words):
@@ -295,7 +295,7 @@ def test_absurd_headers_and_scraps_have_a_sentence(tmp_path, content, words):
     with pytest.raises(AudioError, match=words) as caught:
         read(tmp_path / "a.wav", RATE)
     assert "\n" not in str(caught.value)
-    assert 0 <= announced_seconds(tmp_path / "a.wav") < 1e6
+    assert 0 <= header_seconds(tmp_path / "a.wav") < 1e6
 
 
 def test_legal_rates_and_channels_are_read(tmp_path):
@@ -312,9 +312,9 @@ def test_one_sample_is_a_recording(tmp_path):
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.wav")
     for path in (tmp_path / "a.wav", tmp_path):
-        with pytest.raises(AudioError, match="no regular file"):
+        with pytest.raises(AudioError, match="not a regular file"):
             Source(path, RATE)
-    assert announced_seconds(tmp_path / "a.wav") == 0
+    assert header_seconds(tmp_path / "a.wav") == 0
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac"])

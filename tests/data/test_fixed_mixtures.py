@@ -81,7 +81,7 @@ def broken(root, name):
 FAULTS = {
     "speaker": "1 speaker: mixing needs",
     "silent": "zero.wav is silent",
-    "unreadable": "bad.wav is no sound file",
+    "unreadable": "bad.wav is not a sound file",
     "no s2": "one folder of references",
     "no mix": "none of the known layouts",
     "no file": "1: no file in s2",

@@ -117,12 +117,12 @@ def test_mistakes_are_one_sentence_and_leave_nothing(speech, tmp_path, monkeypat
     for arguments, words in (
         ((one, tmp_path / "o"), "1 speaker: mixing needs a folder for each of at least 2"),
         ((silent, tmp_path / "o"), "u1.wav is silent"),
-        ((bad, tmp_path / "o"), "u1.wav is no sound file"),
+        ((bad, tmp_path / "o"), "u1.wav is not a sound file"),
         ((tmp_path / "none", tmp_path / "o"), "not a folder"),
         ((speech, tmp_path / "full"), "exists already"),
         ((speech, tmp_path / "o", "--speakers", 4), "3 speakers: mixing needs"),
         ((speech, tmp_path / "o", "--rirs", tmp_path / "none"), "impulse responses"),
-        ((speech, tmp_path / "o", "--noise", tmp_path / "full"), "no sound files"),
+        ((speech, tmp_path / "o", "--noise", tmp_path / "full"), "not a sound files"),
     ):
         mix(monkeypatch, *arguments, status=2)
         captured = capsys.readouterr()

@@ -70,7 +70,7 @@ def test_recordings_of_no_length_each_get_their_line(tmp_path, run):
 @pytest.mark.parametrize("announced", [0.0, 0.1, 1.7, float("nan"), float("inf")])
 def test_more_or_less_audio_than_was_announced(tmp_path, run, call, monkeypatch, announced):
     soundfile.write(call, speech_like(2.0, 0), RATE)
-    monkeypatch.setattr("tisdiss_cli.folder.run.announced_seconds", lambda *arguments: announced)
+    monkeypatch.setattr("tisdiss_cli.folder.run.header_seconds", lambda *arguments: announced)
     done = run(call, tmp_path / "out", "--chunk", 0.5)
     assert "2.0 s of audio" in done.stdout
     assert records(tmp_path / "out")["call.wav"]["audio_seconds"] == 2.0
@@ -186,7 +186,7 @@ def test_a_record_that_is_none(tmp_path, run, call, monkeypatch):
         b'\x00\xff\n[1, 2]\n7\n{"input": 3, "status": "done"}\n{"input": "call.wav", "status": "done", "outputs": 5}\n'
     )
     record.write_bytes(junk + b"[" * 100_000 + b"\n" + os.urandom(1 << 17) + b'{"input": "call.w')
-    assert "no line of a record" in run(call, tmp_path / "out").stderr
+    assert "no readable line" in run(call, tmp_path / "out").stderr
     assert "1 done before" in run(call, tmp_path / "out").stdout
     assert record.read_bytes().startswith(junk)
 

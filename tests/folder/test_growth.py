@@ -24,5 +24,5 @@ def test_an_input_its_job_and_its_line_take_few_kilobytes(tmp_path, monkeypatch)
         )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(record.makers) == 2 * count
+    assert len(record.provenance) == 2 * count
     assert peak / count < 3000  # of the 500 MB that a hundred thousand may take

@@ -16,7 +16,7 @@ from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder import ray_driver
 from tisdiss_cli.folder.jobs import Job, plan_jobs
 from tisdiss_cli.folder.pipeline import Progress
-from tisdiss_cli.folder.ray_driver import Fleet, NoDevice, Place
+from tisdiss_cli.folder.ray_driver import NoDevice, Slot, WorkerPool
 from tisdiss_cli.folder.ray_workers import Worker, make_task
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.run_lock import PARTS, RunLock
@@ -64,7 +64,7 @@ def test_a_worker_does_a_bundle_and_leaves_the_record_to_its_driver(driver, tmp_
 def test_what_does_not_fit_is_found_before_the_work(driver):
     task = driver.task
     for change, word in (
-        ({"out": (driver.lock.facts, b"another")}, "OUT"),
+        ({"out": (driver.lock.info, b"another")}, "OUT"),
         ({"out": (driver.out / "nowhere", b"")}, "OUT"),
         ({"versions": {"tisdiss": "0.0.0"}}, "tisdiss"),
         ({"versions": {"torch": "1.0"}}, "torch"),
@@ -123,23 +123,23 @@ class Failure(Death):
         self.cause = cause
 
 
-class StandIn(Fleet):
-    """Workers that do what they are told in no time, die at some inputs, or do not come up; in place of Ray's.
+class StandIn(WorkerPool):
+    """Workers that do what they are told in no time, die at some inputs, or do not come up; in slot of Ray's.
 
     Args:
         out: the folder OUT.
-        places: how many devices there are.
+        slots: how many devices there are.
         deadly: inputs that kill their worker.
-        barren: whether each worker dies of nothing.
+        broken: whether each worker dies of nothing.
         settings: of each device's workers, or what they raise.
     """
 
     exceptions = SimpleNamespace(RayError=Death, RayTaskError=Failure)
 
-    def __init__(self, out: Path, places: int, deadly: set[str] = frozenset(), barren: bool = False, settings=()):
-        self.deadly, self.barren, self.given, self.devices = deadly, barren, [], places
+    def __init__(self, out: Path, slots: int, deadly: set[str] = frozenset(), broken: bool = False, settings=()):
+        self.deadly, self.broken, self.given, self.devices = deadly, broken, [], slots
         self.answers = dict(enumerate(settings))
-        lock = SimpleNamespace(parts=out, dropped=lambda job: None)
+        lock = SimpleNamespace(parts=out, abandon=lambda job: None)
         super().__init__(self, Options(out=out, devices="all"), None, lock)
 
     # As Ray
@@ -160,17 +160,17 @@ class StandIn(Fleet):
 
     # As its workers
 
-    def _places_on(self, node: dict) -> list[Place]:
-        return [Place(f"cpu{number}", ("node", number), 1) for number in range(self.devices)]
+    def _slots_on(self, node: dict) -> list[Slot]:
+        return [Slot(f"cpu{number}", ("node", number), 1) for number in range(self.devices)]
 
-    def _start(self, place: Place) -> None:
-        place.actor = SimpleNamespace(run=SimpleNamespace(remote=self._work))
-        place.call = iter([self.answers.get(place.device[1], settings_of(repeats=1))])
+    def _start(self, slot: Slot) -> None:
+        slot.actor = SimpleNamespace(run=SimpleNamespace(remote=self._work))
+        slot.call = iter([self.answers.get(slot.device[1], settings_of(repeats=1))])
 
-    def _work(self, bundle: list[Job]):
-        self.given.append([job.input for job in bundle])
-        for job in bundle:
-            if self.barren:
+    def _work(self, batch: list[Job]):
+        self.given.append([job.input for job in batch])
+        for job in batch:
+            if self.broken:
                 yield Death()
             (self.lock.parts / job.key).mkdir(exist_ok=True)
             if job.input in self.deadly:
@@ -183,9 +183,9 @@ def settings_of(**recorded: object) -> Settings:
     return Settings(options=Options(out=Path()), repeats=1, plan=None, batch_size=1, recorded=recorded)
 
 
-def work(fleet: StandIn, first: list[Job], last: list[Job] = (), settle=lambda job, line: None) -> list:
-    fleet.muster()
-    return list(fleet.run(first, list(last), settle))
+def work(pool: StandIn, first: list[Job], last: list[Job] = (), commit=lambda job, line: None) -> list:
+    pool.wait_until_ready()
+    return list(pool.run(first, list(last), commit))
 
 
 @pytest.fixture
@@ -196,27 +196,27 @@ def jobs(tmp_path):
 
 
 def test_the_longest_come_first_in_bundles_of_minutes(jobs, tmp_path):
-    fleet, settled = StandIn(tmp_path, places=3), []
-    lines = lines_of(work(fleet, jobs[0], settle=lambda job, line: settled.append((job.input, line.input))))
-    assert fleet.given[0] == ["ages.wav"]
-    given = [name for bundle in fleet.given for name in bundle]
+    pool, committed = StandIn(tmp_path, slots=3), []
+    lines = lines_of(work(pool, jobs[0], commit=lambda job, line: committed.append((job.input, line.input))))
+    assert pool.given[0] == ["ages.wav"]
+    given = [name for batch in pool.given for name in batch]
     assert sorted(given) == sorted(jobs[1])  # each once
     assert [jobs[1][name] for name in given] == sorted(jobs[1].values(), reverse=True)
-    totals = [sum(jobs[1][name] for name in bundle) for bundle in fleet.given[1:]]
+    totals = [sum(jobs[1][name] for name in batch) for batch in pool.given[1:]]
     assert max(totals) <= 180 and totals[0] > 100
     assert totals[-1] <= 10  # so that all end alike
-    assert sorted(settled) == [(name, name) for name in sorted(jobs[1])] and len(lines) == len(settled)
+    assert sorted(committed) == [(name, name) for name in sorted(jobs[1])] and len(lines) == len(committed)
 
 
 def test_what_kills_its_worker_goes_to_another_then_it_is_alone_then_it_has_failed(jobs, tmp_path):
-    fleet = StandIn(tmp_path, places=2, deadly={"005.wav", "120.wav"})
-    events = work(fleet, jobs[0])
+    pool = StandIn(tmp_path, slots=2, deadly={"005.wav", "120.wav"})
+    events = work(pool, jobs[0])
     lines = {line.input: line for line in lines_of(events)}
-    assert {name for name, line in lines.items() if line.status == "failed"} == fleet.deadly
+    assert {name for name, line in lines.items() if line.status == "failed"} == pool.deadly
     assert set(lines) == set(jobs[1])
-    for name in fleet.deadly:
-        bundles = [bundle for bundle in fleet.given if name in bundle]
-        assert len(bundles) == 3 and bundles[2] == [name]
+    for name in pool.deadly:
+        batches = [batch for batch in pool.given if name in batch]
+        assert len(batches) == 3 and batches[2] == [name]
         assert "killed its worker" in lines[name].reason
     told = sum(event.seconds for event in events if isinstance(event, Progress))
     assert told == pytest.approx(len(jobs[0]) - 2)  # what was lost is taken back
@@ -224,43 +224,43 @@ def test_what_kills_its_worker_goes_to_another_then_it_is_alone_then_it_has_fail
 
 def test_what_was_on_its_way_when_a_run_died_comes_last_and_alone(jobs, tmp_path):
     first, last = jobs[0][:100], jobs[0][100:103]
-    fleet = StandIn(tmp_path, places=2, deadly={last[1].input})
-    lines = lines_of(work(fleet, first, last))
-    assert [len(bundle) for bundle in fleet.given[-3:]] == [1, 1, 1]
-    assert {name for bundle in fleet.given[-3:] for name in bundle} == {job.input for job in last}
+    pool = StandIn(tmp_path, slots=2, deadly={last[1].input})
+    lines = lines_of(work(pool, first, last))
+    assert [len(batch) for batch in pool.given[-3:]] == [1, 1, 1]
+    assert {name for batch in pool.given[-3:] for name in batch} == {job.input for job in last}
     assert [line.input for line in lines if line.status == "failed"] == [last[1].input]
 
 
 def test_a_device_whose_workers_die_of_nothing_is_given_up(jobs, tmp_path):
-    fleet = StandIn(tmp_path, places=2, barren=True)
+    pool = StandIn(tmp_path, slots=2, broken=True)
     with pytest.raises(NoDevice, match="files are left"):
-        work(fleet, jobs[0])
-    assert len(fleet.given) == 6
+        work(pool, jobs[0])
+    assert len(pool.given) == 6
 
 
 def test_workers_that_would_not_do_the_same_are_told_before_the_work(tmp_path):
     for settings, sentence in (
         (
             [settings_of(precision="fp32"), settings_of(precision="bf16")],
-            "cpu1: .*precision bf16, the others with fp32",
+            "cpu1: .*precision bf16, the others fp32",
         ),
         ([settings_of(), Failure(UserError("IN is not there"))], "cpu1: IN is not there"),
     ):
         with pytest.raises(UserError, match=sentence):
-            StandIn(tmp_path, places=2, settings=settings).muster()
+            StandIn(tmp_path, slots=2, settings=settings).wait_until_ready()
 
 
 def test_one_that_comes_later_and_would_not_do_the_same_is_left_out(jobs, tmp_path, said):
-    fleet = StandIn(tmp_path, places=1, settings=[settings_of(repeats=1), settings_of(repeats=2)])
-    fleet.muster()
-    fleet.devices, fleet.looked = 2, -60
-    assert len(lines_of(list(fleet.run(jobs[0], [], lambda job, line: None)))) == len(jobs[0])
+    pool = StandIn(tmp_path, slots=1, settings=[settings_of(repeats=1), settings_of(repeats=2)])
+    pool.wait_until_ready()
+    pool.devices, pool.scanned = 2, -60
+    assert len(lines_of(list(pool.run(jobs[0], [], lambda job, line: None)))) == len(jobs[0])
     assert [sentence for sentence in said if "going on without cpu1" in sentence and "repeats 2" in sentence]
 
 
 def test_workers_that_never_come_up_are_no_device(tmp_path, said):
     with pytest.raises(NoDevice, match="could be started"):
-        StandIn(tmp_path, places=2, settings=[Death("no such node"), Death("no such node")]).muster()
+        StandIn(tmp_path, slots=2, settings=[Death("no such node"), Death("no such node")]).wait_until_ready()
     assert sum("no such node" in sentence for sentence in said) == 2
 
 
@@ -292,15 +292,15 @@ def test_places_by_what_nodes_have(tmp_path):
     def node(name: str, **resources: float) -> dict:
         return {"NodeID": name, "NodeManagerAddress": name, "Alive": True, "Resources": resources}
 
-    def places(address: str | None, *nodes: dict, gpu: bool) -> list[tuple[str, int]]:
-        fleet = StandIn(tmp_path, places=0)
-        fleet.local, fleet.count, fleet.gpu = address is None, 3, gpu
-        return [(str(place), place.cpus) for each in nodes for place in Fleet._places_on(fleet, each)]
+    def slots(address: str | None, *nodes: dict, gpu: bool) -> list[tuple[str, int]]:
+        pool = StandIn(tmp_path, slots=0)
+        pool.local, pool.count, pool.gpu = address is None, 3, gpu
+        return [(str(slot), slot.cpus) for each in nodes for slot in WorkerPool._slots_on(pool, each)]
 
     gpus, cpus, head = node("a", CPU=32.0, GPU=4.0), node("b", CPU=16.0), node("head")
-    assert places("auto", gpus, cpus, head, gpu=True) == [(f"a:gpu{number}", 1) for number in range(4)]
-    assert places("auto", cpus, head, gpu=False) == [("b:cpu0", 16)]
-    assert places(None, cpus, gpu=False) == [("cpu0", 5), ("cpu1", 5), ("cpu2", 5)]
+    assert slots("auto", gpus, cpus, head, gpu=True) == [(f"a:gpu{number}", 1) for number in range(4)]
+    assert slots("auto", cpus, head, gpu=False) == [("b:cpu0", 16)]
+    assert slots(None, cpus, gpu=False) == [("cpu0", 5), ("cpu1", 5), ("cpu2", 5)]
 
 
 def test_a_folder_of_a_long_name_is_none_for_sockets(tmp_path, monkeypatch):

@@ -34,8 +34,8 @@ def test_later_lines_count_whichever_file_they_are_in(tmp_path):
         (tmp_path / name).touch()
     record = Record(tmp_path)
     for output, repeats in (("a_s1.wav", 2), ("b_s1.wav", 1), ("c_s1.wav", None)):
-        assert record.makers[output].settings.get("repeats") == repeats
-    assert "d_s1.wav" not in record.makers
+        assert record.provenance[output].settings.get("repeats") == repeats
+    assert "d_s1.wav" not in record.provenance
     assert record.done(["a_s1.wav"], {"repeats": 2}, [])
     with (tmp_path / "tisdiss.1-of-2.jsonl").open("a") as file:
         file.write(_row("a.wav", 20, "failed"))
@@ -82,7 +82,7 @@ def test_what_is_written_is_read_back(tmp_path):
         record.append(line)
     assert list(read_lines(tmp_path)) == lines
     again = Record(tmp_path, Shard(3, 8))
-    assert again.makers.keys() == {f"{name}_s1.wav" for name in names} and again.torn == {"torn.wav"}
+    assert again.provenance.keys() == {f"{name}_s1.wav" for name in names} and again.torn == {"torn.wav"}
 
 
 def _random_json(draw: random.Random, depth: int = 0) -> object:
@@ -116,7 +116,7 @@ def test_any_json_of_any_shape_is_passed_over_or_understood(tmp_path):
     for line in lines:
         assert line.status in ("done", "failed") and all(isinstance(name, str) for name in line.outputs)
     record = Record(tmp_path)
-    assert record.makers["good_s1.wav"].key[0] == "last.wav" and "good.wav" in record.torn
+    assert record.provenance["good_s1.wav"].key[0] == "last.wav" and "good.wav" in record.torn
     read_status(tmp_path)
     read_entries(tmp_path)
     record.append(Line("new.wav", "done", "/in/new.wav"))

@@ -70,7 +70,7 @@ def test_a_second_run_says_who_is_at_work_and_does_nothing(many, out, options):
 def test_shards_of_one_count_alone_are_disjoint(out, one, other, free):
     with RunLock(out, one):
         if free:
-            RunLock(out, other).leave()
+            RunLock(out, other).release()
         else:
             with pytest.raises(UserError, match=str(one or "process")):
                 RunLock(out, other)
@@ -87,7 +87,7 @@ def test_a_killed_run_is_gone_at_once_and_a_stopped_one_is_not(out):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert at_work(out) == []
-    RunLock(out).leave()
+    RunLock(out).release()
     assert not (out / PARTS).exists()
 
 
@@ -97,14 +97,14 @@ def test_what_another_shard_left_stays_until_somebody_does_it(out):
     (out / PARTS / "2-of-3" / "abc" / "s1.part").write_bytes(b"half")
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    RunLock(out, Shard(1, 3)).leave()
+    RunLock(out, Shard(1, 3)).release()
     assert (out / PARTS / "2-of-3" / "abc" / "s1.part").exists()
     with RunLock(out) as lock:
-        assert set(lock.left) == {"abc"}
+        assert set(lock.interrupted) == {"abc"}
         assert not list(out.rglob("*.part"))  # what is half done takes no room
     assert (out / PARTS / "2-of-3" / "abc").exists() and not (out / PARTS / "all").exists()
     with RunLock(out, Shard(2, 3)) as lock:
-        assert set(lock.left) == {"abc"}
+        assert set(lock.interrupted) == {"abc"}
         shutil.rmtree(out / PARTS / "2-of-3" / "abc")
     assert not (out / PARTS).exists()
 
@@ -176,7 +176,7 @@ def test_killed_between_the_names_and_the_record_the_outputs_are_still_ours(many
 
 
 def test_a_record_that_takes_no_more_leaves_the_outputs_ours(many, out, options, monkeypatch):
-    append, count = run_lock.RunLock.settled, []
+    append, count = run_lock.RunLock.clear, []
 
     def full(record: object, line: object) -> None:
         count.append(line)
@@ -186,7 +186,7 @@ def test_a_record_that_takes_no_more_leaves_the_outputs_ours(many, out, options,
 
     monkeypatch.setattr(run_module.Record, "append", full)
     run = tisdiss("separate", many, out, *options, status=1)
-    assert "the disk is full" in run.stderr and len(count) == 1 and append is run_lock.RunLock.settled
+    assert "the disk is full" in run.stderr and len(count) == 1 and append is run_lock.RunLock.clear
     monkeypatch.undo()
     tisdiss("separate", many, out, *options)  # not: exists and is not from this folder's runs
     assert len(records(out)) == 20 and not (out / PARTS).exists()

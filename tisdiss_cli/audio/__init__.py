@@ -1,1 +1,1 @@
-"""Sound files: find them, stream them in at the network's rate, stream voices out without clipping."""
+"""Sound files: found, read at a rate as streams, written without clipping; knows nothing about networks or runs."""

@@ -1,6 +1,6 @@
-"""Promises of a sound file's header against its size: wrong lengths, joined recordings, cut files.
+"""Headers of sound files against their size: wrong lengths, joined recordings, truncated files.
 
-FFmpeg ends a WAV where its header says, and does not tell when the end of some containers is missing.
+FFmpeg trusts the length in a WAV's header, and does not report when the end of some containers is missing.
 """
 
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from struct import pack, unpack_from
 from typing import BinaryIO
 
-SLACK = 0.1  # seconds that a header may promise in excess before its file counts as cut
+SLACK = 0.1  # seconds that a header may promise in excess before the file counts as truncated
 
 _WAVE = re.compile(rb"(RIFF|RF64|BW64)....WAVE", re.DOTALL)
-_ENDLESS = b"\xff" * 4  # a size with which FFmpeg reads on to the end
+_ENDLESS = b"\xff" * 4  # a size with which FFmpeg reads to the end
 _ENDLESS_NOTE = "its header has no length"
-# Sizes by which recorders that stream mean "unknown".
+# Sizes that streaming recorders write for "unknown".
 _UNKNOWN = (range(1), range(0x7FFF0000, 0x80000101), range(0xFFFF0000, 0x1_0000_0000), range(1 << 62, 1 << 64))
-# Chunks and tags that may stand behind the samples; a size that leads anywhere else is wrong.
+# Chunks and tags that may follow the samples; a size that leads anywhere else is wrong.
 _CHUNKS = re.compile(rb"LIST|fact|cue |bext|iXML|axml|id3 |ID3 |JUNK|junk|PAD |FLLR|smpl|inst|plst|PEAK|levl|umid|acid")
 _PLAIN = (1, 3, 0xFFFE)  # codecs of PCM
 _TAGS = (b"TAG", b"APETAGEX", b"ID3\3", b"ID3\4")
@@ -28,39 +28,39 @@ _LONGEST_PAGE = 27 + 255 + 255 * 255  # of Ogg, bytes
 
 @dataclass
 class Part:
-    """One recording within a file."""
+    """Part of a file: one recording."""
 
-    start: int  # its first byte
-    end: int  # behind its last byte
-    format: str = ""  # FFmpeg's name of it where that is settled
-    head: bytes = b""  # what a decoder is to read in place of its first bytes
-    note: str = ""  # why the header is not believed
+    start: int  # position of its first byte
+    end: int  # position after its last byte
+    format: str = ""  # FFmpeg's name of its format, if known
+    head: bytes = b""  # replaces its first bytes for the decoder
+    note: str = ""  # why the header is not trusted
     missing: int = 0  # bytes that the header promises in excess
-    byte_rate: float = 0.0  # bytes a second; 0 where that is unknown
+    byte_rate: float = 0.0  # bytes per second; 0 if unknown
 
     @property
-    def cut(self) -> bool:
-        """True when more is missing than a slightly wrong header explains."""
+    def truncated(self) -> bool:
+        """True if more is missing than SLACK."""
         return self.missing > SLACK * self.byte_rate
 
 
 class Window:
-    """A part of a file as a file for reading."""
+    """Part of a file as a file for reading."""
 
     def __init__(self, path: Path, part: Part) -> None:
         self.file, self.part, self.at, self.size = path.open("rb", buffering=0), part, 0, part.end - part.start
 
     def tell(self) -> int:
-        """Returns the place, in bytes from the part's start."""
+        """Returns the position, in bytes from the part's start."""
         return self.at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a place, as in a file that holds the part alone."""
+        """Moves to a position, as in a file with only this part."""
         self.at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence])
         return self.at
 
     def read(self, size: int) -> bytes:
-        """Returns up to `size` bytes of the part as it was at first; OSError where its file has become shorter."""
+        """Returns up to `size` bytes of the part; OSError if the file has become shorter."""
         content = self.part.head[self.at : self.at + size]
         if not content and (size := min(size, self.size - self.at)) > 0:
             self.file.seek(self.part.start + self.at)
@@ -76,7 +76,7 @@ class Window:
 
 
 def find_parts(path: Path) -> list[Part]:
-    """Returns the recordings in a file, in order: one, except for WAV files joined end to end; OSError as `open`."""
+    """Returns the recordings in a file: one, except for WAV files joined end to end; OSError."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(64)
@@ -94,7 +94,7 @@ def find_parts(path: Path) -> list[Part]:
             part.missing = max(0, 8 + length - size) if length != 0xFFFFFFFF else 0
         elif head.startswith(_ASF):
             facts = _read(file, 0, 1 << 16).partition(_ASF_FACTS)[2]
-            if len(facts) > 72 and not facts[72] & 1:  # no broadcast, whose lengths mean nothing
+            if len(facts) > 72 and not facts[72] & 1:  # not a broadcast, which has no lengths
                 part.missing = max(0, int.from_bytes(facts[24:32], "little") - size)
         elif head.startswith(b"OggS\0"):
             _check_ogg(file, part)
@@ -107,7 +107,7 @@ def _read(file: BinaryIO, at: int, size: int) -> bytes:
 
 
 def _wav(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
-    """Returns the WAV from `start` on, and where what follows it begins."""
+    """Returns the WAV from `start` on, and the position after it."""
     at, wide, byte_rate, frame = start + 12, 0, 1, 1
     while re.match(rb"[ -~]{4}", (chunk := _read(file, at, 36))):
         length = int.from_bytes(chunk[4:8], "little")
@@ -117,15 +117,15 @@ def _wav(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
             wide = unpack_from("<Q", chunk, 16)[0]
         elif chunk.startswith(b"fmt ") and len(chunk) >= 24:
             codec, _, rate, byte_rate, frame = unpack_from("<HHIIH", chunk, 8)
-            # The first is right for PCM, and far too much for what is coded in blocks.
+            # The second is right for PCM, and far too high for block codecs.
             byte_rate = min(filter(None, (byte_rate, rate * frame)), default=1)
             frame = frame or 1 if codec in _PLAIN else 1
         at += 8 + length + length % 2
     else:
-        return Part(start, size), size  # FFmpeg says what is wrong with it
+        return Part(start, size), size  # FFmpeg reports the fault
     if wide and length == 0xFFFFFFFF:
         length = wide
-    # As a plain WAV without a length: FFmpeg looks for chunks behind a wrong one, through hours of silence.
+    # As a plain WAV without a length: with a wrong one FFmpeg looks for chunks through hours of silence.
     head = b"RIFF" + _read(file, start, at + 4 - start)[4:] + _ENDLESS
     part, begin = Part(start, size, "wav", head, byte_rate=byte_rate), at + 8
     excess = begin + length - size
@@ -134,14 +134,14 @@ def _wav(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
         return part, after
     part.note = _ENDLESS_NOTE
     if not any(length in sizes for sizes in _UNKNOWN):
-        part.missing, part.note = excess, f"its header announces {_count(excess)} more than there are"
+        part.missing, part.note = excess, f"its header promises {_count(excess)} more than the file has"
     return part, size
 
 
 def _end_of_samples(file: BinaryIO, begin: int, length: int, frame: int, size: int) -> tuple[int, int, str]:
-    """Returns where a WAV's samples end, where what is behind its chunks begins, and what is wrong in its header."""
+    """Returns the end of a WAV's samples, the position after its chunks, and what is wrong in its header."""
     pad = length % 2
-    # A few bytes more or less than were written: the chunks behind the samples tell.
+    # Tries a few bytes more or less: the chunks after the samples show which is right.
     for off in (pad, 0, *(sign * n for n in range(1, min(frame, 16) + 2) for sign in (-1, 1))):
         end = begin + length + off
         after = _after_chunks(file, end, size, any_name=off == pad) if begin <= end <= size else None
@@ -153,11 +153,11 @@ def _end_of_samples(file: BinaryIO, begin: int, length: int, frame: int, size: i
     there = size - begin
     if there - length < frame and length % frame == 0:
         return begin + length, size, ""
-    return size, size, f"its header announces {length} bytes of samples, there are {there}"
+    return size, size, f"its header promises {length} bytes of samples, the file has {there}"
 
 
 def _after_chunks(file: BinaryIO, at: int, size: int, *, any_name: bool) -> int | None:
-    """Returns the end of the chunks from `at` on: that of the file, or where a WAV begins; None if they are none."""
+    """Returns the end of the chunks from `at` on (end of file, or begin of a WAV); None if there are other bytes."""
     while at < size:
         head = _read(file, at, 12)
         if _WAVE.match(head):
@@ -173,7 +173,7 @@ def _after_chunks(file: BinaryIO, at: int, size: int, *, any_name: bool) -> int 
 
 
 def _extend_aiff(file: BinaryIO, part: Part) -> None:
-    """Shows plain samples beyond 4 GiB, as far as an AIFF's sizes count, as those of an AU file without a length."""
+    """Presents plain samples beyond 4 GiB, the limit of AIFF's sizes, as an AU file without a length."""
     at, coding = 12, 0
     while re.match(rb"[ -~]{4}", (chunk := _read(file, at, 30))) and len(chunk) == 30:
         length = int.from_bytes(chunk[4:8], "big")
@@ -190,12 +190,12 @@ def _extend_aiff(file: BinaryIO, part: Part) -> None:
 
 
 def _check_ogg(file: BinaryIO, part: Part) -> None:
-    """Looks whether the last page is whole, and whether it ends its stream."""
+    """Checks whether the last page is whole, and ends its stream."""
     tail = _read(file, max(0, part.end - _LONGEST_PAGE), _LONGEST_PAGE)
     page = tail[max(0, tail.rfind(b"OggS\0")) :]
     segments = page[26] if len(page) > 26 else 255
     part.missing = max(0, 27 + segments + sum(page[27 : 27 + segments]) - len(page))
-    part.note = "" if part.missing or page[5] & 4 else "the end of its stream is not marked"
+    part.note = "" if part.missing or page[5] & 4 else "its end is not marked"
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""To another rate, block by block: by torchaudio, or by a table of its kernel where the rates have no small ratio."""
+"""Resampling block by block: by torchaudio, or by a table of its kernel for rates without a small ratio."""
 
 from fractions import Fraction
 from math import ceil
@@ -10,23 +10,23 @@ from tisdiss_cli.libraries import load_torchaudio
 from tisdiss_cli.stream import Stream
 
 _WIDTH, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
-_MOST_ENTRIES = 1 << 18  # of a kernel table
-_PHASES = 1024  # of the kernel for each input sample, at least; linear between: 1e-6 of full scale
-_AT_A_TIME = 1 << 20  # products of a sample and an entry of that table
+_MOST_ENTRIES = 1 << 18  # limit of torchaudio's kernel table
+_PHASES = 1024  # phases of our table, with linear interpolation: 1e-6 of full scale
+_AT_A_TIME = 1 << 20  # products of samples and entries of that table
 
 
 class Resampler(Stream[[Tensor], Tensor, Tensor]):
-    """Band-limited resampling, block by block; the blocks join to what the whole would give.
+    """Band-limited resampling, block by block; the blocks join to the result for the whole.
 
-    A long windowed sinc (torchaudio's "kaiser best" settings): flat to about 0.9 of the lower Nyquist
-    frequency. Every ratio of whole rates is kept exactly, and the memory is bounded: rates such as 8001 and 8000,
-    whose kernel would take a table of millions, read the kernel between the entries of a small one.
+    A long windowed sinc (torchaudio's "kaiser best" settings), flat to about 0.9 of the lower Nyquist frequency. Every
+    ratio of whole rates is exact, in bounded memory: rates such as 8001 and 8000, whose kernel table would have
+    millions of entries, interpolate in a small one.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
         ratio = Fraction(from_rate, to_rate)
         self.down, self.up = ratio.numerator, ratio.denominator
-        # Input that an output sample depends on, each side.
+        # Input samples on each side that an output sample depends on.
         self.reach = ceil(_WIDTH / _ROLLOFF * max(1.0, from_rate / to_rate)) + 1
         self.whole_periods = self.up * (2 * self.reach + self.down) <= _MOST_ENTRIES
         if self.down == self.up:
@@ -40,24 +40,24 @@ class Resampler(Stream[[Tensor], Tensor, Tensor]):
                 rolloff=_ROLLOFF,
                 beta=_BETA,
             )
-            # As a whole number of periods of the ratio.
+            # In whole periods of the ratio.
             self.context = -(-(self.reach + self.down) // self.down) * self.down
         else:
             self.table = _kernel_table(from_rate, to_rate, self.reach)
             self.context = self.reach
         self.buffer = torch.zeros(self.context)
-        self.first = -self.context  # the input sample that the buffer begins with
+        self.first = -self.context  # position of the buffer in the input
         self.received = self.sent = 0
 
     def push(self, x: Tensor) -> Tensor:
-        """Returns the output samples (m,) that the input so far, and this block (n,), settle."""
+        """Adds samples (n,); returns the output samples (m,) that are now final."""
         if self.down == self.up:
             return x
         self.received += x.shape[-1]
         return self._advance(torch.cat((self.buffer, x)))
 
     def finish(self) -> Tensor:
-        """Returns the rest; in all, ceil(n * to_rate / from_rate) samples come out."""
+        """Returns the remaining samples; the output has ceil(n * to_rate / from_rate) in all."""
         if self.down == self.up:
             return torch.zeros(0)
         total = -(-self.received * self.up // self.down)
@@ -81,8 +81,8 @@ class Resampler(Stream[[Tensor], Tensor, Tensor]):
 
     def _by_table(self, buffered: Tensor) -> Tensor:
         # The output sample m lies at m * down / up of the input and needs `reach` input samples each side of it.
-        settled = self.first + buffered.shape[0] - self.reach  # input samples whose surroundings are there
-        end = max(self.sent, -(-settled * self.up // self.down))
+        final = self.first + buffered.shape[0] - self.reach  # input samples with complete surroundings
+        end = max(self.sent, -(-final * self.up // self.down))
         phases, taps = self.table.shape[0] - 1, self.table.shape[1]
         parts, step = [torch.zeros(0)], max(1, _AT_A_TIME // taps)
         for begin in range(self.sent, end, step):
@@ -103,11 +103,11 @@ class Resampler(Stream[[Tensor], Tensor, Tensor]):
 
 
 def _kernel_table(from_rate: int, to_rate: int, reach: int) -> Tensor:
-    """Returns torchaudio's kernel for output samples at every phase between two input samples: (phases + 1, 2 * reach).
+    """Returns torchaudio's kernel at every phase between two input samples: (phases + 1, 2 * reach).
 
-    The lower the output's rate the wider the kernel and the fewer its phases, so that the table's size stays.
+    A lower output rate has a wider kernel and fewer phases, so that the table's size stays the same.
     """
-    lower = min(1.0, to_rate / from_rate) * _ROLLOFF  # the cutoff, of the input's Nyquist frequency
+    lower = min(1.0, to_rate / from_rate) * _ROLLOFF  # cutoff relative to the input's Nyquist frequency
     phases = ceil(_PHASES * min(1.0, to_rate / from_rate))
     taps = torch.arange(1 - reach, reach + 1, dtype=torch.float64)
     at = (taps - torch.linspace(0, 1, phases + 1, dtype=torch.float64)[:, None]) * lower

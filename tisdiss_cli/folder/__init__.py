@@ -1,1 +1,1 @@
-"""A folder in, a folder out."""
+"""A run over a folder: inputs in, voices out, safely; knows nothing about terminals or how networks work."""

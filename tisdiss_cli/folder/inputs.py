@@ -1,4 +1,4 @@
-"""Inputs: files, folders and lists (`--files-from`), and the name that tells each from the others."""
+"""Inputs of a run: files, folders and lists (`--files-from`), each with a unique name."""
 
 import json
 import logging
@@ -19,47 +19,46 @@ from tisdiss_cli.folder.naming import loose
 log = logging.getLogger("tisdiss")
 
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
-_KEYS = ("audio_filepath", "path")  # of NeMo's manifests and of Hugging Face's
+_KEYS = ("audio_filepath", "path")  # in NeMo's and in Hugging Face's manifests
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A recording."""
+    """Recording to separate."""
 
     name: str  # its path below IN, or below the list's folder, with slashes
     place: str  # its path
-    siblings: frozenset[str] = frozenset()  # further extensions that its name has in its folder, with points
+    siblings: frozenset[str] = frozenset()  # other extensions (with dots) of its stem in its folder
 
 
 def list_inputs(sources: Sequence[Path], out: Path | None, files_from: str | None = None) -> list[Input]:
-    """Returns the inputs of a command, each once: of a folder sorted, of a list in its order.
+    """Returns the unique inputs of a command: of a folder sorted, of a list in its order.
 
-    A file is called by its name, a folder's file by its path below that folder, and a list's by its path below the
-    list's folder: as if that folder were separated, whatever else the list holds. One that lies elsewhere is called by
-    its whole path.
+    A file has its own name, a folder's file its path below the folder, and a list's file its path below the list's
+    folder, as if that folder were separated; a file elsewhere has its whole path.
 
-    Without `out` nothing is checked or said: the same command has passed before. UserError if there are no inputs, IN
-    is neither a file nor a folder that can be read, OUT lies inside it, or as `read_list`.
+    Without `out` nothing is checked or logged, as the same command was checked before. UserError if there are no
+    inputs, IN is not a readable file or folder, or contains OUT, or as in `read_list`.
     """
-    found, empty, kinds = list[Input](), list[Path](), Counter[str]()
+    inputs, empty, kinds = list[Input](), list[Path](), Counter[str]()
     for source in sources:
         if out:
             _check_in(source)
         if not source.is_dir():
-            found.append(Input(source.name, str(source)))
+            inputs.append(Input(source.name, str(source)))
             continue
         listing = list_folder(source)
         for folder in (source, *(source / link for link in listing.links)):
             if out and out.resolve().is_relative_to(folder.resolve()):
-                inside = f"OUT {out} lies inside IN {folder}"
+                inside = f"OUT {out} is inside IN {folder}"
                 raise UserError(f"{inside}: name a folder outside it, or its voices become inputs")
-        found += (Input(name, os.path.join(source, name)) for name in listing.names)
+        inputs += (Input(name, os.path.join(source, name)) for name in listing.names)
         kinds += listing.left_out
         empty += [] if listing.names else [source]
     if files_from is not None:
-        found += _of_list(files_from)
+        inputs += _of_list(files_from)
     if out:
-        if empty and not found:
+        if empty and not inputs:
             raise UserError(
                 f"IN {empty[0]} has no sound files (wav, flac, ogg, opus, mp3, aiff, ...): check the folder"
             )
@@ -67,7 +66,7 @@ def list_inputs(sources: Sequence[Path], out: Path | None, files_from: str | Non
             log.warning(f"warning: IN {folder} has no sound files")
         if kinds:
             log.warning("left out: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
-    return found if len(sources) == 1 and files_from is None else _once(found)
+    return inputs if len(sources) == 1 and files_from is None else _unique(inputs)
 
 
 def _check_in(source: Path) -> None:
@@ -77,7 +76,7 @@ def _check_in(source: Path) -> None:
         if stat.S_ISDIR(mode):
             os.scandir(source).close()
         elif not stat.S_ISREG(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            kind = _KINDS.get(stat.S_IFMT(mode), "not a file")
             raise UserError(f"IN {source} is {kind}: write the recording to a file first, and name that")
     except FileNotFoundError:
         raise UserError(f"IN {source} does not exist: {advice}") from None
@@ -85,13 +84,13 @@ def _check_in(source: Path) -> None:
         raise UserError(f"IN {source} cannot be read: {error.strerror}: {advice}") from None
 
 
-def _once(inputs: list[Input]) -> list[Input]:
-    """Returns each path once, where it came first, under the longest of its names."""
-    found: dict[str, Input] = {}
+def _unique(inputs: list[Input]) -> list[Input]:
+    """Returns each path once, at its first position, with the longest of its names."""
+    unique: dict[str, Input] = {}
     for one in inputs:
         place = os.path.abspath(one.place)
-        found[place] = max(found.get(place, one), one, key=lambda known: len(known.name))
-    return list(found.values())
+        unique[place] = max(unique.get(place, one), one, key=lambda same: len(same.name))
+    return list(unique.values())
 
 
 # Lists ------------------------------------------------------------------------------------------
@@ -102,7 +101,7 @@ def _of_list(files_from: str) -> list[Input]:
     found, extensions_in = list[Input](), cache(_extensions)
     for text in texts:
         path = folder / text
-        if ".." in path.parts:  # behind a link that is another folder than the text says
+        if ".." in path.parts:  # behind a link, the text names another folder
             path = Path(os.path.realpath(path.parent), path.name)
         siblings = extensions_in(path.parent).get(loose(path.stem), frozenset())
         name = path.relative_to(folder if path.is_relative_to(folder) else path.anchor).as_posix()
@@ -111,9 +110,9 @@ def _of_list(files_from: str) -> list[Input]:
 
 
 def _extensions(folder: Path) -> dict[str, frozenset[str]]:
-    """Returns those of a folder's sound files, none hidden, by stem."""
+    """Returns the extensions of a folder's sound files, without hidden ones, by stem."""
     found = defaultdict[str, set[str]](set)
-    with suppress(OSError):  # the files are not there either, and say so
+    with suppress(OSError):  # its files are missing too, and are reported
         for name in os.listdir(folder):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in EXTENSIONS and not name.startswith("."):
@@ -122,13 +121,13 @@ def _extensions(folder: Path) -> dict[str, frozenset[str]]:
 
 
 def read_list(name: str) -> tuple[Path, list[str]]:
-    """Returns the folder that a list's relative paths begin at, and its paths as written, in its order.
+    """Returns the folder of a list's relative paths, and its paths as written, in order.
 
-    A list is plain paths, one a line (or each ended by a zero byte, as `find -print0` writes them); JSON objects, one a
-    line, with `audio_filepath` or `path`; or Kaldi's `wav.scp`, `id path`, known by the extension .scp or by its
-    lines: none is a file as it stands, each has two words, and the rest of one is a file. Empty lines are skipped. The
-    folder is the list's; of standard input ("-") and of pipes it is the working directory. UserError if the list cannot
-    be read, names nothing, or has a line of another form.
+    A list has one path a line (or zero bytes between paths, as from `find -print0`), JSON objects with `audio_filepath`
+    or `path`, or the lines `id path` of Kaldi's `wav.scp`. The last is recognised by the extension .scp, or by lines
+    that are not files as a whole, but of which the rest after the first word is. Empty lines are skipped. The folder is
+    the list's, or the working directory for standard input ("-") and pipes. UserError if the list cannot be read, is
+    empty, or has other lines.
     """
     folder = Path.cwd()
     try:
@@ -148,7 +147,7 @@ def read_list(name: str) -> tuple[Path, list[str]]:
         lines = [line[:-1] for line in lines]
     texts = [(number, os.fsdecode(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not texts:
-        raise UserError(f"--files-from {name} has no inputs: write paths into it, one a line")
+        raise UserError(f"--files-from {name} has no inputs: write one path a line")
     found = _of_json(texts, name)
     if found is None and b"\0" not in content:
         found = _of_kaldi(texts, name, folder)
@@ -164,7 +163,7 @@ def _object(text: str) -> dict | None:
 
 
 def _of_json(texts: list[tuple[int, str]], name: str) -> list[str] | None:
-    """Returns the paths in lines of JSON; None if the first is none."""
+    """Returns the paths in lines of JSON; None if the first line is not JSON."""
     rows = [(number, _object(text)) for number, text in texts]
     if rows[0][1] is None:
         return None
@@ -175,12 +174,12 @@ def _of_json(texts: list[tuple[int, str]], name: str) -> list[str] | None:
             raise UserError(f"--files-from {name}, line {number}: it must be a JSON object with {' or '.join(_KEYS)}")
         paths.append(path)
     if parts := sum(bool(row and row.get("offset")) for _, row in rows):
-        log.warning(f"warning: {name}: offset is not heeded, whole files are separated (lines that have one: {parts})")
+        log.warning(f"warning: {name}: offset is ignored, whole files are separated (lines with an offset: {parts})")
     return paths
 
 
 def _of_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> list[str] | None:
-    """Returns the paths in a wav.scp; None if by its name and its lines it is none."""
+    """Returns the paths in a wav.scp; None if it is not one, by its name and lines."""
     rows = [text.strip().split(maxsplit=1) for _, text in texts]
     if not name.lower().endswith(".scp"):
         if any(len(row) < 2 for row in rows) or any(os.path.lexists(folder / text) for _, text in texts):
@@ -190,7 +189,7 @@ def _of_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> list[str
     for (number, text), row in zip(texts, rows, strict=True):
         where = f"--files-from {name}, line {number}"
         if len(row) < 2:
-            raise UserError(f"{where}: {text.strip()} is no line of a wav.scp: write id path")
+            raise UserError(f"{where}: {text.strip()} is not a line of a wav.scp: write id path")
         if row[1].endswith("|"):
             advice = "commands are not run: write it to a file and name that"
             raise UserError(f"{where}: {row[0]} is a command's output, and {advice}")

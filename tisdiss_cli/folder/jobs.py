@@ -1,4 +1,4 @@
-"""Jobs: an input, or a channel of one, and all its files in OUT."""
+"""Jobs of a run: an input, or one of its channels, and its files in OUT."""
 
 import os
 from collections import defaultdict
@@ -18,40 +18,41 @@ from tisdiss_cli.folder.settings import Options
 
 @dataclass(slots=True)
 class Job:
-    """One input and its files."""
+    """Job: one input and its files."""
 
-    input: str  # relative to IN, or what `inputs` calls it
+    input: str  # its name, see `inputs`
     place: str  # its path
-    outputs: list[str] = field(default_factory=list)  # its voices, relative to OUT
-    stem: str = ""  # what its segments are called, but for the ending
-    segments: list[str] = field(default_factory=list)  # files of who speaks when, likewise
-    channel: int | None = None  # the one that is separated, from 1 on; None: as the settings have it
+    outputs: list[str] = field(default_factory=list)  # its voices' files, relative to OUT
+    stem: str = ""  # path of its segment files, without extension
+    segments: list[str] = field(default_factory=list)  # its segment files, relative to OUT
+    channel: int | None = None  # the channel to separate, from 1 on; None: as in the settings
     refused: str | None = None  # one sentence: why it cannot have its files
-    seconds: float = 0.0  # of audio, where its header has been asked
+    seconds: float = 0.0  # of audio by its header, once that was read
 
     @property
     def path(self) -> Path:
-        """The input's path."""
+        """Path of the input."""
         return Path(self.place)
 
     @property
     def files(self) -> list[str]:
-        """All that it makes, relative to OUT."""
+        """All files of the job, relative to OUT."""
         return [*self.outputs, *self.segments]
 
     @property
     def resolved(self) -> str:
-        """The input's own place on the disk, absolute and without links: tells it from others of its name."""
+        """Absolute path of the input without links, which identifies it among inputs of the same name."""
         return os.path.realpath(self.place)
 
     @property
     def key(self) -> str:
-        """The name of its folder, which tells it from the other jobs of a run."""
-        name = self.input if self.channel is None else f"{self.input}/{self.channel}"  # no file is a folder too
+        """Name of the job's working folder, unique within a run."""
+        # Unambiguous, as a file is not a folder too.
+        name = self.input if self.channel is None else f"{self.input}/{self.channel}"
         return sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def line(self, failure: str | None, **facts: Any) -> Line:
-        """Returns its line of the record, which says "failed" where there is a reason."""
+        """Returns the job's line of the record, "failed" with a reason or "done"."""
         status, outputs = ("failed", []) if failure else ("done", self.outputs)
         return Line(self.input, status, self.resolved, failure, outputs, channel=self.channel, **facts)
 
@@ -59,30 +60,32 @@ class Job:
 def plan_jobs(
     source: Path | Sequence[Input], options: Options, voices: int, template: Template | None = None
 ) -> list[Job]:
-    """Returns a job for every input, or for every channel of each; OUT mirrors the inputs' trees.
+    """Returns a job for every input, or for each of its channels; OUT mirrors the inputs' trees.
 
-    `sub/call.wav` becomes `sub/call_s1.wav`, ..., or as the template has it, and its segments are `sub/call.rttm`, ...;
-    inputs of one folder that differ only in their extension get it into the name, all of them: `call_wav_s1.wav`,
-    `call_flac_s1.wav`. With a job for each channel `_c1`, ... comes before the voice: `call_c1_s1.wav`. Inputs whose
-    files would meet all the same are refused. UserError where the template gives two outputs one name that the default
-    tells apart, or as `list_inputs`.
+    `sub/call.wav` becomes `sub/call_s1.wav`, ..., or follows the template; its segments are `sub/call.rttm`, ....
+    Inputs
+    of one folder that differ only in their extension keep it in the name: `call_wav_s1.wav`, `call_flac_s1.wav`. With a
+    job for each channel, `_c1` precedes the voice: `call_c1_s1.wav`. Inputs whose files still collide are refused.
+    UserError if the template gives two outputs one name that the default does not, or as in `list_inputs`.
     """
     inputs = list_inputs([source], options.out) if isinstance(source, Path) else source
-    template, alike = template or Template(), defaultdict[str, set[str]](set)
+    template, extensions = template or Template(), defaultdict[str, set[str]](set)
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
-        alike[loose(stem)] |= {suffix, *one.siblings}
+        extensions[loose(stem)] |= {suffix, *one.siblings}
     jobs, each_channel, formats = list[Job](), options.each_channel, options.formats
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
-        told = f"{stem}_{suffix[1:]}" if len(alike[loose(stem)]) > 1 else stem
+        unique = f"{stem}_{suffix[1:]}" if len(extensions[loose(stem)]) > 1 else stem
         for channel in _channels(one.place, options.track) if each_channel else (None,):
-            beside = told if channel is None else f"{told}_c{channel}"
-            names = [template.fill(one.name, stem, told=told, voice=n, channel=channel) for n in range(1, voices + 1)]
+            beside = unique if channel is None else f"{unique}_c{channel}"
+            names = [
+                template.fill(one.name, stem, unique=unique, voice=n, channel=channel) for n in range(1, voices + 1)
+            ]
             outputs = [f"{name}.{options.format}" for name in names]
             segments = [beside + FORMATS[name].ending for name in formats]
             jobs.append(Job(one.name, one.place, outputs, beside, segments, channel))
-    template.check_apart((job.input, job.outputs) for job in jobs)
+    template.check_unique((job.input, job.outputs) for job in jobs)
     reasons = find_collisions([job.place for job in jobs], [job.files for job in jobs], options.out)
     for index, reason in reasons.items():
         jobs[index].refused = reason
@@ -90,7 +93,7 @@ def plan_jobs(
 
 
 def _channels(place: str, track: int | None) -> Iterable[int]:
-    """Returns the channels of an input; one for what cannot be opened, which says why when it is run."""
+    """Returns the channels of an input; one if it cannot be opened, which is reported when it is read."""
     try:
         return range(1, probe(Path(place), track, partial=True).channels + 1)
     except AudioError:

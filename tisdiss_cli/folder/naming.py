@@ -1,4 +1,4 @@
-"""Names of outputs (`--name`), and inputs whose outputs would meet."""
+"""Names of outputs (`--name`), and name collisions."""
 
 import os
 import re
@@ -16,33 +16,32 @@ from tisdiss_cli.files import WINDOWS
 from tisdiss_cli.folder.record import RECORD
 
 DEFAULT = "{folder}/{stem}_s{voice}"
-# Characters, ends and whole names that Windows keeps for itself; a colon would write a hidden stream of another file.
+# Characters, endings and names that Windows reserves; a colon would write a hidden stream of another file.
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(?:con|prn|aux|nul|(?:com|lpt)[1-9])(?=\.|$)', re.IGNORECASE)
 FIELDS = ("folder", "stem", "voice", "input", "ext", "repeats", "channel")
 
 
 @dataclass(frozen=True)
 class Template:
-    """A path below OUT, without the outputs' extension, with fields in braces: FIELDS."""
+    """Template of a path below OUT, without extension, with FIELDS in braces."""
 
     text: str = DEFAULT
-    repeats: str = ""  # what {repeats} is
+    repeats: str = ""  # value of {repeats}
 
     @cached_property
     def fields(self) -> set[str]:
-        """The fields that it has."""
+        """Fields in the template."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
 
-    def fill(self, input: str, stem: str, *, told: str, voice: int, channel: int | None = None) -> str:
+    def fill(self, input: str, stem: str, *, unique: str, voice: int, channel: int | None = None) -> str:
         """Returns the path of one output, relative to OUT, without its extension.
 
-        Of an input, relative to IN, `stem` is what it is without its extension, and `told` the same with what tells it
-        from others that differ only in that. Voices and channels count from 1; a channel follows the stem unless the
-        template says where.
+        `stem` is the input without its extension, and `unique` the same, with the extension if another input differs
+        only in that. Voices and channels count from 1; a channel follows the stem unless the template has its field.
         """
-        if self.text == DEFAULT:  # as below, and faster: it is asked for often
-            return f"{told}_s{voice}" if channel is None else f"{told}_c{channel}_s{voice}"
-        folder, _, name = (stem if self.fields & {"ext", "input"} else told).rpartition("/")
+        if self.text == DEFAULT:  # the same as below, but faster
+            return f"{unique}_s{voice}" if channel is None else f"{unique}_c{channel}_s{voice}"
+        folder, _, name = (stem if self.fields & {"ext", "input"} else unique).rpartition("/")
         after = "" if channel is None or "channel" in self.fields else f"_c{channel}"
         text = self.text.format(
             folder=folder,
@@ -55,76 +54,76 @@ class Template:
         )
         return "/".join(filter(None, text.split("/")))
 
-    def check_apart(self, jobs: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """Raises UserError if, of each input and its outputs, two are one file that the default would tell apart."""
-        makers: dict[str, str] = {}
+    def check_unique(self, jobs: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """Raises UserError if two inputs have an output of one name that the default template keeps apart."""
+        owners: dict[str, str] = {}
         for input, outputs in jobs if self.text != DEFAULT else ():
             for output in outputs:
-                other = makers.setdefault(output, input)
+                other = owners.setdefault(output, input)
                 if other != input:
                     met = f"{other} and {input} would both become {output}"
-                    raise UserError(f"--name {self.text}: {met}: put {{folder}} and {{ext}}, or {{input}} in")
+                    raise UserError(f"--name {self.text}: {met}: add {{folder}} and {{ext}}, or {{input}}")
 
 
 def parse_name(text: str, extension: str, *, repeats: str | None, each_channel: bool) -> Template:
     """Returns the template of `--name`, which may end in the outputs' extension.
 
-    `repeats` is what {repeats} stands for; None: that is known only when the run has begun. UserError if it is no
-    template, leads out of OUT, or gives the voices, or all inputs, one name.
+    `repeats` is the value of {repeats}; None if it is only known during the run. UserError if the text is not a
+    template, leads out of OUT, or gives all voices or all inputs one name.
     """
-    given = f"--name {text}"
+    option = f"--name {text}"
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:
-        raise UserError(f"{given}: {error}: write it like '{DEFAULT}'") from None
+        raise UserError(f"{option}: {error}: write it like '{DEFAULT}'") from None
     for _, name, form, conversion in parts:
         if name is not None and (name not in FIELDS or form or conversion):
             shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             known = ", ".join(f"{{{field}}}" for field in FIELDS)
-            raise UserError(f"{given}: {{{shown}}} is unknown: choose among {known}")
+            raise UserError(f"{option}: {{{shown}}} is unknown: choose among {known}")
     fields, suffix = {name for _, name, _, _ in parts}, Path(text).suffix
     text = text.removesuffix(f".{extension}")
     path = text.format(**dict.fromkeys(FIELDS, "aa"))
     folders, as_in = path.split("/"), f"as in '{DEFAULT}'"
     for wrong, sentence in (
-        ("voice" not in fields, f"all voices of an input would be one file: put {{voice}} in, {as_in}"),
-        (not {"stem", "input"} & fields, f"all inputs would be one file: put {{stem}} in, {as_in}"),
-        ("channel" in fields and not each_channel, "{channel} has a meaning only with --channels each: leave it out"),
+        ("voice" not in fields, f"all voices of an input would be one file: add {{voice}}, {as_in}"),
+        (not {"stem", "input"} & fields, f"all inputs would be one file: add {{stem}}, {as_in}"),
+        ("channel" in fields and not each_channel, "{channel} needs --channels each: leave it out"),
         ("repeats" in fields and repeats is None, "--rtf and --budget choose the repeats later: leave {repeats} out"),
         (
             suffix.lower() in EXTENSIONS and suffix != f".{extension}",
             f"the outputs end in .{extension}: leave {suffix} out, or pass --format",
         ),
-        (path.startswith(("/", "\\")) or PureWindowsPath(path).drive, "it is an absolute path: write one below OUT"),
-        (".." in folders, "it leads out of its folder by ..: write a path below OUT"),
-        (any(name.startswith(".") for name in folders), "names that begin with a point are hidden: write others"),
-        (WINDOWS and any(map(_NOT_ON_WINDOWS.search, folders)), "Windows takes no name like that: write another"),
-        (not folders[-1] or "\0" in path, f"it must end in the name of a file, {as_in}"),
+        (path.startswith(("/", "\\")) or PureWindowsPath(path).drive, "it is an absolute path: write a path below OUT"),
+        (".." in folders, "it leaves its folder by ..: write a path below OUT"),
+        (any(name.startswith(".") for name in folders), "names that begin with a dot are hidden: choose others"),
+        (WINDOWS and any(map(_NOT_ON_WINDOWS.search, folders)), "Windows does not allow such a name: choose another"),
+        (not folders[-1] or "\0" in path, f"it must end in a file name, {as_in}"),
     ):
         if wrong:
-            raise UserError(f"{given}: {sentence}")
+            raise UserError(f"{option}: {sentence}")
     return Template(text, repeats or "")
 
 
-# Names that meet --------------------------------------------------------------------------------
+# Collisions --------------------------------------------------------------------------------
 
 
 def loose(name: str) -> str:
-    """Returns what names have in common that some disk takes for one: they differ in case, or in how accents are."""
+    """Returns a name normalised in case and accents, as some disks do not distinguish these."""
     composed = unicodedata.normalize("NFC", name)
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", composed.casefold())
 
 
 def find_collisions(inputs: Sequence[str], files: Sequence[Sequence[str]], out: Path) -> dict[int, str]:
-    """Returns why inputs, by their index, cannot have their files: another needs the same, or a folder of that name.
+    """Returns why inputs, by index, cannot have their files: another needs the same, or a folder of that name.
 
-    The files are those of each input, relative to OUT, whose disk is asked which names are one.
+    `files` are those of each input, relative to OUT, whose disk decides which names are the same.
     """
     reasons: dict[int, str] = {}
-    alike = len({loose(name) for names in files for name in names}) < sum(map(len, files))
-    name_of = _as_the_disk(out) if alike else str
-    first: dict[str, int] = {}  # names, with the first input that has each
-    folders: dict[str, int] = {}  # likewise
+    similar = len({loose(name) for names in files for name in names}) < sum(map(len, files))
+    name_of = _disk_names(out) if similar else str
+    first: dict[str, int] = {}  # first input with each name
+    folders: dict[str, int] = {}  # first input that needs each folder
     for index, names in enumerate(files):
         for name in names:
             other = first.setdefault(name_of(name), index)
@@ -137,9 +136,9 @@ def find_collisions(inputs: Sequence[str], files: Sequence[Sequence[str]], out: 
     for index, names in enumerate(files):
         if taken := next((name for name in names if name_of(name) in folders), None):
             below = inputs[folders[name_of(taken)]]
-            reasons[index] = f"{inputs[index]} would become {out / taken}, the folder that {below} needs: rename one"
+            reasons[index] = f"{inputs[index]} would become {out / taken}, a folder that {below} needs: rename one"
         elif any(name.partition("/")[0] == RECORD for name in names):
-            reasons[index] = f"{inputs[index]} would come under {out / RECORD}, which is the record: rename the folder"
+            reasons[index] = f"{inputs[index]} would be inside {out / RECORD}, which is the record: rename the folder"
     return reasons
 
 
@@ -148,13 +147,13 @@ def _folders(name: str) -> Iterator[str]:
         yield name
 
 
-def _as_the_disk(out: Path) -> Callable[[str], str]:
-    """Returns what OUT's disk makes of a name: some disks know no case, or one spelling of an accent."""
+def _disk_names(out: Path) -> Callable[[str], str]:
+    """Returns the function by which OUT's disk normalises names: some ignore case, or spellings of accents."""
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".tisdiss-") as probe:
             Path(probe, "\u00e9").touch()
-            tells_apart = not any(Path(probe, name).exists() for name in ("\u00c9", "e\u0301"))
+            distinguishes = not any(Path(probe, name).exists() for name in ("\u00c9", "e\u0301"))
     except OSError:
         return loose
-    return str if tells_apart else loose
+    return str if distinguishes else loose

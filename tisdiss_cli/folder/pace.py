@@ -1,4 +1,4 @@
-"""`--rtf` and `--budget`: as many repeats as time allows."""
+"""Pace of a run: the most repeats that `--rtf` or `--budget` allow."""
 
 import logging
 import time
@@ -14,28 +14,28 @@ log = logging.getLogger("tisdiss")
 
 @dataclass
 class Pace:
-    """Chooses the most repeats that a time limit affords, and again as the work goes on.
+    """Choice of the most repeats within a time limit, updated during the work.
 
-    The network's seconds for a second of audio are taken as fixed + each * repeats, from `measure_pace`;
-    what the work really takes then scales both.
+    The network's seconds for a second of audio are modelled as fixed + each * repeats, from `measure_pace`; the time
+    that the work really takes scales both.
     """
 
     fixed: float
     each: float
-    most: int  # repeats
-    rtf: float | None = None  # seconds of work allowed for a second of audio; None: what is left of the budget
-    deadline: float = 0.0  # of the budget, on time.perf_counter's clock
+    most: int  # repeats at most
+    rtf: float | None = None  # allowed seconds of work for a second of audio; None: by the budget
+    deadline: float = 0.0  # of the budget, by time.perf_counter()
     audio_left: float = 0.0  # seconds
     scale: float = 1.0
     chosen: int = 0
 
     def limit(self, audio: float, *, rtf: float | None = None, budget: float | None = None) -> str:
-        """Sets the limit for `audio` seconds and makes the first choice; returns a sentence that says it."""
+        """Sets the limit for `audio` seconds and makes the first choice; returns a sentence about it."""
         self.audio_left, self.rtf, self.deadline = audio, rtf, time.perf_counter() + (budget or 0.0)
-        wanted = f"--rtf {rtf:g}" if rtf is not None else f"--budget of {budget:g} s for {audio:.1f} s of audio"
+        option = f"--rtf {rtf:g}" if rtf is not None else f"--budget of {budget:g} s for {audio:.1f} s of audio"
         too_slow = "" if self._allowed() >= self.fixed + self.each else ", although that takes longer here"
         return (
-            f"{wanted}: {counted(self.choose())}{too_slow}; this machine takes "
+            f"{option}: {counted(self.choose())}{too_slow}; this machine takes "
             f"{self.fixed:.3f} + {self.each:.3f} x repeats seconds for a second of audio"
         )
 
@@ -50,22 +50,22 @@ class Pace:
         return best
 
     def report(self, repeats: int, audio: float, seconds: float) -> None:
-        """Takes note of what `audio` seconds really took; a slow average, so that one hiccup changes little."""
+        """Updates the scale with the real time of `audio` seconds, slowly, so that an outlier changes little."""
         self.audio_left = max(0.0, self.audio_left - audio)
         if audio > 0:
             self.scale += 0.3 * (seconds / audio / (self.fixed + self.each * repeats) - self.scale)
 
     def _allowed(self) -> float:
-        """Returns the seconds of work for a second of audio."""
+        """Returns the allowed seconds of work for a second of audio."""
         if self.rtf is not None:
             return self.rtf
         return max(0.0, self.deadline - time.perf_counter()) / max(self.audio_left, 1e-6)
 
 
 def measure_pace(separator: Separator, settings: Settings, seconds: float) -> Pace:
-    """Returns a pace that keeps the options' limit for so many seconds of audio; the log has its choice.
+    """Returns a pace within the options' limit for `seconds` of audio, and logs its choice.
 
-    The network is timed on a batch of chunks of noise at one and at two repeats. OutOfMemory.
+    Times the network on a batch of noise at one and at two repeats. OutOfMemory.
     """
     plan, batch_size = settings.plan, settings.batch_size
     length = min(plan.chunk, 4 * separator.sample_rate)
@@ -76,7 +76,7 @@ def measure_pace(separator: Separator, settings: Settings, seconds: float) -> Pa
     # Overlapping chunks compute some of the audio twice.
     audio = batch_size * length / separator.sample_rate * (plan.chunk - plan.overlap) / plan.chunk
     costs = []
-    for repeats in (1, 1, 2):  # the first only warms up
+    for repeats in (1, 1, 2):  # the first is a warm-up
         began = time.perf_counter()
         list(separator.run_each(noise.unbind(), repeats, settings.options.separator_repeats, stacked=stacked))
         costs.append((time.perf_counter() - began) / audio)

@@ -1,8 +1,8 @@
-"""Jobs on one device: read ahead, separate in batches, write behind.
+"""Pipeline of jobs on one device: read ahead, separate in batches, write behind.
 
 One thread reads and cuts, the caller's thread runs the network on batches of chunks, from one file or several, and one
-thread stitches and writes. The types of what is on its way say which thread owns what. Which chunks make a batch
-follows from their order, never from the clock, so that a run can be repeated sample by sample.
+thread stitches and writes. Types show which thread owns what. Batches follow from the order of the chunks, never from
+the clock, so that a run can be repeated sample by sample.
 """
 
 import time
@@ -28,86 +28,86 @@ from tisdiss_cli.separation.chunking import Chunker
 from tisdiss_cli.separation.early_exit import EarlyExit
 from tisdiss_cli.separation.separator import Separator
 
-_WAITING_BATCHES = 4  # so many batches' chunks may wait for others of their length
+_WAITING_BATCHES = 4  # batches whose chunks may wait for others of their length
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """So many more seconds of audio are separated."""
+    """Event: more seconds of audio are separated."""
 
     seconds: float
     note: str = ""  # for the bar
 
 
-# What is on its way. Only the owner of a field writes it. The others read what they have been handed: the computing
-# thread gets a chunk once it is read, the writing thread its voices once they are computed, and the input itself last
-# of all. A failure alone is looked at earlier, to be spared work, and one seen late harms nothing.
+# Files in flight. Only the owner of a field writes it; others read it after it was handed over: the computing thread
+# gets a chunk once it is read, the writing thread its voices once they are computed, and the file last. Only `failure`
+# is read earlier, to save work, and seeing it late does no harm.
 
 
 @dataclass
 class Reading:
-    """The reading thread's own."""
+    """State owned by the reading thread."""
 
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
-    voices: VoiceFiles | None = None  # made when the input is opened; from then on the writing thread's
-    warnings: list[str] = field(default_factory=list)  # the source's own list, which grows while it is read
+    voices: VoiceFiles | None = None  # made when the input is opened, then owned by the writing thread
+    warnings: list[str] = field(default_factory=list)  # the source's list, which grows while it is read
 
 
 @dataclass
 class Computing:
-    """The own of the computing thread, which is the caller's."""
+    """State owned by the computing thread, which is the caller's."""
 
     repeats: int | EarlyExit | None = None  # None: not chosen yet
-    waiting: int = 0  # chunks read and not yet run
+    waiting: int = 0  # chunks read but not run
     all_read: bool = False
-    end: int = 0  # of the newest chunk run, in samples
-    elapsed: float = 0.0  # seconds of the network's time
+    end: int = 0  # end of the latest chunk run, in samples
+    elapsed: float = 0.0  # the network's seconds
     used: list[int] = field(default_factory=list)  # repeats of each chunk
 
 
 @dataclass
 class File:
-    """An input in flight."""
+    """File in flight."""
 
     job: Job
     reading: Reading = field(default_factory=Reading)
     computing: Computing = field(default_factory=Computing)
-    failure: str | None = None  # why it cannot be read or written, by the thread that found it
+    failure: str | None = None  # why it cannot be read or written, set by the thread that notices
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an input, on its way to the network and from there."""
+    """Chunk of a file, before and after the network."""
 
     file: File
-    start: int  # in samples of the input at the network's rate
+    start: int  # position in samples at the network's rate
     mixture: Tensor  # (n,)
 
 
 class Batcher(Generic[Item]):
-    """Gathers items of one kind into batches.
+    """Batcher of items of one kind.
 
-    A batch is due once it is full, or once too many items wait: then the kind whose first item has waited longest
-    goes as it is. Items of a kind keep their order, and the same items in the same order give the same batches.
+    A batch is due when it is full, or when too many items wait: then the batch that has waited longest. Items of a kind
+    keep their order, and the same items in the same order give the same batches.
 
     Args:
-        size: the most items of a batch.
-        most_waiting: with so many items waiting a batch is due; at least `size`.
+        size: most items in a batch.
+        most_waiting: number of waiting items at which a batch is due, at least `size`.
     """
 
     def __init__(self, size: int, *, most_waiting: int) -> None:
         self.size, self.most_waiting = size, most_waiting
-        self._groups: dict[Hashable, list[Item]] = {}  # the kind that has waited longest comes first
+        self._groups: dict[Hashable, list[Item]] = {}  # the longest waiting first
 
     @property
     def waiting(self) -> int:
-        """The number of items that wait."""
+        """Number of waiting items."""
         return sum(map(len, self._groups.values()))
 
     def add(self, kind: Hashable, item: Item) -> list[list[Item]]:
-        """Takes an item; returns the batches that are due now."""
+        """Adds an item; returns the batches that are due."""
         group = self._groups.setdefault(kind, [])
         group.append(item)
         if len(group) == self.size:
@@ -117,21 +117,21 @@ class Batcher(Generic[Item]):
         return []
 
     def finish(self) -> list[list[Item]]:
-        """Returns the batches of all that still waits."""
+        """Returns the batches of all waiting items."""
         batches, self._groups = list(self._groups.values()), {}
         return batches
 
 
 class Pipeline:
-    """Separates jobs once. Failures of single inputs become lines; others are raised by `run`.
+    """Pipeline that separates jobs once. Failures of single inputs become lines; others are raised by `run`.
 
     Args:
         separator: the network.
-        settings: for all jobs.
-        parts: the folder for unfinished outputs, in which each job gets its own.
-        settle: is given each job with its line, in the writing thread, and does away with its folder once the line is
-            recorded; RecordError ends the run.
-        pace: chooses each input's repeats in place of the settings.
+        settings: settings for all jobs.
+        parts: folder for unfinished outputs, with a folder for each job.
+        commit: called with each job and its line, in the writing thread; records the line and removes the job's folder.
+            RecordError ends the run.
+        pace: chooses each input's repeats, if any, instead of the settings.
     """
 
     def __init__(
@@ -139,22 +139,22 @@ class Pipeline:
         separator: Separator,
         settings: Settings,
         parts: Path,
-        settle: Callable[[Job, Line], object] = lambda job, line: None,
+        commit: Callable[[Job, Line], object] = lambda job, line: None,
         pace: Pace | None = None,
     ) -> None:
-        self.separator, self.settings, self.parts, self.settle, self.pace = separator, settings, parts, settle, pace
+        self.separator, self.settings, self.parts, self.commit, self.pace = separator, settings, parts, commit, pace
         self.size = settings.batch_size
         self.stacked = separator.stacks(settings.batch_size)
-        self.begun: dict[str, VoiceFiles] = {}  # by the jobs' keys, until their outputs have their names
-        self.writing = deque[Future[Line | None]]()  # what the writing thread has still to do, in its order
-        self.over = False  # nothing more can be recorded
+        self.begun: dict[str, VoiceFiles] = {}  # by the jobs' keys, until their outputs are named
+        self.writing = deque[Future[Line | None]]()  # pending work of the writing thread, in order
+        self.over = False  # no line can be recorded any more
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Progress | Line]:
-        """Does every job in this order; yields what is done as it comes.
+        """Separates the jobs in order; yields progress and each job's line.
 
         Raises:
-            RecordError: as `settle` does.
-            OutOfMemory: memory does not suffice for the shortest chunk, so that no input could be separated.
+            RecordError: from `commit`.
+            OutOfMemory: memory does not suffice for the shortest chunk.
         """
         alone = compute_in_one_thread if self.separator.device.type == "cpu" else None
         self.reader, self.writer = (ThreadPoolExecutor(1, initializer=alone) for _ in range(2))
@@ -170,7 +170,7 @@ class Pipeline:
     # Reading ------------------------------------------------------------------------------------
 
     def _read_ahead(self, jobs: Sequence[Job]) -> Iterator[Chunk | File]:
-        """Yields what `_read` does, which the reading thread does before it is asked for."""
+        """Yields the items of `_read`, which the reading thread produces ahead."""
         items = self._read(jobs)
         coming = deque(self.reader.submit(next, items, None) for _ in range(_WAITING_BATCHES * self.size + 2))
         while item := coming.popleft().result():
@@ -178,25 +178,25 @@ class Pipeline:
             yield item
 
     def _read(self, jobs: Sequence[Job]) -> Iterator[Chunk | File]:
-        """Yields the chunks of each job, and the input itself behind them."""
+        """Yields the chunks of each job, then its file."""
         for job in jobs:
             file = File(job)
             try:
                 for start, mixture in self._cut(file):
                     yield Chunk(file, start, mixture)
-            except Exception as error:  # whatever is wrong with one input, the others are still to do
+            except Exception as error:  # a fault of one input must not stop the others
                 file.failure = _sentence(job, error)
             yield file
 
     def _cut(self, file: File) -> Iterator[tuple[int, Tensor]]:
-        options, job, own = self.settings.options, file.job, file.reading
-        own.fingerprint = fingerprint(job.path)
-        wanted = options.averaged if job.channel is None else (job.channel,)
+        options, job, reading = self.settings.options, file.job, file.reading
+        reading.fingerprint = fingerprint(job.path)
+        selected = options.averaged if job.channel is None else (job.channel,)
         source = Source(
-            job.path, self.separator.sample_rate, track=options.track, partial=options.partial, wanted=wanted
+            job.path, self.separator.sample_rate, track=options.track, partial=options.partial, selected=selected
         )
-        own.warnings = source.warnings
-        own.voices = self.begun[job.key] = VoiceFiles(job, self.settings, self.parts / job.key, source)
+        reading.warnings = source.warnings
+        reading.voices = self.begun[job.key] = VoiceFiles(job, self.settings, self.parts / job.key, source)
         chunker = Chunker(self.settings.plan)
         for block in source.blocks():
             yield from chunker.push(block)
@@ -211,22 +211,22 @@ class Pipeline:
                 item.computing.all_read = True
                 self._pass_on(item)
             else:
-                own, length = item.file.computing, item.mixture.shape[0]
-                if own.repeats is None:
-                    own.repeats = self.pace.choose() if self.pace else self.settings.repeats
-                own.waiting += 1
-                # Chunks of one tensor are equally long, those that run side by side have equally many threads.
-                alike = length if self.stacked else self.separator.threads_of(length)
-                for batch in batcher.add((alike, own.repeats), item):
+                computing, length = item.file.computing, item.mixture.shape[0]
+                if computing.repeats is None:
+                    computing.repeats = self.pace.choose() if self.pace else self.settings.repeats
+                computing.waiting += 1
+                # Chunks in one tensor have one length; those that run side by side, the same number of threads.
+                kind = length if self.stacked else self.separator.threads_of(length)
+                for batch in batcher.add((kind, computing.repeats), item):
                     yield from self._run(batch)
             yield from self._written(_WAITING_BATCHES * self.size)
         for batch in batcher.finish():
             yield from self._run(batch)
 
     def _run(self, batch: list[Chunk]) -> Iterator[Progress | Line]:
-        wanted = [chunk for chunk in batch if not chunk.file.failure]
-        if wanted:
-            yield from self._separate(wanted)
+        needed = [chunk for chunk in batch if not chunk.file.failure]
+        if needed:
+            yield from self._separate(needed)
         for chunk in batch:
             chunk.file.computing.waiting -= 1
             self._pass_on(chunk.file)
@@ -240,25 +240,25 @@ class Pipeline:
             stacked=self.stacked,
         )
         for chunk, (voices, used, seconds) in zip(batch, separated, strict=True):
-            own = chunk.file.computing
-            own.used.append(used)
-            own.elapsed += seconds
+            computing = chunk.file.computing
+            computing.used.append(used)
+            computing.elapsed += seconds
             self.writing.append(self.writer.submit(self._push, chunk, voices))
             end = chunk.start + chunk.mixture.shape[0]
-            fresh, own.end = (end - own.end) / self.separator.sample_rate, end
+            fresh, computing.end = (end - computing.end) / self.separator.sample_rate, end
             advanced += fresh
             yield Progress(fresh)
             yield from self._written(_WAITING_BATCHES * self.size)
-        if self.pace:  # which chooses numbers, alike for all of a batch, and never auto
+        if self.pace:  # it chooses a number, the same for the whole batch
             self.pace.report(used, advanced, time.perf_counter() - began)
 
     def _pass_on(self, file: File) -> None:
-        """Hands a file to the writing thread once its last chunk is through."""
+        """Passes a file to the writing thread after its last chunk."""
         if file.computing.all_read and file.computing.waiting == 0:
             self.writing.append(self.writer.submit(self._finish, file))
 
     def _written(self, most: int) -> Iterator[Line]:
-        """Yields the lines of what is written, in the end waiting until at most so many things are still to be."""
+        """Yields the lines of written files, waiting until at most `most` tasks of the writing thread are pending."""
         while self.writing and (len(self.writing) > most or self.writing[0].done()):
             if line := self.writing.popleft().result():
                 yield line
@@ -296,9 +296,9 @@ class Pipeline:
         )
         if voices and file.failure:
             voices.discard()
-        self.begun.pop(job.key, None)  # it stays marked as begun until its line is recorded
+        self.begun.pop(job.key, None)  # its folder marks it as begun until its line is recorded
         self.over = True
-        self.settle(job, line)
+        self.commit(job, line)
         self.over = False
         return line
 

@@ -1,8 +1,8 @@
-"""The driver of several devices, by Ray: who gets which jobs, and what becomes of those whose worker died.
+"""Driver of several devices by Ray: distributes jobs, and replaces workers that die.
 
-Ray places the workers and notices when one is gone. Bundles are paths, never audio: a worker reads and writes its files
-itself, by the code of a run on one device, and sends their lines back. Nothing is retried by Ray: a worker that died is
-replaced from here, and is given work once it has answered.
+Ray slots the workers and detects when one dies. Workers get paths, never audio: they read and write files by the code
+of a run on one device, and send lines back. Ray retries nothing: a dead worker is replaced from here, and gets jobs
+once it is ready.
 """
 
 import logging
@@ -29,216 +29,217 @@ from tisdiss_cli.folder.settings import Options, Settings
 
 log = logging.getLogger("tisdiss")
 
-Settle = Callable[[Job, Line], object]
+Commit = Callable[[Job, Line], object]
 
-_STORE = 100 << 20  # bytes of Ray's object store on this machine: paths and a weight file are all that goes through it
-_LONGEST = 40  # characters of a folder in which Ray's sockets can be: their paths must have less than 108 bytes
-_LOOKS = 2.0  # seconds between looks at which nodes there are
-_PATIENCE = 60.0  # seconds to wait, after the first worker is ready, for others before the work begins
-_VAIN = 3  # starts and deaths in a row that no input is to blame for: then a device is given up
-_BUNDLE_SECONDS = 180.0  # of audio, unless a single file has more
-_BUNDLE_FILES = 64
+_STORE = 100 << 20  # bytes of Ray's object store on this machine, for paths and a weight file
+_LONGEST = 40  # characters of the folder of Ray's sockets, whose paths must have less than 108 bytes
+_SCAN = 2.0  # seconds between scans for nodes
+_PATIENCE = 60.0  # seconds to wait for other workers after the first is ready
+_MOST_FAILURES = 3  # starts and deaths in a row, without a job to blame, after which a device is given up
+_BATCH_SECONDS = 180.0  # of audio in a batch of jobs, unless a single file has more
+_BATCH_FILES = 64
 
 
 class NoDevice(RuntimeError):
-    """No device is left to work on; the sentence says why."""
+    """No device is left; the sentence says why."""
 
 
 @dataclass
-class Place:
-    """A device and the worker on it."""
+class Slot:
+    """Slot: a device and the worker on it."""
 
     name: str
-    device: tuple[str, int]  # Ray's id of the machine, and which of the devices there
+    device: tuple[str, int]  # Ray's id of the node, and the number of the device there
     cpus: int
     actor: Any = None
-    call: Any = None  # the generator of its bundle's items
-    ready: bool = False  # whether it has loaded its network
-    bundle: list[Job] = field(default_factory=list)  # what it was given and has not yet brought back
-    ahead: float = 0.0  # seconds of audio that it has told of and brought no line for
+    call: Any = None  # generator of the items of its batch
+    ready: bool = False  # whether its network is loaded
+    batch: list[Job] = field(default_factory=list)  # jobs without a line yet
+    ahead: float = 0.0  # seconds of audio reported as progress, without a line yet
 
     def __str__(self) -> str:
         return self.name
 
 
-class Fleet:
-    """Workers on devices, each given a bundle of jobs at a time.
+class WorkerPool:
+    """Worker pool: a worker on each device, with a batch of jobs at a time.
 
-    On CPUs a node of a cluster is a device, and this machine is divided into `--devices` ones.
+    On CPUs, a node of a cluster is a device, and this machine is divided into `--devices` ones.
     """
 
     def __init__(self, ray: Any, options: Options, task: Task, lock: RunLock) -> None:
         self.ray, self.options, self.task, self.lock = ray, options, task, lock
         self.local, self.count = options.cluster is None, options.device_count
         self.gpu = options.device != "cpu" and any(node["Resources"].get("GPU", 0) >= 1 for node in self._nodes())
-        self.places: list[Place] = []
-        self.settings: Settings | None = None  # of the first worker that was ready, and so of all
-        self.settle: Settle = lambda job, line: None
-        self.at_work = False
-        self.vain = Counter[tuple[str, int]]()  # by device: starts and deaths in a row that no input is to blame for
-        self.looked = -_LOOKS
-        self.todo, self.audio_left = deque[Job](), 0.0  # the first that are to do next, and seconds of them
-        self.tries = Counter[str]()  # that ended in death, by the jobs' keys; with two a job is done by itself
+        self.slots: list[Slot] = []
+        self.settings: Settings | None = None  # of the first ready worker, and so of all
+        self.commit: Commit = lambda job, line: None
+        self.running = False
+        self.failures = Counter[tuple[str, int]]()  # in a row, by device, without a job to blame
+        self.scanned = -_SCAN
+        self.todo, self.audio_left = deque[Job](), 0.0  # jobs to do, in order, and their seconds
+        self.tries = Counter[str]()  # deaths of workers by job key; after two a job is done by itself
 
-    def muster(self) -> Settings:
-        """Starts workers and waits for them; returns their settings.
+    def wait_until_ready(self) -> Settings:
+        """Starts workers and waits until they are ready; returns their settings.
 
         Raises:
-            UserError: fewer devices than asked for, or a worker that cannot do the run's work as the others would.
-            NoDevice: none could be started.
+            UserError: fewer devices than requested, or a worker with other settings than the others.
+            NoDevice: no worker could be started.
         """
         if self.options.device == "cuda" and not self.gpu:
-            raise UserError("--device cuda: Ray sees no GPU there: check ray status, or use --device cpu")
-        self._look()
-        if self.count and len(self.places) < self.count:
+            raise UserError("--device cuda: Ray has no GPU there: check ray status, or use --device cpu")
+        self._scan_nodes()
+        if self.count and len(self.slots) < self.count:
             kind = "GPUs" if self.gpu else "nodes"
-            raise UserError(f"--devices {self.count}: there are {len(self.places)} {kind}: ask for fewer, or all")
+            raise UserError(f"--devices {self.count}: there are {len(self.slots)} {kind}: ask for fewer, or all")
         deadline = time.monotonic() + _PATIENCE
-        while waiting := [place for place in self.places if not place.ready]:
+        while waiting := [slot for slot in self.slots if not slot.ready]:
             if time.monotonic() > deadline:
                 log.info(f"not ready yet: {listed(waiting)}: starting, or busy with other work")
                 deadline += _PATIENCE
                 if self.settings:
                     break
             alone = not self.settings
-            list(self._news())
+            list(self._poll())
             if alone and self.settings:
                 deadline = time.monotonic() + _PATIENCE
-            self._look()
+            self._scan_nodes()
         if not self.settings:
-            raise NoDevice("no device could be started: see the sentences above, or leave out --devices and --cluster")
+            raise NoDevice("no device could be started: see the messages above, or leave out --devices and --cluster")
         return self.settings
 
-    def run(self, first: list[Job], last: list[Job], settle: Settle) -> Iterator[Progress | Line]:
-        """Does every job, and yields what is done as it comes; the last ones at the end, each by itself.
+    def run(self, first: list[Job], last: list[Job], commit: Commit) -> Iterator[Progress | Line]:
+        """Distributes all jobs, and yields progress and lines; the jobs in `last` come at the end, each by itself.
 
-        `settle` is given each job with its line, to record it. RecordError as it has; NoDevice when every device has
-        been given up.
+        `commit` records each job's line, perhaps with RecordError. NoDevice if every device was given up.
         """
-        self.settle, self.at_work = settle, True
-        # The longest first, so that none is left alone at the end.
+        self.commit, self.running = commit, True
+        # The longest first, so that no device is left with a long job at the end.
         self.todo.extend([*sorted(first, key=lambda job: (-job.seconds, job.input, job.channel or 0)), *last])
         self.audio_left = sum(job.seconds for job in self.todo)
         self.tries.update({job.key: 2 for job in last})
-        while left := len(self.todo) + sum(len(place.bundle) for place in self.places):
-            self._look()
-            if not self.places:
-                raise NoDevice(f"{left} files are left, and no device to do them on")
-            for place in self.places:
-                if place.ready and not place.call and self.todo:
-                    place.bundle = self._bundle()
-                    place.call = place.actor.run.remote(list(place.bundle))
-            yield from self._news()
-            busy = sum(bool(place.bundle) for place in self.places)
-            yield Progress(0.0, f"{left} files left; {busy} of {len(self.places)} devices busy")
+        while left := len(self.todo) + sum(len(slot.batch) for slot in self.slots):
+            self._scan_nodes()
+            if not self.slots:
+                raise NoDevice(f"{left} files are left, and no device")
+            for slot in self.slots:
+                if slot.ready and not slot.call and self.todo:
+                    slot.batch = self._next_batch()
+                    slot.call = slot.actor.run.remote(list(slot.batch))
+            yield from self._poll()
+            busy = sum(bool(slot.batch) for slot in self.slots)
+            yield Progress(0.0, f"{left} files left; {busy} of {len(self.slots)} devices busy")
 
     def close(self) -> None:
-        """Ends every worker, and Ray if it was started here; what was not brought back is forgotten."""
-        places = list(self.places)
-        for place in places:
+        """Ends every worker, and Ray if it was started here, and abandons unfinished jobs."""
+        slots = list(self.slots)
+        for slot in slots:
             with suppress(Exception):
-                while place.call and self.ray.wait([place.call], timeout=0)[0]:  # what has come is done
-                    list(self._take(place))
-                self.ray.kill(place.actor)
+                while slot.call and self.ray.wait([slot.call], timeout=0)[0]:  # takes in finished items
+                    list(self._handle(slot))
+                self.ray.kill(slot.actor)
         self.ray.shutdown()
         if not self.local:
-            time.sleep(0.5)  # a cluster's own daemons end the processes
-        for job in (job for place in places for job in place.bundle):
-            self.lock.dropped(job)
+            time.sleep(0.5)  # for a cluster's daemons to end the processes
+        for job in (job for slot in slots for job in slot.batch):
+            self.lock.abandon(job)
 
-    def _bundle(self) -> list[Job]:
-        """Returns the next jobs for one worker: some, so that batches fill; towards the end fewer: all end alike."""
-        most, total, bundle = min(_BUNDLE_SECONDS, self.audio_left / (2 * len(self.places))), 0.0, list[Job]()
-        while self.todo and len(bundle) < _BUNDLE_FILES:
+    def _next_batch(self) -> list[Job]:
+        """Returns the next jobs for a worker: several, to fill batches of chunks; fewer towards the end."""
+        most, total, batch = min(_BATCH_SECONDS, self.audio_left / (2 * len(self.slots))), 0.0, list[Job]()
+        while self.todo and len(batch) < _BATCH_FILES:
             job = self.todo[0]
             total += inf if self.tries[job.key] == 2 else job.seconds
-            if bundle and total > most:
+            if batch and total > most:
                 break
-            bundle.append(self.todo.popleft())
+            batch.append(self.todo.popleft())
             self.audio_left -= job.seconds
-        return bundle
+        return batch
 
-    # What workers tell ---------------------------------------------------------------------------
+    # Messages of workers ---------------------------------------------------------------------------
 
-    def _news(self) -> Iterator[Progress | Line]:
-        """Waits a moment for something to come, and takes it in."""
-        calls = {place.call: place for place in self.places if place.call}
+    def _poll(self) -> Iterator[Progress | Line]:
+        """Waits briefly for messages of workers, and handles them."""
+        calls = {slot.call: slot for slot in self.slots if slot.call}
         if not calls:
             time.sleep(0.1)
             return
         ready, _ = self.ray.wait(list(calls), num_returns=1, timeout=0.5)
-        if ready:  # whatever else is there already comes along
+        if ready:  # with everything else that is ready
             ready, _ = self.ray.wait(list(calls), num_returns=len(calls), timeout=0)
         for call in ready:
-            yield from self._take(calls[call])
+            yield from self._handle(calls[call])
 
-    def _take(self, place: Place) -> Iterator[Progress | Line]:
-        """Takes in one thing that a worker sent, its bundle's end, why it can do no more, or its death."""
+    def _handle(self, slot: Slot) -> Iterator[Progress | Line]:
+        """Handles a message of a worker: an item, the end of its batch, its error, or its death."""
         try:
-            item: Item = self.ray.get(next(place.call))
+            item: Item = self.ray.get(next(slot.call))
         except StopIteration:
-            place.call = None
+            slot.call = None
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
-            known = isinstance(cause, UserError | OutOfMemory | OSError)
-            yield from self._refuse(place, str(cause) if known else f"{type(cause).__name__}: {cause}")
+            explained = isinstance(cause, UserError | OutOfMemory | OSError)
+            yield from self._give_up(slot, str(cause) if explained else f"{type(cause).__name__}: {cause}")
         except self.ray.exceptions.RayError as error:
-            begun = [job.input for job in place.bundle if (self.lock.parts / job.key).is_dir()]
-            self.vain[place.device] = 0 if begun else self.vain[place.device] + 1
-            self.tries.update(job.key for job in place.bundle)
-            if place.ready:
-                log.warning(f"warning: the worker on {place} died" + (f" at {begun[0]}" if begun else ""))
-            if self.vain[place.device] == _VAIN:
-                log.warning(f"warning: going on without {place}: {_VAIN} of its workers died: {_last_line(error)}")
-            yield from self._lose(place)
+            begun = [job.input for job in slot.batch if (self.lock.parts / job.key).is_dir()]
+            self.failures[slot.device] = 0 if begun else self.failures[slot.device] + 1
+            self.tries.update(job.key for job in slot.batch)
+            if slot.ready:
+                log.warning(f"warning: the worker on {slot} died" + (f" at {begun[0]}" if begun else ""))
+            if self.failures[slot.device] == _MOST_FAILURES:
+                log.warning(
+                    f"warning: going on without {slot}: {_MOST_FAILURES} of its workers died: {_last_line(error)}"
+                )
+            yield from self._replace(slot)
         else:
             if isinstance(item, Settings):
-                place.ready, self.settings = True, self.settings or item
+                slot.ready, self.settings = True, self.settings or item
                 for key, value in self.settings.recorded.items():
                     if item.recorded.get(key) != value:
-                        its = f"it would work with {key} {item.recorded.get(key)}, the others with {value}"
-                        yield from self._refuse(place, f"{its}: choose by an option")
+                        its = f"it would use {key} {item.recorded.get(key)}, the others {value}"
+                        yield from self._give_up(slot, f"{its}: set it by an option")
                         break
             elif isinstance(item, logging.LogRecord):
-                log.log(item.levelno, f"{place}: {item.getMessage()}")
+                log.log(item.levelno, f"{slot}: {item.getMessage()}")
             elif isinstance(item, Line):
-                job = next(job for job in place.bundle if (job.input, job.channel) == item.id)
-                place.bundle.remove(job)
-                self.settle(job, item)
-                self.vain[place.device] = 0
-                place.ahead -= item.audio_seconds
+                job = next(job for job in slot.batch if (job.input, job.channel) == item.id)
+                slot.batch.remove(job)
+                self.commit(job, item)
+                self.failures[slot.device] = 0
+                slot.ahead -= item.audio_seconds
                 yield item
             else:
-                place.ahead += item.seconds
+                slot.ahead += item.seconds
                 yield item
 
-    def _refuse(self, place: Place, reason: str) -> Iterator[Progress | Line]:
-        """Uses a device no more; before the work begins it is the user's to mend."""
-        if not self.at_work:
-            raise UserError(f"{place}: {reason}")
-        log.warning(f"warning: going on without {place}: {reason}")
-        self.vain[place.device] = _VAIN
-        yield from self._lose(place)
+    def _give_up(self, slot: Slot, reason: str) -> Iterator[Progress | Line]:
+        """Gives a device up; UserError before the work has begun."""
+        if not self.running:
+            raise UserError(f"{slot}: {reason}")
+        log.warning(f"warning: going on without {slot}: {reason}")
+        self.failures[slot.device] = _MOST_FAILURES
+        yield from self._replace(slot)
 
-    def _lose(self, place: Place) -> Iterator[Progress | Line]:
-        """Ends a worker, and shares out what it did not bring back.
+    def _replace(self, slot: Slot) -> Iterator[Progress | Line]:
+        """Ends a worker and returns its jobs to the queue.
 
-        Where a worker died of it, an input goes to another; then it is done by itself, and then it has failed.
+        A job whose worker died goes to another worker, then by itself, and then it has failed.
         """
         with suppress(Exception):
-            self.ray.kill(place.actor)
-        self.places.remove(place)
-        self.looked = -_LOOKS  # so that another is started at once
-        yield Progress(-place.ahead)
-        lost, place.bundle, place.call = place.bundle, [], None
+            self.ray.kill(slot.actor)
+        self.slots.remove(slot)
+        self.scanned = -_SCAN  # to start another at once
+        yield Progress(-slot.ahead)
+        lost, slot.batch, slot.call = slot.batch, [], None
         for job in reversed(lost):
-            self.lock.dropped(job)
+            self.lock.abandon(job)
             if self.tries[job.key] > 2:
-                reason = f"{job.path} killed its worker, also by itself: see whether the memory suffices for it"
+                reason = f"{job.path} killed its worker, even by itself: check whether the memory suffices"
                 line = job.line(
                     reason, settings=self.settings.recorded if self.settings else {}, source=fingerprint(job.path)
                 )
-                self.settle(job, line)
+                self.commit(job, line)
                 yield line
                 continue
             self.audio_left += job.seconds
@@ -249,23 +250,23 @@ class Fleet:
 
     # Devices ------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Starts workers on devices that have none, those of nodes that have come among them."""
-        if time.monotonic() - self.looked < _LOOKS:
+    def _scan_nodes(self) -> None:
+        """Starts workers on devices without one, also on new nodes."""
+        if time.monotonic() - self.scanned < _SCAN:
             return
-        self.looked = time.monotonic()
-        for place in (place for node in self._nodes() for place in self._places_on(node)):
-            enough = self.count is not None and len(self.places) >= self.count
-            known = {place.device for place in self.places}
-            if place.device not in known and self.vain[place.device] < _VAIN and not enough:
-                self.places.append(place)
-                self._start(place)
+        self.scanned = time.monotonic()
+        for slot in (slot for node in self._nodes() for slot in self._slots_on(node)):
+            enough = self.count is not None and len(self.slots) >= self.count
+            used = {slot.device for slot in self.slots}
+            if slot.device not in used and self.failures[slot.device] < _MOST_FAILURES and not enough:
+                self.slots.append(slot)
+                self._start(slot)
 
     def _nodes(self) -> list[dict[str, Any]]:
         nodes = [node for node in self.ray.nodes() if node["Alive"]]
         return sorted(nodes, key=lambda node: (node["NodeManagerAddress"], node["NodeID"]))
 
-    def _places_on(self, node: dict[str, Any]) -> list[Place]:
+    def _slots_on(self, node: dict[str, Any]) -> list[Slot]:
         cpus, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
         if self.gpu:
             count, each = gpus, min(1, cpus // max(1, gpus))
@@ -275,40 +276,40 @@ class Fleet:
         else:
             count, each = min(1, cpus), cpus
         prefix = ("" if self.local else f"{node['NodeManagerAddress']}:") + ("gpu" if self.gpu else "cpu")
-        return [Place(f"{prefix}{number}", (node["NodeID"], number), each) for number in range(count)]
+        return [Slot(f"{prefix}{number}", (node["NodeID"], number), each) for number in range(count)]
 
-    def _start(self, place: Place) -> None:
+    def _start(self, slot: Slot) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        strategy = NodeAffinitySchedulingStrategy(place.device[0], soft=False)
+        strategy = NodeAffinitySchedulingStrategy(slot.device[0], soft=False)
         worker = self.ray.remote(Worker).options(
-            num_cpus=place.cpus, num_gpus=int(self.gpu), scheduling_strategy=strategy
+            num_cpus=slot.cpus, num_gpus=int(self.gpu), scheduling_strategy=strategy
         )
-        place.actor = worker.remote(self.task, "cuda" if self.gpu else "cpu", max(1, place.cpus))
-        place.call = place.actor.run.remote([])  # which loads the network
+        slot.actor = worker.remote(self.task, "cuda" if self.gpu else "cpu", max(1, slot.cpus))
+        slot.call = slot.actor.run.remote([])  # loads the network
 
 
 # Connection -------------------------------------------------------------------------------------
 
 
 def find_ray(address: str | None) -> Any:
-    """Returns Ray's module; UserError where it is missing, or nothing answers at the address of a cluster."""
+    """Returns the module ray; UserError if it is missing, or nothing answers at a cluster's address."""
     if address not in (None, "auto"):
         host, colon, port = address.rpartition(":")
         if "://" in address or not colon or not port.isdecimal():
-            advice = "write auto on one of its nodes, or HOST:PORT as ray start has printed it"
+            advice = "write auto on one of its nodes, or HOST:PORT as printed by ray start"
             raise UserError(f"--cluster {address}: {advice}")
-        try:  # Ray itself would go on trying for minutes
+        try:  # Ray itself would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except (OSError, OverflowError) as error:
             raise UserError(f"--cluster {address}: no cluster answers there: {error}") from None
-    # Read when ray is imported, and by its own processes.
+    # Read by ray's import, and by its processes.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then its daemons listen on the loopback only
-        os.environ.setdefault("RAY_worker_niceness", "0")  # as one process has it; by default its workers give way
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # its daemons listen on the loopback only
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as for one process; by default its workers are nice
     try:
         import ray
     except ImportError:
@@ -317,10 +318,10 @@ def find_ray(address: str | None) -> Any:
 
 
 @contextmanager
-def start_fleet(options: Options, task: Task, lock: RunLock) -> Iterator[Fleet]:
-    """Connects to Ray, silently, and gives a fleet; UserError as `find_ray`, or where Ray cannot be connected.
+def start_pool(options: Options, task: Task, lock: RunLock) -> Iterator[WorkerPool]:
+    """Connects to Ray silently and yields a worker pool; UserError as in `find_ray`, or if the connection fails.
 
-    Without `cluster`, a Ray is started that listens on the loopback only.
+    Without `cluster`, a local Ray is started that listens on the loopback only.
     """
     ray, address = find_ray(options.cluster), options.cluster
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
@@ -329,7 +330,7 @@ def start_fleet(options: Options, task: Task, lock: RunLock) -> Iterator[Fleet]:
         if address is None:
             folder = tempfile.TemporaryDirectory(prefix="tisdiss-", dir=_short_folder(), ignore_cleanup_errors=True)
             how |= {
-                "address": "local",  # not a cluster that happens to run on this machine
+                "address": "local",  # not a cluster on this machine
                 "include_dashboard": False,
                 "num_cpus": max(cores(), options.device_count or 1),
                 "object_store_memory": _STORE,
@@ -339,22 +340,22 @@ def start_fleet(options: Options, task: Task, lock: RunLock) -> Iterator[Fleet]:
             how["address"] = address
         try:
             ray.init(**how)
-        except Exception as error:  # of many kinds, by what is wrong with the address
-            place = "Ray could not be started here" if address is None else f"--cluster {address}: no cluster is there"
-            raise UserError(f"{place}: {_last_line(error)}") from None
-        fleet = Fleet(ray, options, task, lock)
-        stack.callback(fleet.close)
-        yield fleet
+        except Exception as error:  # of many types
+            where = "Ray could not be started" if address is None else f"--cluster {address}: no cluster is there"
+            raise UserError(f"{where}: {_last_line(error)}") from None
+        pool = WorkerPool(ray, options, task, lock)
+        stack.callback(pool.close)
+        yield pool
 
 
 def _short_folder() -> str:
-    """Returns the folder for temporary files, or, where its name is too long for sockets, another that takes files."""
-    wanted = tempfile.gettempdir()
-    fitting = (place for place in (wanted, "/tmp", "/var/tmp", os.path.expanduser("~")) if len(place) < _LONGEST)
-    return next((place for place in fitting if os.access(place, os.W_OK)), wanted)
+    """Returns the folder for temporary files, or another writable one if its path is too long for sockets."""
+    default = tempfile.gettempdir()
+    fitting = (path for path in (default, "/tmp", "/var/tmp", os.path.expanduser("~")) if len(path) < _LONGEST)
+    return next((path for path in fitting if os.access(path, os.W_OK)), default)
 
 
 def _last_line(error: Exception) -> str:
-    """Returns what is wrong, of an error of Ray's, which may have pages of text."""
+    """Returns the last line of Ray's error, which may have pages of text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300].rstrip(".")

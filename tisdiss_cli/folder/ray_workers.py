@@ -1,6 +1,6 @@
-"""A worker on one of several devices, as an actor of Ray's: a network, loaded once, and bundles of jobs.
+"""Worker on one of several devices: a Ray actor with a network, loaded once, that separates jobs.
 
-A worker's environment is its machine's, not the driver's: whatever it must know comes as an argument.
+A worker has the environment of its machine, so everything else comes as an argument.
 """
 
 import logging
@@ -33,22 +33,22 @@ Item = Settings | Progress | Line | logging.LogRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The orders of a run's workers."""
+    """Task of a run's workers."""
 
-    folder: Path  # in which the driver was started: where relative paths begin
-    parts: Path  # absolute; for unfinished outputs
+    folder: Path  # working directory of the driver, for relative paths
+    parts: Path  # absolute folder for unfinished outputs
     options: Options
-    inputs: int  # how many there are
-    weights: str  # the file's name
-    content: bytes  # and what is in it
+    inputs: int  # number of inputs
+    weights: str  # name of the weight file
+    content: bytes  # of the weight file
     out: tuple[Path, bytes]  # a file in OUT and its content, as the driver sees it
-    sample: tuple[Path, list[int]]  # one of the inputs and its fingerprint, likewise
+    sample: tuple[Path, list[int]]  # an input and its fingerprint, likewise
     versions: dict[str, str]
 
 
 def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, lock: RunLock) -> Task:
-    """Returns a run's task, by its options, its weights, how many inputs there are, one of them, and its lock."""
-    facts = lock.facts.absolute()
+    """Returns the task of a run with `inputs` inputs, one of which is `sample`."""
+    info = lock.info.absolute()
     return Task(
         folder=Path.cwd(),
         parts=lock.parts.absolute(),
@@ -56,14 +56,14 @@ def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, l
         inputs=inputs,
         weights=weights.path.name,
         content=weights.path.read_bytes(),
-        out=(facts, facts.read_bytes()),
+        out=(info, info.read_bytes()),
         sample=(sample.path, fingerprint(sample.path)),
         versions=versions_here(),
     )
 
 
 def versions_here() -> dict[str, str]:
-    """Returns those of what the samples depend on; which build of a library it is (+cpu, +cu130) is left out."""
+    """Returns the versions of the libraries that samples depend on, without builds (+cpu, +cu130)."""
     found = {"tisdiss": sys.modules["tisdiss_cli"].__version__}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -72,49 +72,50 @@ def versions_here() -> dict[str, str]:
 
 
 class Worker:
-    """Holds a network on one device, "cpu" or "cuda"; on a CPU torch has so many threads."""
+    """Worker with a network on "cpu" (with a number of threads) or "cuda"."""
 
     def __init__(self, task: Task, device: str, threads: int) -> None:
-        # Whatever may fail waits for `run`: of what is raised here Ray gives back the text only.
+        # Nothing here may fail, as Ray returns only the text of an exception raised here.
         self.task, self.device, self.threads = task, device, threads
         self.settings: Settings | None = None
 
     def run(self, jobs: list[Job]) -> Iterator[Item]:
-        """Does a bundle; yields the settings the first time, each input's line, and what else there is to tell.
+        """Separates jobs; yields the settings the first time, then each job's line, progress and log records.
 
-        The jobs' folders stay, for the driver to remove once the line is in the record. UserError, OutOfMemory and
-        OSError say in one sentence why the worker can do nothing, or no more.
+        The driver removes the jobs' folders once their lines are recorded. UserError, OutOfMemory and OSError say in
+        one sentence why the worker cannot go on.
         """
         if not self.settings:
             yield self._load()
         assert self.settings
-        said = SimpleQueue[logging.LogRecord]()
-        listener = QueueHandler(said)
+        messages = SimpleQueue[logging.LogRecord]()
+        listener = QueueHandler(messages)
         log.addHandler(listener)
         log.setLevel(logging.INFO)
         try:
             for event in Pipeline(self.separator, self.settings, self.task.parts).run(jobs):
-                while not said.empty():
-                    yield said.get()
+                while not messages.empty():
+                    yield messages.get()
                 yield event
         finally:
             log.removeHandler(listener)
 
     def _load(self) -> Settings:
         task, here = self.task, versions_here()
-        for name, wanted in task.versions.items():
-            if here.get(name) != wanted:
-                found = here.get(name, "missing")
-                raise UserError(f"{name} is {found} there and {wanted} here: install the same on both")
-        with suppress(OSError):  # where it is missed, so are relative paths
+        for name, needed in task.versions.items():
+            if here.get(name) != needed:
+                raise UserError(
+                    f"{name} is {here.get(name, 'missing')} there and {needed} here: install the same on both"
+                )
+        with suppress(OSError):  # if it is missing there, so are relative paths
             os.chdir(task.folder)
-        (path, expected), (facts, content) = task.sample, task.out
+        (path, expected), (info, content) = task.sample, task.out
         for what, file, same in (
             ("IN", task.folder / path, fingerprint(path) == expected),
-            ("OUT", facts, facts.is_file() and facts.read_bytes() == content),
+            ("OUT", info, info.is_file() and info.read_bytes() == content),
         ):
             if not same:
-                reason = f"{what} is not on a disk that it shares: {file} is not there, or another"
+                reason = f"{what} is not on a shared disk: {file} is missing there, or differs"
                 raise UserError(f"{reason}: name a folder that every machine sees")
         import torch
 
@@ -124,5 +125,5 @@ class Worker:
             path.write_bytes(task.content)
             options = replace(task.options, weights=str(path), device=self.device)
             self.separator = load_separator(options)
-            self.settings = choose_settings(self.separator, options, task.inputs)  # the file's digest is among them
+            self.settings = choose_settings(self.separator, options, task.inputs)  # with the file's digest
         return self.settings

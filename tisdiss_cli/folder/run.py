@@ -1,11 +1,11 @@
-"""One run of a folder: options in, a stream of events out, the same from one device and from several."""
+"""Run of a folder: options in, a stream of events out, from one device or several."""
 
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
 
-from tisdiss_cli.audio.read import announced_seconds
+from tisdiss_cli.audio.read import header_seconds
 from tisdiss_cli.folder.inputs import list_inputs
 from tisdiss_cli.folder.jobs import Job, plan_jobs
 from tisdiss_cli.folder.naming import parse_name
@@ -21,43 +21,43 @@ from tisdiss_cli.model.weights import WeightFile, find_weights, read_info
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of a run: its first event."""
+    """Event: the plan of a run, its first event."""
 
-    todo: list[Job]  # which know their seconds of audio
-    refused: list[Line]  # inputs that fail before the work; each comes again when it is recorded
-    done: int  # inputs that were separated before under the same settings
+    todo: list[Job]  # with their seconds of audio
+    refused: list[Line]  # inputs that fail before the work; each is an event again when recorded
+    done: int  # inputs separated before under the same settings
     settings: Settings
     weights: WeightFile
 
     @property
     def counts(self) -> dict[str, int]:
-        """The inputs of each kind."""
+        """Number of inputs to do, done before and refused."""
         return {"to_do": len(self.todo), "done_before": self.done, "refused": len(self.refused)}
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio to do, as the headers have it."""
+        """Seconds of audio to do, by the headers."""
         return sum(job.seconds for job in self.todo)
 
 
-Event = Planned | Progress | Line  # a line: what became of an input, "done" or "failed"
+Event = Planned | Progress | Line  # a line: the result of an input
 
 
 def run_folder(options: Options) -> Generator[Event]:
-    """Does what the options ask for; yields the plan, then what becomes of each input. A `dry_run` ends after the plan.
+    """Runs the options: yields the plan, then progress and a line for each input. A `dry_run` ends after the plan.
 
-    Whoever stops before the end closes the generator, which ends all work and lets OUT go. UserError if the options
-    cannot be meant, or another run is at work in OUT; RecordError, OutOfMemory and NoDevice end it early.
+    To stop early, close the generator, which ends all work and releases OUT. UserError if the options do not fit, or
+    another run writes to OUT; RecordError, OutOfMemory and NoDevice end it early.
     """
     options.check()
     shard, out = parse_shard(options.shard), options.out
     inputs = list_inputs(options.sources, out, options.files_from)
     weights, separator, settings = read_info(find_weights(options.weights)), None, None
     repeats = "auto" if options.quality is not None else str(options.wanted_repeats or weights.default_repeats)
-    told = None if options.limit else repeats
-    template = parse_name(options.name, options.format, repeats=told, each_channel=options.each_channel)
+    known_repeats = None if options.limit else repeats
+    template = parse_name(options.name, options.format, repeats=known_repeats, each_channel=options.each_channel)
     if options.several and not options.dry_run:
-        from tisdiss_cli.folder.ray_driver import find_ray, start_fleet
+        from tisdiss_cli.folder.ray_driver import find_ray, start_pool
         from tisdiss_cli.folder.ray_workers import make_task
 
         find_ray(options.cluster)  # before OUT is made
@@ -68,24 +68,24 @@ def run_folder(options: Options) -> Generator[Event]:
     sample, places = jobs[0], [one.place for one in inputs]
     jobs = [job for job in jobs if shard is None or shard.takes(job.input)]
     with ExitStack() as stack:
-        lock, fleet = None, None
+        lock, pool = None, None
         if not options.dry_run:
             lock = stack.enter_context(RunLock(out, shard))
         if lock and not settings:
             task = make_task(options, weights, len(inputs), sample, lock)
-            fleet = stack.enter_context(start_fleet(options, task, lock))
-            settings = fleet.muster()
+            pool = stack.enter_context(start_pool(options, task, lock))
+            settings = pool.wait_until_ready()
         assert settings
         record = Record(out, shard, sources=options.sources, files_from=options.files_from)
-        begun = lock.left if lock else {}
+        begun = lock.interrupted if lock else {}
         found = triage(jobs, record, settings.recorded, overwrite=options.overwrite, begun=begun, places=places)
         for job in found.todo:
-            job.seconds = seconds if isfinite(seconds := announced_seconds(job.path, options.track)) else 0.0
+            job.seconds = seconds if isfinite(seconds := header_seconds(job.path, options.track)) else 0.0
         yield Planned(found.todo, found.refused, len(found.done), settings, weights)
         if not lock:
             return
         for job in found.done:
-            lock.settled(job)
+            lock.clear(job)
         if found.todo or found.refused:
             record.prepare()
         for line in found.refused:
@@ -94,17 +94,17 @@ def run_folder(options: Options) -> Generator[Event]:
         if not found.todo:
             return
 
-        def settle(job: Job, line: Line) -> None:
+        def commit(job: Job, line: Line) -> None:
             record.append(line)
-            lock.settled(job)
+            lock.clear(job)
 
         first = [job for job in found.todo if job.key not in begun]
-        # One of these may have killed the run: each by itself, the one that was begun last at the very end.
+        # One of these may have killed the run: each by itself, the last one begun at the very end.
         last = sorted((job for job in found.todo if job.key in begun), key=lambda job: begun[job.key])
-        if fleet:
-            yield from fleet.run(first, last, settle)
+        if pool:
+            yield from pool.run(first, last, commit)
         elif separator:
             seconds = sum(job.seconds for job in found.todo)
             pace = measure_pace(separator, settings, seconds) if options.limit else None
             for together in (first, *([job] for job in last)):
-                yield from Pipeline(separator, settings, lock.parts, settle, pace).run(together)
+                yield from Pipeline(separator, settings, lock.parts, commit, pace).run(together)

@@ -1,4 +1,4 @@
-"""`--shard`: a share of the inputs that depends on their names alone, so that others need not be known."""
+"""Shards (`--shard`): shares of the inputs by their names alone."""
 
 import os
 import re
@@ -8,12 +8,12 @@ from hashlib import sha256
 
 from tisdiss_cli.errors import UserError
 
-MOST = 1_000_000  # shards
+MOST = 1_000_000  # limit of shards
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` shares of the inputs, counted from 1."""
+    """Shard `index`, from 1, of `count`."""
 
     index: int
     count: int
@@ -23,37 +23,34 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """For file names: "3-of-8"."""
+        """Name in file names: "3-of-8"."""
         return f"{self.index}-of-{self.count}"
 
     def takes(self, name: str) -> bool:
-        """Returns whether an input, by its path relative to IN, is of this share."""
+        """Returns whether an input, by its path relative to IN, belongs to this shard."""
         return shard_of(name, self.count) == self.index
 
     def overlaps(self, other: "Shard | None") -> bool:
-        """Returns whether some input could be of both; None is all of them."""
+        """Returns whether an input could belong to both; None stands for all inputs."""
         return other is None or other.count != self.count or other.index == self.index
 
 
 def shard_of(name: str, count: int) -> int:
-    """Returns the share, 1 to `count`, that a relative path falls into, by a hash of its bytes."""
+    """Returns the shard, 1 to `count`, of a relative path, by a hash of its bytes."""
     return int.from_bytes(sha256(os.fsencode(name)).digest()[:8], "big") % count + 1
 
 
 def parse_shard(text: str | None, variables: Mapping[str, str] = os.environ) -> Shard | None:
     """Returns the shard of "3/8", "slurm" or "slurm/8"; None for None.
 
-    "slurm" is this task of a job array without gaps; "slurm/8" takes the number of shares from here and the index from
-    the array, so that some of them can be done again (`--array=1,4-6`).
-
-    Raises:
-        UserError: another text, or variables of SLURM's that are missing or do not fit.
+    "slurm" is this task of a job array without gaps; "slurm/8" takes only the index from the array, so that some shards
+    can be done again (`--array=1,4-6`). UserError for another text, or missing or unfit variables of SLURM.
     """
     if text is None:
         return None
     found = re.fullmatch(r"\s*(?:(\d{1,7})|(slurm))(?:/(\d{1,7}))?\s*", text, re.ASCII)
     if not found or (found[1] and not found[3]):
-        raise UserError(f"--shard {text}: write which of how many, as in 3/8, or slurm within a job array")
+        raise UserError(f"--shard {text}: write index/count, as in 3/8, or slurm within a job array")
     if not found[3]:
         return _of_array(text, variables)
     index, count = int(found[1] or _variable("ID", text, variables)), int(found[3])
@@ -70,7 +67,7 @@ def _of_array(text: str, variables: Mapping[str, str]) -> Shard:
     if step < 1 or first + step * (tasks - 1) != last or (index - first) % step:
         raise UserError(
             f"--shard {text}: the array has gaps ({tasks} tasks from {first} to {last}), so the number of shards "
-            "cannot be told: write it, as in --shard slurm/8"
+            "is unknown: write it, as in --shard slurm/8"
         )
     return Shard((index - first) // step + 1, tasks)
 
@@ -86,7 +83,7 @@ def _variable(name: str, text: str, variables: Mapping[str, str]) -> int:
 
 
 def array_expression(indices: Iterable[int]) -> str:
-    """Returns "1,4-6" of 1, 4, 5, 6, as `sbatch --array` takes it; "" of none."""
+    """Returns "1,4-6" for 1, 4, 5, 6, as for `sbatch --array`; "" for none."""
     ranges: list[list[int]] = []
     for index in sorted(set(indices)):
         if ranges and index == ranges[-1][-1] + 1:

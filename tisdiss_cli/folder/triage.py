@@ -1,4 +1,4 @@
-"""Triage: which jobs are to do, which are done, and which would replace what is not theirs."""
+"""Triage of jobs: to do, done, or refused because they would replace other files."""
 
 import filecmp
 import os
@@ -11,18 +11,18 @@ from typing import Any
 
 from tisdiss_cli.files import fingerprint
 from tisdiss_cli.folder.jobs import Job
-from tisdiss_cli.folder.record import Line, Made, Record
+from tisdiss_cli.folder.record import Line, Provenance, Record
 
 _LONGEST = 255  # bytes of a name, on all but a few disks
 
 
 @dataclass
 class Triage:
-    """The jobs of a folder, sorted."""
+    """Jobs by what is to be done with them."""
 
     todo: list[Job] = field(default_factory=list)
-    done: list[Job] = field(default_factory=list)  # separated before under the same settings
-    refused: list[Line] = field(default_factory=list)  # failures to be recorded
+    done: list[Job] = field(default_factory=list)  # before, under the same settings
+    refused: list[Line] = field(default_factory=list)  # failures to record
 
 
 def triage(
@@ -34,25 +34,25 @@ def triage(
     begun: Container[str] = (),
     places: Iterable[str],
 ) -> Triage:
-    """Sorts the jobs of a run by what the record of OUT and the files there say.
+    """Sorts the jobs of a run by the record of OUT and the files there.
 
-    `recorded` are the run's settings, as the record has them. With `overwrite` all that can be is done again. Of jobs
-    that a run which died had `begun`, by their keys, files may be there without a line of the record. `places` are the
-    paths of all inputs, which are never replaced.
+    `recorded` are the run's settings as recorded. With `overwrite` everything is done again. Jobs in `begun`, by key,
+    were
+    interrupted: their files may exist without a line. `places` are the paths of all inputs, which are never replaced.
     """
     found, inputs = Triage(), _identities(places)
     for job in jobs:
         source = fingerprint(job.path)
         reason = job.refused or _obstacle(job, record.out, inputs)
         if not reason and not overwrite:
-            if maker := _other_maker(job, source, record):
+            if maker := _other_provenance(job, source, record):
                 holds = f"{record.out / job.outputs[0]} holds the voices of {maker.key[1]}"
                 reason = f"{holds}, not of {job.resolved}: name another OUT, or pass --overwrite to replace them"
             elif record.done(job.files, recorded, source):
                 found.done.append(job)
                 continue
             elif job.key not in begun and job.input not in record.torn:
-                strange = (os.path.join(record.out, name) for name in job.files if name not in record.makers)
+                strange = (os.path.join(record.out, name) for name in job.files if name not in record.provenance)
                 if stranger := next(filter(os.path.lexists, strange), None):
                     reason = f"{stranger} exists and is not from this folder's runs: pass --overwrite to replace it"
         if reason:
@@ -63,7 +63,7 @@ def triage(
 
 
 def _identities(places: Iterable[str]) -> set[tuple[int, int]]:
-    """Returns what tells files from all others, whatever path leads to them."""
+    """Returns the (device, inode) of each file, which identifies it under any path."""
     found = set[tuple[int, int]]()
     for place in places:
         with suppress(OSError, ValueError):
@@ -73,7 +73,7 @@ def _identities(places: Iterable[str]) -> set[tuple[int, int]]:
 
 
 def _obstacle(job: Job, out: Path, inputs: set[tuple[int, int]]) -> str | None:
-    """Returns what keeps a file from being written, whoever may replace files, as a sentence."""
+    """Returns a sentence on what prevents writing a job's files, even with --overwrite; None if nothing does."""
     for name in job.files:
         target = os.path.join(out, name)
         try:
@@ -93,11 +93,11 @@ def _obstacle(job: Job, out: Path, inputs: set[tuple[int, int]]) -> str | None:
     return None
 
 
-def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
-    """Returns the line of another input whose voices a file of the job holds; None if nothing would be lost."""
+def _other_provenance(job: Job, source: list[int], record: Record) -> Provenance | None:
+    """Returns the provenance of a file of the job that is another input's; None if nothing would be lost."""
     mine = None
     for name in job.files:
-        maker = record.makers.get(name)
+        maker = record.provenance.get(name)
         if maker is mine or maker is None:
             continue
         if _same_input(maker, job, source):
@@ -107,14 +107,14 @@ def _other_maker(job: Job, source: list[int], record: Record) -> Made | None:
     return None
 
 
-def _same_input(maker: Made, job: Job, source: list[int]) -> bool:
-    """Tells whether a line is of the job's input: by its place, or, where that has moved, by size, time and content."""
+def _same_input(maker: Provenance, job: Job, source: list[int]) -> bool:
+    """Returns whether an output is of the job's input, by path, or if that was moved, by size, time and content."""
     before = Path(maker.key[1])
     if maker.key[1] == job.resolved:
         return True
     if not source or maker.source != source:
         return False
-    # Gone or changed since, it was moved here. If both are there, a copy is as good, and alike in size and time is not.
+    # Missing or changed since, it was moved here. If both exist, a copy counts, but not the same size and time alone.
     with suppress(OSError):
         return fingerprint(before) != source or filecmp.cmp(before, job.path, shallow=False)
     return False

@@ -76,7 +76,7 @@ def spectrogram(
     powers = np.full((columns, BANDS), _FLOOR, np.float32)
     taper = np.hanning(window + 1)[:-1].astype(np.float32)
     rest, start = np.zeros(window // 2, np.float32), 0  # `start`: where the middle of the rest's first frame lies
-    source = Source(path, rate, track=track, partial=True, wanted=(channel,) if channel else ())
+    source = Source(path, rate, track=track, partial=True, selected=(channel,) if channel else ())
     for block in chain((block.numpy() for block in source.blocks()), [np.zeros(window // 2, np.float32)]):
         rest = np.concatenate((rest, block))
         frames = (len(rest) - window) // hop + 1
