@@ -18,6 +18,7 @@ from tisdiss_cli.audio.resample import Resampler
 from tisdiss_cli.separation.chunking import Chunker, ChunkPlan, Stitcher
 from tisdiss_cli.separation.quality import QualityMeter
 from tisdiss_cli.separation.speaker_tracking import SpeakerTracker
+from tisdiss_cli.separation.upper_band import UpperBand
 from tisdiss_cli.stream import Stream
 
 OF_CHUNKS = {Stitcher, QualityMeter}  # whose portions are chunks: `Stitched` takes samples
@@ -87,6 +88,7 @@ CASES = {
     "activity, resampled": Case(lambda: ActivityTracker(2, 11025), (voices(),)),
     "chunks": Case(lambda: Chunker(ChunkPlan(1000)), (voices(9001)[0],), 0),
     "turns": Case(lambda: SpeakerTracker(2, 8000), (voices(60_000),)),
+    "band above": Case(lambda: UpperBand(2, 8000, iter([noise(40_000)]), 11025), (voices(),), 1, 1e-5),
     "chunks, stitched": Case(Stitched, (voices(),)),
 }
 LITTLE = 900  # samples that are pushed one by one

@@ -28,6 +28,7 @@ Format = StrEnum("Format", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "w64"])
 Subtype = StrEnum("Subtype", {"auto": "auto", "16": "16", "24": "24", "32": "32", "float": "float"})
 _AUTO = Subtype("auto")
 Rate = StrEnum("Rate", ["model", "input"])
+Band = StrEnum("Band", ["network", "input"])
 Shown = StrEnum("Shown", ["bar", "json"])
 
 
@@ -129,6 +130,13 @@ def separate(  # the options make it long
         _outputs(help="Bits, or float; auto holds what the input held and more where a voice is quiet or would clip."),
     ] = _AUTO,
     sample_rate: Annotated[Rate, _outputs(help="The network's, or each input's.")] = Rate.model,
+    band: Annotated[
+        Band,
+        _outputs(
+            help="With --sample-rate input: leave out what is above the network's band, or give each voice a share of "
+            "it, attenuated and not separated."
+        ),
+    ] = Band.network,
     overwrite: Annotated[bool, _outputs("--overwrite", help="Do everything again, replace any file.")] = False,
     segments: Annotated[
         str | None,

@@ -19,6 +19,7 @@ from tisdiss_cli.folder.jobs import Job
 from tisdiss_cli.folder.settings import Settings
 from tisdiss_cli.separation.chunking import Stitcher
 from tisdiss_cli.separation.quality import QualityMeter
+from tisdiss_cli.separation.upper_band import UpperBand
 
 
 class VoiceFiles:
@@ -34,6 +35,10 @@ class VoiceFiles:
         check_rate(self.options.format, self.rate)
         self.stitcher = Stitcher(settings.plan)
         self.resamplers = [Resampler(source.sample_rate, self.rate) for _ in job.outputs]
+        self.again = self._again()
+        self.upper_band = self.again and UpperBand(
+            len(job.outputs), source.sample_rate, self.again.blocks(), source.input_rate
+        )
         self.tracker = ActivityTracker(len(job.outputs), source.sample_rate) if settings.listens else None
         self.meter = QualityMeter(settings.quality, source.sample_rate) if settings.quality else None
         self.writers: list[Writer] = []
@@ -47,7 +52,7 @@ class VoiceFiles:
         final = self.stitcher.push(start, voices)
         if self.tracker:
             self.tracker.push(final)
-        self._write([resampler.push(v) for resampler, v in zip(self.resamplers, final, strict=True)])
+        self._write(self._at_rate(final))
 
     def finish(self) -> dict[str, Any]:
         """Completes the files and gives them their names; returns the fields of a `Line` that tell of the voices."""
@@ -55,10 +60,11 @@ class VoiceFiles:
         if self.tracker and last.shape[0]:
             self.tracker.push(last)
             speech = self.tracker.finish()
-        rest = [
-            torch.cat((resampler.push(v), resampler.finish()))
-            for resampler, v in zip(self.resamplers, last, strict=True)
-        ]
+        rest = self._at_rate(last)
+        ends = self.upper_band.finish() if self.upper_band else [resampler.finish() for resampler in self.resamplers]
+        rest = [torch.cat(parts) for parts in zip(rest, ends, strict=True)]
+        if self.again:
+            self.again.close()
         if self.options.sample_rate == "input":  # to another rate and back gives a few samples more
             missing = self.source.frames - (self.writers[0].frames if self.writers else 0)
             rest = [torch.nn.functional.pad(v, (0, max(0, missing - v.shape[0])))[:missing] for v in rest]
@@ -79,10 +85,25 @@ class VoiceFiles:
 
     def discard(self) -> None:
         """Removes what is unfinished."""
+        if self.again:
+            self.again.close()
         for writer in self.writers:
             with suppress(OSError):
                 writer.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _again(self) -> Source | None:
+        """Returns the input, opened once more at its own rate, where its band above the network's is wanted."""
+        first = self.source
+        if self.options.band == "network" or first.input_rate <= first.sample_rate:
+            return None
+        return Source(first.path, first.input_rate, track=first.track, partial=first.partial, wanted=first.wanted)
+
+    def _at_rate(self, voices: Tensor) -> list[Tensor]:
+        """Returns what is final of the voices at the outputs' rate, once these samples (S, n) are there."""
+        if self.upper_band:
+            return list(self.upper_band.push(voices))
+        return [resampler.push(v) for resampler, v in zip(self.resamplers, voices, strict=True)]
 
     def _write(self, parts: list[Tensor]) -> None:
         for index, part in enumerate(parts):

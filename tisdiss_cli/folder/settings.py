@@ -41,6 +41,7 @@ class Options:
     format: str = "wav"  # one of audio.write.FORMATS
     subtype: str = "auto"  # one of audio.write.SUBTYPES
     sample_rate: str = "model"  # of the outputs; or "input"
+    band: str = "network"  # up to where voices have sound; or "input": above it, shares of the mixture
     track: int | None = None  # which audio track of a container, from 1 on
     partial: bool = False  # whether what there is of a truncated or damaged input is separated
     channels: str = "average"  # or some, or each
@@ -116,6 +117,8 @@ class Options:
         if self.subtype not in choices(self.format):
             others, given = " or ".join(choices(self.format)), f"--subtype {self.subtype}: --format {self.format}"
             raise UserError(f"{given} cannot hold it: choose {others}, or another --format")
+        if self.band == "input" and self.sample_rate == "model":
+            raise UserError("--band input: the network's rate cannot hold more than its band: add --sample-rate input")
         if self.several and self.device not in ("auto", "cpu", "cuda"):
             raise UserError(
                 f"--device {self.device} is one device: write auto, cpu or cuda with --devices and --cluster"
@@ -173,6 +176,7 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
         "chunk_seconds": plan.chunk / separator.sample_rate,
         "format": options.format,
         "sample_rate": options.sample_rate,
+        **({"band": options.band} if options.band != "network" else {}),
         **({"shifts": options.shifts} if options.shifts > 1 else {}),
         **({"compiled": True} if options.compile else {}),
         **({"track": options.track} if options.track and options.track > 1 else {}),
