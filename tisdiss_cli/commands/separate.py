@@ -1,4 +1,4 @@
-"""`tisdiss separate IN OUT`: each voice of every recording in its own file."""
+"""`tisdiss separate IN... OUT`: each voice of every recording in a file of its own."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def _panel(title: str) -> Any:
 
 
 _what, _depth, _network = _panel("What to separate"), _panel("Depth"), _panel("Network and device")
-_outputs, _told, _share, _run = _panel("Outputs"), _panel("What is told"), _panel("Sharing the work"), _panel("The run")
+_outputs, _analysis, _share, _run = _panel("Outputs"), _panel("Analysis"), _panel("Sharing the work"), _panel("The run")
 
 
 @app.command()
@@ -47,51 +47,51 @@ def separate(  # the options make it long
         list[Path],
         typer.Argument(
             metavar="IN... OUT",
-            help="Sound files, or folders searched recursively; last the folder for the voices, mirroring their trees.",
+            help="Sound files, or folders searched recursively; last the folder for the voices, which mirrors them.",
         ),
     ],
     files_from: Annotated[
         str | None,
         _what(
             metavar="LIST",
-            help="A list of inputs (-: standard input): paths, JSON lines with audio_filepath or path, or a wav.scp; "
-            "relative to the list.",
+            help="List of inputs (-: standard input): paths relative to the list, JSON lines with audio_filepath or "
+            "path, or a wav.scp.",
         ),
     ] = None,
     channels: Annotated[
         str,
-        _what(help="average of all; those named, as in 2 or 1,3, averaged; or each by itself: call_c1_s1.wav, ..."),
+        _what(help="average of all, the average of some, as in 2 or 1,3, or each by itself: call_c1_s1.wav, ..."),
     ] = "average",
     track: Annotated[
         int | None,
-        _what(min=1, max=1000, help="Which audio track of a video or other container. [default: the first]"),
+        _what(min=1, max=1000, help="Audio track of a video or other container. [default: the first]"),
     ] = None,
     partial: Annotated[
-        bool, _what("--partial", help="Separate what there is of truncated or damaged files, with a warning.")
+        bool, _what("--partial", help="Separate what truncated or damaged files still have, with a warning.")
     ] = False,
     repeats: Annotated[
         str | None,
         _depth(
             metavar="N|auto",
-            help="Repeats of the Reconstructor: more is better and slower; auto stops each chunk when it has settled. "
+            help="Repeats of the Reconstructor: more is better and slower; auto stops each chunk when it converges. "
             "[default: as the weights recommend]",
         ),
     ] = None,
     quality: Annotated[
         float | None,
-        _depth(callback=finite, help="Refine each chunk until so many dB of SI-SNRi are predicted for it."),
+        _depth(callback=finite, help="Refine each chunk until its predicted SI-SNRi reaches this many dB."),
     ] = None,
     rtf: Annotated[
         float | None,
-        _depth(callback=positive, help="Choose the repeats that this machine affords at this real-time factor."),
+        _depth(callback=positive, help="Choose the most repeats within this real-time factor on this machine."),
     ] = None,
-    budget: Annotated[str | None, _depth(help="... or in this time for all of IN, as in 90s, 10m, 1h30m.")] = None,
+    budget: Annotated[str | None, _depth(help="... or within this time for all inputs, as in 90s, 10m, 1h30m.")] = None,
     max_repeats: Annotated[
         int | None,
         _depth(
             min=1,
             max=MOST_REPEATS,
-            help="The most that auto, --quality, --rtf and --budget may choose. [default: 8, 8, as trained]",
+            help="Limit for auto, --quality (both 8 by default), --rtf and --budget (both as trained by default).",
         ),
     ] = None,
     separator_repeats: Annotated[
@@ -102,7 +102,7 @@ def separate(  # the options make it long
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     compile: Annotated[
-        bool, _network("--compile", help="torch.compile the network first: a minute or two, for long runs.")
+        bool, _network("--compile", help="torch.compile the network first, which takes a minute or two; for long runs.")
     ] = False,
     chunk: Annotated[
         float | None,
@@ -110,7 +110,8 @@ def separate(  # the options make it long
             min=0.5,
             max=3600,
             callback=finite,
-            help="Seconds that the network hears at a time; the rest of a file, up to 1.5 times as many.",
+            help="Chunk length in seconds; a file's last chunk may be up to 1.5 times as long. "
+            "[default: as the weights recommend]",
         ),
     ] = None,
     batch_size: Annotated[
@@ -118,69 +119,72 @@ def separate(  # the options make it long
         _network(
             min=1,
             max=65536,
-            help="Chunks at a time. [default: by the cores of a CPU, else up to 16, as memory allows]",
+            help="Chunks at a time. [default: by the cores of a CPU, else up to 16 as memory allows]",
         ),
     ] = None,
     name: Annotated[
-        str, _outputs(help="Of the outputs, below OUT; also {input} (with its extension), {ext}, {repeats}, {channel}.")
+        str,
+        _outputs(
+            help="Names of the outputs below OUT; also {input} (with its extension), {ext}, {repeats}, {channel}."
+        ),
     ] = "{folder}/{stem}_s{voice}",
-    format: Annotated[Format, _outputs(help="Of the outputs.")] = Format.wav,
+    format: Annotated[Format, _outputs(help="Format of the outputs.")] = Format.wav,
     subtype: Annotated[
         Subtype,
-        _outputs(help="Bits, or float; auto holds what the input held and more where a voice is quiet or would clip."),
+        _outputs(help="Bits, or float; auto takes those of the input, and more where a voice is quiet or would clip."),
     ] = _AUTO,
-    sample_rate: Annotated[Rate, _outputs(help="The network's, or each input's.")] = Rate.model,
+    sample_rate: Annotated[Rate, _outputs(help="Rate of the outputs: the network's, or each input's.")] = Rate.model,
     band: Annotated[
         Band,
         _outputs(
-            help="With --sample-rate input: leave out what is above the network's band, or give each voice a share of "
-            "it, attenuated and not separated."
+            help="With --sample-rate input: nothing above the network's band, or a share of the mixture for each "
+            "voice, attenuated but not separated."
         ),
     ] = Band.network,
-    overwrite: Annotated[bool, _outputs("--overwrite", help="Do everything again, replace any file.")] = False,
+    overwrite: Annotated[bool, _outputs("--overwrite", help="Do everything again, and replace any file.")] = False,
     segments: Annotated[
         str | None,
-        _told(metavar="FORMAT,...", help="Write who speaks when beside the voices: rttm, json, textgrid, audacity."),
+        _analysis(metavar="FORMAT,...", help="Also write who speaks when: rttm, json, textgrid, audacity."),
     ] = None,
     min_quality: Annotated[
         float | None,
-        _told(callback=finite, help="Mark files as doubtful whose predicted SI-SNRi, in dB, is below this."),
+        _analysis(callback=finite, help="Mark files with a predicted SI-SNRi below this many dB as doubtful."),
     ] = None,
     report: Annotated[
-        bool, _told("--report", help="At the end, a page to look at and listen to: OUT/report/index.html.")
+        bool, _analysis("--report", help="Write a page to look at and listen to at the end: OUT/report/index.html.")
     ] = False,
     shard: Annotated[
         str | None,
-        _share(metavar="I/N|slurm", help="Only this share of IN: 3/8, or by the variables of a SLURM array."),
+        _share(metavar="I/N|slurm", help="Separate this share of the inputs only: 3/8, or by a SLURM array."),
     ] = None,
     devices: Annotated[
-        str | None, _share(metavar="N|all", help="So many devices at once, by Ray (pip install 'tisdiss[cluster]').")
+        str | None, _share(metavar="N|all", help="Number of devices to use, by Ray (pip install 'tisdiss[cluster]').")
     ] = None,
     cluster: Annotated[
         str | None, _share(metavar="auto|ADDRESS", help="The devices of a Ray cluster instead of this machine's.")
     ] = None,
-    dry_run: Annotated[bool, _run("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, _run("--dry-run", help="Only print what would be done.")] = False,
     json: Annotated[
         bool,
-        _run("--json", help="Instead of the table one JSON document of what was done; with --dry-run, lines."),
+        _run("--json", help="Print one JSON document instead of the table; with --dry-run, lines."),
     ] = False,
     progress: Annotated[
-        Shown, _run(help="A bar, or each event of the run as a line of JSON on stderr, for programs.")
+        Shown, _run(help="A bar, or each event as a line of JSON on stderr, for programs.")
     ] = Shown.bar,
     quiet: Annotated[bool, _run("--quiet", help="No progress, no table; errors only.")] = False,
 ) -> None:
-    """Separate recordings of several talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.
+    """Separate recordings of two talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.
 
     OUT/tisdiss.jsonl records each input; run the same command again to go on where it stopped.
 
-    Inputs that differ only in their extension get it into the stem (call_wav_s1.wav). What a LIST names is called as if
-    the list's folder were IN; what lies elsewhere, by its whole path. Inputs whose names would still meet fail.
+    Inputs that differ only in their extension keep it in the name (call_wav_s1.wav). Files of a LIST are named as if
+    the list's folder were IN, those elsewhere by their whole path. Inputs whose outputs still collide fail.
     """
     given = dict(locals())  # before anything else: the options by their names
     keep_quiet(quiet)
     if progress == Shown.json:
         if quiet:
-            raise UserError("--progress json tells what --quiet leaves out: give one of them")
+            raise UserError("--progress json and --quiet exclude each other: use one of them")
         speak_json()
     *sources, out = (Path(os.path.expanduser(path)) for path in paths)
     if not sources and files_from is None:
@@ -191,12 +195,12 @@ def separate(  # the options make it long
         check_pictures()
     from tisdiss_cli.folder.settings import Options
 
-    known = {field.name: given[field.name] for field in fields(Options) if field.name in given}
-    options, outcome = Options(sources=tuple(sources), out=out, **known), Outcome()
+    chosen = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    options, outcome = Options(sources=tuple(sources), out=out, **chosen), Outcome()
     try:
         with _one_last_sentence():
             _work(options, outcome, json, progress)
-    except typer.Exit:  # what is done is told all the same
+    except typer.Exit:  # finished inputs are reported all the same
         if json:
             print_summary(outcome, stopped=True)
         raise
@@ -205,7 +209,7 @@ def separate(  # the options make it long
 
 
 def _work(options: "Options", outcome: Outcome, json: bool, progress: Shown) -> None:
-    """Does the run under a bar of the seconds of audio, or with each of its events as a line."""
+    """Runs the options under a bar of the seconds of audio, or with each event as a line of JSON."""
     from tisdiss_cli.folder.pipeline import Progress
     from tisdiss_cli.folder.record import Line
     from tisdiss_cli.folder.run import Planned, run_folder
@@ -232,7 +236,7 @@ def _work(options: "Options", outcome: Outcome, json: bool, progress: Shown) -> 
 
 
 def _tell(outcome: Outcome, out: Path, *, report: bool, json: bool, quiet: bool) -> None:
-    """Prints what became of the inputs; exit status 1 if one has failed."""
+    """Prints the results; exit status 1 if an input failed."""
     if json:
         print_summary(outcome, stopped=False)
     elif not quiet:
@@ -250,20 +254,20 @@ def _tell(outcome: Outcome, out: Path, *, report: bool, json: bool, quiet: bool)
 
 @contextmanager
 def _one_last_sentence() -> Iterator[None]:
-    """Turns what ends a run early into a sentence and an exit status; what is done stays done."""
+    """Turns whatever ends a run early into one sentence and an exit status."""
     from tisdiss_cli.devices import OutOfMemory
     from tisdiss_cli.folder.ray_driver import NoDevice
     from tisdiss_cli.folder.record import RecordError
 
-    ours = threading.current_thread() is threading.main_thread()  # no other thread may say what a signal does
+    ours = threading.current_thread() is threading.main_thread()  # signal handlers need the main thread
     before = signal.signal(signal.SIGTERM, _terminate) if ours else None
     try:
         yield
     except (RecordError, NoDevice) as error:
         log.error(error)
         raise typer.Exit(1) from None
-    except OutOfMemory as error:  # smaller batches and chunks have been tried: the next input would not fit either
-        log.error(f"{error}, the shortest chunk: free some or choose another --device; the same command then goes on")
+    except OutOfMemory as error:  # even the smallest chunk did not fit
+        log.error(f"{error}, the shortest chunk: free some, or choose another --device; the same command then goes on")
         raise typer.Exit(1) from None
     except KeyboardInterrupt as error:
         log.error("stopped; the same command goes on where this one ended")
@@ -274,7 +278,7 @@ def _one_last_sentence() -> Iterator[None]:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does."""
+    """SIGTERM, which ends a run like Ctrl-C."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""One input's files in OUT: voices stitched, resampled, written aside and named when all are whole; facts of them."""
+"""Outputs of a job: voices joined, resampled, written and named when all files are whole, and their facts."""
 
 import os
 import shutil
@@ -23,10 +23,10 @@ from tisdiss_cli.separation.upper_band import UpperBand
 
 
 class VoiceFiles:
-    """Takes a job's chunks in order and leaves its files, all of them or none; memory does not grow with the length.
+    """Files of a job from its chunks, in order: all of them or none, in constant memory.
 
-    It works in `folder`, the job's own. OSError when the disk does not take the voices, AudioError when they cannot be
-    written as asked.
+    Unfinished files are in `folder`, the job's own. OSError if the disk does not take the voices, AudioError if the
+    format cannot hold them.
     """
 
     def __init__(self, job: Job, settings: Settings, folder: Path, source: Source) -> None:
@@ -39,14 +39,14 @@ class VoiceFiles:
         self.upper_band = self.again and UpperBand(
             len(job.outputs), source.sample_rate, self.again.blocks(), source.input_rate
         )
-        self.tracker = ActivityTracker(len(job.outputs), source.sample_rate) if settings.listens else None
+        self.tracker = ActivityTracker(len(job.outputs), source.sample_rate) if settings.tracks_activity else None
         self.meter = QualityMeter(settings.quality, source.sample_rate) if settings.quality else None
         self.writers: list[Writer] = []
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt before
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
         folder.mkdir(parents=True)
 
     def push(self, start: int, voices: Tensor, mixture: Tensor) -> None:
-        """Takes the voices (S, n) of the chunk `mixture` (n,) that begins at sample `start` of the input."""
+        """Adds the voices (S, n) of a chunk `mixture` (n,) at sample `start` of the input."""
         if self.meter:
             self.meter.push(start, mixture, voices)
         final = self.stitcher.push(start, voices)
@@ -55,7 +55,7 @@ class VoiceFiles:
         self._write(self._at_rate(final))
 
     def finish(self) -> dict[str, Any]:
-        """Completes the files and gives them their names; returns the fields of a `Line` that tell of the voices."""
+        """Completes and names the files; returns the facts for the job's line."""
         last, speech = self.stitcher.finish(), None
         if self.tracker and last.shape[0]:
             self.tracker.push(last)
@@ -65,7 +65,7 @@ class VoiceFiles:
         rest = [torch.cat(parts) for parts in zip(rest, ends, strict=True)]
         if self.again:
             self.again.close()
-        if self.options.sample_rate == "input":  # to another rate and back gives a few samples more
+        if self.options.sample_rate == "input":  # resampling there and back gives a few samples more
             missing = self.source.frames - (self.writers[0].frames if self.writers else 0)
             rest = [torch.nn.functional.pad(v, (0, max(0, missing - v.shape[0])))[:missing] for v in rest]
         self._write(rest)
@@ -77,14 +77,14 @@ class VoiceFiles:
             writer.convert(whole, self.options.format, subtype)
             files.append((whole, output))
         if speech:
-            aside, formats, told = self.folder / "segments", self.options.formats, speech.shifted(self.source.start)
-            write_segments(aside, self.job.stem, formats, segments=told.segments, seconds=told.seconds)
+            aside, formats, shifted = self.folder / "segments", self.options.formats, speech.shifted(self.source.start)
+            write_segments(aside, self.job.stem, formats, segments=shifted.segments, seconds=shifted.seconds)
             files += ((aside / name, name) for name in self.job.segments)
         self._name(files)
         return self._facts(speech, subtype)
 
     def discard(self) -> None:
-        """Removes what is unfinished."""
+        """Removes unfinished files."""
         if self.again:
             self.again.close()
         for writer in self.writers:
@@ -93,14 +93,14 @@ class VoiceFiles:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _again(self) -> Source | None:
-        """Returns the input, opened once more at its own rate, where its band above the network's is wanted."""
+        """Returns the input opened again at its own rate, for --band input; else None."""
         first = self.source
         if self.options.band == "network" or first.input_rate <= first.sample_rate:
             return None
-        return Source(first.path, first.input_rate, track=first.track, partial=first.partial, wanted=first.wanted)
+        return Source(first.path, first.input_rate, track=first.track, partial=first.partial, selected=first.selected)
 
     def _at_rate(self, voices: Tensor) -> list[Tensor]:
-        """Returns what is final of the voices at the outputs' rate, once these samples (S, n) are there."""
+        """Adds samples (S, n); returns the final samples of each voice at the output rate."""
         if self.upper_band:
             return list(self.upper_band.push(voices))
         return [resampler.push(v) for resampler, v in zip(self.resamplers, voices, strict=True)]
@@ -108,14 +108,14 @@ class VoiceFiles:
     def _write(self, parts: list[Tensor]) -> None:
         for index, part in enumerate(parts):
             if not torch.isfinite(part).all():
-                raise AudioError("its voices are not finite: are its samples near the limit of 32 bit?")
+                raise AudioError("its voices are not finite: its samples may be too large")
             if index == len(self.writers):
                 self.writers.append(Writer(self.folder / f"s{index + 1}.part", self.rate))
             self.writers[index].write(part)
 
     def _name(self, files: list[tuple[Path, str]]) -> None:
-        """Gives the files their names: all of them, or where that fails none."""
-        # Not `files.replacing`: none may get its name before all are whole.
+        """Names the files: all, or none if that fails."""
+        # Not `files.replacing`, as no file may get its name before all are whole.
         named: list[Path] = []
         try:
             for part, name in files:
@@ -129,7 +129,7 @@ class VoiceFiles:
             raise
 
     def _subtype(self) -> str:
-        """Returns one for all voices; AudioError where it would clip one."""
+        """Returns the subtype for all voices; AudioError if it would clip one."""
         format, auto = self.options.format, self.options.subtype == "auto"
         subtype = (
             choose_subtype(self.writers, format, least_subtype(self.source.subtype)) if auto else self.options.subtype
@@ -153,20 +153,20 @@ class VoiceFiles:
         warn = facts["warnings"].append
         chosen = self.options.subtype == "auto" and subtype != "auto"
         if chosen and any(writer.coarse(subtype) for writer in self.writers):
-            warn(f"a voice is so quiet that {subtype} bit cuts it coarsely: --format wav keeps it")
+            warn(f"a voice is too quiet for {subtype} bit: use --format wav")
         if seams:
             warn(
                 f"the speakers may be swapped from {listed([f'{seam:.1f} s' for seam in seams])} on: the overlap there "
-                "is too quiet or too alike to tell"
+                "is too quiet, or the voices too similar, to tell"
             )
         if speech:
             for name in ("speech_seconds", "overlap_seconds", "silence_seconds", "talkers"):
                 facts[name] = getattr(speech, name)
             if speech.talkers == 1:
-                warn("only one voice talks; the other is a rest of it")
+                warn("only one voice talks; the other is leakage of it")
         if quality := self.meter.finish() if self.meter else None:
             predicted, least = quality["si_snri"], self.options.min_quality
             facts |= {"quality": quality, "doubtful": least is not None and predicted < least}
             if facts["doubtful"]:
-                warn(f"doubtful: a predicted SI-SNRi of {predicted:.1f} dB is below {least:g} dB")
+                warn(f"doubtful: the predicted SI-SNRi of {predicted:.1f} dB is below {least:g} dB")
         return facts

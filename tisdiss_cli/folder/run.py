@@ -53,7 +53,7 @@ def run_folder(options: Options) -> Generator[Event]:
     shard, out = parse_shard(options.shard), options.out
     inputs = list_inputs(options.sources, out, options.files_from)
     weights, separator, settings = read_info(find_weights(options.weights)), None, None
-    repeats = "auto" if options.quality is not None else str(options.wanted_repeats or weights.default_repeats)
+    repeats = "auto" if options.quality is not None else str(options.requested_repeats or weights.default_repeats)
     known_repeats = None if options.limit else repeats
     template = parse_name(options.name, options.format, repeats=known_repeats, each_channel=options.each_channel)
     if options.several and not options.dry_run:

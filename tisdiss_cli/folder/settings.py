@@ -1,4 +1,4 @@
-"""Options of a run, and the settings that these weights, this device and the clock make of them."""
+"""Options of a run, and the settings that follow from them with weights and device."""
 
 import re
 from dataclasses import dataclass, field
@@ -21,84 +21,84 @@ from tisdiss_cli.separation.separator import Separator
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a run, as the command has them; None where weights, device or number of files decide."""
+    """Options of a run, as in the command; None where weights, device or number of files decide."""
 
     sources: tuple[Path, ...] = ()  # each IN
     out: Path
     files_from: str | None = None  # a list of inputs
-    name: str = DEFAULT  # of the outputs
+    name: str = DEFAULT  # template of the outputs
     repeats: str | None = None  # of the Reconstructor: a number, or auto
-    quality: float | None = None  # predicted SI-SNRi, in dB, at which each chunk stops
-    max_repeats: int | None = None  # the most that auto, quality, rtf and budget may choose
+    quality: float | None = None  # predicted SI-SNRi in dB at which each chunk stops
+    max_repeats: int | None = None  # limit for auto, quality, rtf and budget
     rtf: float | None = None  # seconds of work for a second of audio
-    budget: str | None = None  # time for all of it
+    budget: str | None = None  # time for all inputs
     separator_repeats: int | None = None
-    shifts: int = 1  # passes over each chunk, whose mean is the estimate
-    weights: str | None = None  # a bundled name, or a file
+    shifts: int = 1  # averaged passes over each chunk
+    weights: str | None = None  # a bundled name, a file, or a fetched repository
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
     format: str = "wav"  # one of audio.write.FORMATS
     subtype: str = "auto"  # one of audio.write.SUBTYPES
     sample_rate: str = "model"  # of the outputs; or "input"
-    band: str = "network"  # up to where voices have sound; or "input": above it, shares of the mixture
-    track: int | None = None  # which audio track of a container, from 1 on
-    partial: bool = False  # whether what there is of a truncated or damaged input is separated
-    channels: str = "average"  # or some, or each
+    band: str = "network"  # or "input": with shares of the mixture above the network's band
+    track: int | None = None  # audio track of a container, from 1 on
+    partial: bool = False  # separate what truncated or damaged inputs have
+    channels: str = "average"  # or numbers, or "each"
     chunk: float | None = None  # seconds
     batch_size: int | None = None  # chunks at a time
-    segments: str | None = None  # formats of the files of who speaks when
-    min_quality: float | None = None  # predicted SI-SNRi, in dB, below which an input is doubtful
-    shard: str | None = None  # a share of the inputs
-    devices: str | None = None  # how many devices, or all
-    cluster: str | None = None  # where they are
-    overwrite: bool = False  # whether all is done again
-    dry_run: bool = False  # whether to plan only
+    segments: str | None = None  # formats of segment files
+    min_quality: float | None = None  # predicted SI-SNRi in dB below which an input is doubtful
+    shard: str | None = None  # index/count, or slurm
+    devices: str | None = None  # number of devices, or all
+    cluster: str | None = None  # address of a Ray cluster, or auto
+    overwrite: bool = False  # do everything again
+    dry_run: bool = False  # plan only
 
     @property
     def several(self) -> bool:
-        """True when the work is for several devices."""
+        """True for a run on several devices."""
         return self.devices is not None or self.cluster is not None
 
     @property
     def device_count(self) -> int | None:
-        """The number of devices; None: all. UserError if that is no number."""
+        """Number of devices, or None for all; UserError if it is not a number."""
         if self.devices is None or self.devices == "all":
             return None
         if not self.devices.isdecimal() or not 1 <= int(self.devices[:9]) <= 100_000:
-            raise UserError(f"--devices {self.devices}: write how many, or all")
+            raise UserError(f"--devices {self.devices}: write a number, or all")
         return int(self.devices)
 
     @property
     def limit(self) -> str | None:
-        """The limit of time as it was given, which chooses each input's repeats."""
+        """Time limit as given, which chooses each input's repeats; None without one."""
         if self.rtf is not None:
             return f"--rtf {self.rtf:g}"
         return None if self.budget is None else f"--budget {self.budget}"
 
     @property
     def budget_seconds(self) -> float | None:
-        """The time for all of it; UserError if that is none."""
+        """Time for all inputs in seconds, or None; UserError if it is not a time."""
         return None if self.budget is None else parse_duration(self.budget)
 
     @property
     def each_channel(self) -> bool:
-        """True when every channel is a mixture of its own; UserError if the channels are none."""
+        """True if every channel is a mixture of its own; UserError for unusable channels."""
         return parse_channels(self.channels) == "each"
 
     @property
     def averaged(self) -> tuple[int, ...]:
-        """The channels that are averaged, from 1 on; () for all."""
+        """Channels to average, from 1 on; () for all."""
         return () if (channels := parse_channels(self.channels)) == "each" else channels
 
     @property
     def formats(self) -> list[str]:
-        """The segments' formats; UserError for one that is unknown."""
+        """Formats of the segment files; UserError for an unknown one."""
         return [] if self.segments is None else parse_formats(self.segments)
 
     @property
-    def wanted_repeats(self) -> int | str | None:
-        """A number, "auto", or None: as the weights recommend; UserError if it is neither."""
+    def requested_repeats(self) -> int | str | None:
+        """Repeats as a number, "auto", or None for the weights' default; UserError for others."""
         if self.repeats in (None, "auto"):
             return self.repeats
         digits = str(self.repeats).strip()
@@ -110,39 +110,39 @@ class Options:
         return number
 
     def check(self) -> None:
-        """Raises UserError if they cannot be meant, as far as that can be told without weights and a device."""
+        """Raises UserError if options do not fit together, as far as that is known without weights and device."""
         repeats = None if self.quality is not None and self.repeats == "auto" else self.repeats
         if sum(option is not None for option in (repeats, self.quality, self.rtf, self.budget)) > 1:
             raise UserError("--repeats, --quality, --rtf and --budget each choose the repeats: give one of them")
         if self.subtype not in choices(self.format):
             others, given = " or ".join(choices(self.format)), f"--subtype {self.subtype}: --format {self.format}"
-            raise UserError(f"{given} cannot hold it: choose {others}, or another --format")
+            raise UserError(f"{given} does not have it: choose {others}, or another --format")
         if self.band == "input" and self.sample_rate == "model":
-            raise UserError("--band input: the network's rate cannot hold more than its band: add --sample-rate input")
+            raise UserError("--band input needs a higher rate than the network's: add --sample-rate input")
         if self.several and self.device not in ("auto", "cpu", "cuda"):
             raise UserError(
-                f"--device {self.device} is one device: write auto, cpu or cuda with --devices and --cluster"
+                f"--device {self.device} is a single device: use auto, cpu or cuda with --devices and --cluster"
             )
         if self.several and self.limit:
-            raise UserError("--rtf and --budget go by one device's clock: give --repeats with --devices and --cluster")
-        _ = self.wanted_repeats, self.budget_seconds, self.each_channel, self.formats, self.device_count
+            raise UserError("--rtf and --budget time one device: use --repeats with --devices and --cluster")
+        _ = self.requested_repeats, self.budget_seconds, self.each_channel, self.formats, self.device_count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The options, and what weights and device make of them, with which every input of a run is separated."""
+    """Settings of a run: the options, and their values with weights and device."""
 
     options: Options
     repeats: int | EarlyExit
     plan: ChunkPlan
     batch_size: int
-    listens: bool = False  # whether it is told who speaks when
-    quality: QualityModel | None = None  # predicts SI-SNRi
-    recorded: dict[str, Any] = field(default_factory=dict)  # goes into each line; a run resumes only under the same
+    tracks_activity: bool = False  # whether it finds who speaks when
+    quality: QualityModel | None = None  # predictor of SI-SNRi
+    recorded: dict[str, Any] = field(default_factory=dict)  # in each line; a run resumes only under the same
 
 
 def load_separator(options: Options) -> Separator:
-    """Returns the network that the options name; UserError if that cannot be."""
+    """Returns the network of the options; UserError if it cannot be loaded."""
     separator = Separator.load(options.weights, options.device, options.precision, options.shifts)
     if options.compile:
         separator.compile()
@@ -150,10 +150,10 @@ def load_separator(options: Options) -> Separator:
 
 
 def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> Settings:
-    """Returns what these options are with a separator's weights and device, for so many inputs in all.
+    """Returns the settings of the options with a separator's weights and device, for a number of `inputs`.
 
-    What the samples depend on goes into `recorded`. UserError for "auto" with weights that have no threshold, `quality`
-    or `min_quality` with weights that have no predictor, and a format that cannot hold the rate.
+    `recorded` has everything that the samples depend on. UserError for "auto", `quality` or `min_quality` with weights
+    that are not calibrated for it, and for a format without the rate.
     """
     if options.sample_rate == "model":
         check_rate(options.format, separator.sample_rate)
@@ -163,7 +163,7 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
     elif options.repeats == "auto":
         repeats = separator.auto(options.max_repeats)
     else:
-        repeats = int(options.wanted_repeats or separator.default_repeats)
+        repeats = int(options.requested_repeats or separator.default_repeats)
     if options.min_quality is not None:
         separator.predictor("--min-quality")
     plan, channels, formats = separator.plan(options.chunk), parse_channels(options.channels), options.formats
@@ -189,15 +189,15 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
         repeats=repeats,
         plan=plan,
         batch_size=options.batch_size or separator.default_batch(plan, inputs),
-        # A detector on the CPU costs next to nothing beside a network there, and much beside one that is not.
-        listens=separator.device.type == "cpu" or bool(formats),
+        # A detector on the CPU takes little time beside a network there, and much beside one on another device.
+        tracks_activity=separator.device.type == "cpu" or bool(formats),
         quality=QualityModel.of(separator.weights.info.get(QUALITY)),
         recorded=recorded,
     )
 
 
 def parse_duration(text: str) -> float:
-    """Returns the seconds of "90", "90s", "10m", "1.5h" or "1h30m"; UserError for another text."""
+    """Returns the seconds of "90", "90s", "10m", "1.5h" or "1h30m"; UserError for other texts."""
     found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     hours, minutes, rest = (float(part or 0) for part in (found.groups() if found else ("", "", "")))
     seconds = 3600 * hours + 60 * minutes + rest
