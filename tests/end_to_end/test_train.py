@@ -218,9 +218,9 @@ def test_the_packages_own_networks_train(speech, valid, train, tmp_path, recipe)
 def test_from_fixed_mixtures(valid, nano, train, tmp_path):
     options = ("--activation-checkpointing", "--separator-loss")
     status, _, error = train(valid, tmp_path / "o", "--recipe", nano, "--steps", 2, *options)
-    assert status == 0 and "WSJ0-2mix, 3 mixtures of mix" in error and "speeds are for mixing" in error
+    assert status == 0 and "WSJ0-2mix, 3 mixtures of mix" in error and "speeds apply only" in error
     status, _, error = train(valid, tmp_path / "p", "--recipe", nano, "--noise", valid)
-    assert status == 2 and "holds fixed mixtures: noise is for mixing clean speech" in error
+    assert status == 2 and "holds fixed mixtures: noise applies only to clean speech" in error
 
 
 def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from tests.reference_cases import drawn_network
 from tests.synthetic import RATE, TINY, write_mixtures, write_rooms, write_speech
 from tisdiss_cli.data.clips import pick_by_weight
 from tisdiss_cli.data.dynamic_mixing import generator
+from tisdiss_cli.libraries import load_torchaudio
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.separation.early_exit import Auto, stop_early
@@ -80,6 +81,7 @@ def test_a_step_reads_nothing(tmp_path, recipe, kind, checkpointing):
     else:
         root = write_speech(tmp_path / "speech", speakers=3)
     recipe = Recipe.from_dict({**recipe.to_dict(), **changes})
+    load_torchaudio()  # its import makes a tensor
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     data, trainer = load_data(root, recipe), Trainer(fabric, TISDiSS(recipe.config), recipe)

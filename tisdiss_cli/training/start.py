@@ -87,7 +87,7 @@ def resume_run(out: Path, options: dict[str, Any]) -> Start:
     for key, value in options.items():
         if key not in RESUMABLE | grown | {"changes"} and value != stored[key]:
             if key == "cooldown":
-                raise UserError("--cooldown is only for open-ended runs: leave it out to resume this one")
+                raise UserError("--cooldown is for open-ended runs: leave it out to resume this one")
             raise UserError(
                 f"--{key.replace('_', '-')} {value} differs from this run's {stored[key]}: leave it out to resume, "
                 "or start a run in another OUT"
