@@ -3,7 +3,7 @@
     python examples/join_speech.py speech/valid joined --seconds 32
     tisdiss mix joined sets/long --count 40
 
-SPEECH has a folder for each speaker, and so has OUT: the recordings in order, one after the other, cut every so many
+SPEECH has a folder for each speaker, and so has OUT: the recordings in order, one after the other, cut every N
 seconds; what is left at the end, shorter than that, is left out, and so is a speaker with too little.
 """
 

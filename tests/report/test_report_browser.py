@@ -15,7 +15,9 @@ from tisdiss_cli.evaluation.results import Curve, Point, Row
 from tisdiss_cli.report.scores import Table, write_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SEAMS = ["the speakers may be swapped from 2.5 s, 4.0 s on: the overlap there is too quiet or too alike to tell"]
+SEAMS = [
+    "the speakers may be swapped from 2.5 s, 4.0 s on: the overlap there is too quiet, or the voices too similar, to tell"
+]
 
 
 @pytest.fixture(scope="module")

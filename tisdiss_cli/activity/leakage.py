@@ -1,11 +1,9 @@
 """Leakage of one voice into another, distinguished from target speech.
 
 Where a separated voice should be silent it holds a quiet copy of the others, which a detector takes for speech. So two
-must
-agree: the detector, and a comparison of the voices over a quarter of a second and over a second to both sides. Leakage
-    is
-quieter, its spectrum moves with the other voice's, and the sum of both is as periodic as one talker, and more periodic
-than either part.
+must agree: the detector, and a comparison of the voices over a quarter of a second and over a second to both sides.
+Leakage is quieter, its spectrum moves with the other voice's, and the sum of both is as periodic as one talker, and more
+periodic than either part.
 """
 
 import json
@@ -25,7 +23,7 @@ _DECAY = 0.997  # of the loudest power so far, each window
 FEATURES = (
     "near level against the loudest other's, dB",
     "far level, likewise",
-    "spectral correlation with the most alike other",
+    "spectral correlation with the most similar other",
     "its far mean",
     "near level against the loudest so far of all together, dB",
     "that of the loudest other",

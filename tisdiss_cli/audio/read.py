@@ -51,9 +51,8 @@ class Source:
 
     Raises:
         AudioError: here or while streaming, if the file is missing, empty, not a regular file, not a sound file,
-        damaged,
-            more than 0.1 s shorter than its header says, has an absurd rate or number of channels, lacks a selected
-            channel, or has NaN or infinite samples.
+            damaged, more than 0.1 s shorter than its header says, has an absurd rate or number of channels, lacks a
+            selected channel, or has NaN or infinite samples.
     """
 
     def __init__(

@@ -37,8 +37,7 @@ def triage(
     """Sorts the jobs of a run by the record of OUT and the files there.
 
     `recorded` are the run's settings as recorded. With `overwrite` everything is done again. Jobs in `begun`, by key,
-    were
-    interrupted: their files may exist without a line. `places` are the paths of all inputs, which are never replaced.
+    were interrupted: their files may exist without a line. `places` are the paths of all inputs, never replaced.
     """
     found, inputs = Triage(), _identities(places)
     for job in jobs:

@@ -27,12 +27,13 @@ WINDOW = 10.0  # seconds of the worst stretch
 def describe(mixture: Tensor, voices: Tensor) -> Tensor | None:
     """Returns the INPUTS (7,) of a mixture (n,) and its voices (S, n), S at least 2; None if too short or too quiet.
 
-    likeness: mean correlation of pairs of voices. levels: dB from the loudest voice to the quietest. residual: dB of
-        the
-    mixture without its voices, relative to the mixture. envelopes: mean correlation of the levels in dB of pairs.
-    contrast: dB between the loudest voice and the next, the mean over frames. undecided: how evenly the voices share
-        the
-    power of the spectrum, 0 to 1, averaged. power: dB of all voices relative to the mixture.
+    - likeness: mean correlation of pairs of voices
+    - levels: dB from the loudest voice to the quietest
+    - residual: dB of the mixture without its voices, relative to the mixture
+    - envelopes: mean correlation of the levels in dB of pairs of voices
+    - contrast: dB between the loudest voice and the next, the mean over frames
+    - undecided: how evenly the voices share the power of the spectrum, 0 to 1, the mean over the spectrum
+    - power: dB of all voices relative to the mixture
     """
     mixture, voices = mixture.float(), voices.float()
     whole = mixture.square().mean()
