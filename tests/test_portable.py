@@ -83,7 +83,7 @@ def test_a_disk_that_no_command_reckoned_with_is_a_sentence(tmp_path, monkeypatc
 def test_names_that_windows_cannot_write(monkeypatch, name):
     naming.parse_name(name, "wav", repeats="2", each_channel=False)
     monkeypatch.setattr(naming, "WINDOWS", True)
-    with pytest.raises(UserError, match="Windows takes no name"):
+    with pytest.raises(UserError, match="Windows does not allow"):
         naming.parse_name(name, "wav", repeats="2", each_channel=False)
     naming.parse_name("contents/{stem}.x_{voice}", "wav", repeats="2", each_channel=False)
 

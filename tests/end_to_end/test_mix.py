@@ -122,7 +122,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(speech, tmp_path, monkeypat
         ((speech, tmp_path / "full"), "exists already"),
         ((speech, tmp_path / "o", "--speakers", 4), "3 speakers: mixing needs"),
         ((speech, tmp_path / "o", "--rirs", tmp_path / "none"), "impulse responses"),
-        ((speech, tmp_path / "o", "--noise", tmp_path / "full"), "not a sound files"),
+        ((speech, tmp_path / "o", "--noise", tmp_path / "full"), "no sound files"),
     ):
         mix(monkeypatch, *arguments, status=2)
         captured = capsys.readouterr()

@@ -68,7 +68,7 @@ def test_the_weights_own_repeats(tree, separate):
         ("../{stem}_{voice}", ".."),
         ("{folder}/../{stem}_{voice}", ".."),
         (".{stem}_{voice}", "hidden"),
-        ("{stem}_{voice}/", "name of a file"),
+        ("{stem}_{voice}/", "file name"),
         ("{speaker}/{stem}_{voice}", "{folder}, {stem}, {voice}"),
         ("{stem.x}_{voice}", "{stem}"),
         ("{stem!r}_{voice}", "{stem}"),

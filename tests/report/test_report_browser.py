@@ -16,7 +16,8 @@ from tisdiss_cli.report.scores import Table, write_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEAMS = [
-    "the speakers may be swapped from 2.5 s, 4.0 s on: the overlap there is too quiet, or the voices too similar, to tell"
+    "the speakers may be swapped from 2.5 s, 4.0 s on: "
+    "the overlap there is too quiet, or the voices too similar, to tell"
 ]
 
 

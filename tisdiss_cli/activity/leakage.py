@@ -2,8 +2,8 @@
 
 Where a separated voice should be silent it holds a quiet copy of the others, which a detector takes for speech. So two
 must agree: the detector, and a comparison of the voices over a quarter of a second and over a second to both sides.
-Leakage is quieter, its spectrum moves with the other voice's, and the sum of both is as periodic as one talker, and more
-periodic than either part.
+Leakage is quieter, its spectrum moves with the other voice's, and the sum of both is as periodic as one talker, and
+more periodic than either part.
 """
 
 import json

@@ -189,7 +189,7 @@ def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], expected: Map
     for name, value in tensors.items():
         if not value.is_floating_point() or not value.float().isfinite().all():
             kind = str(value.dtype).removeprefix("torch.")
-            raise UserError(f"{path}: {name} ({kind}) must hold finite floating point numbers")
+            raise UserError(f"{path}: {name} ({kind}) has NaN or infinite values, or is not floating point")
 
 
 def _check_sizes(weights: WeightFile, tensors: Mapping[str, torch.Tensor]) -> None:
