@@ -30,8 +30,8 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
     for room, paths in rooms.items():
         if len(paths) < speakers:
             bad.append(
-                f"{room} has {len(paths)} impulse response: a folder is a room, and needs one for each of the "
-                f"{speakers} speakers of a mixture"
+                f"{room} has {len(paths)} impulse response{'' if len(paths) == 1 else 's'}: a folder is a room, and "
+                f"needs one for each of the {speakers} speakers of a mixture"
             )
     if bad:
         raise BadFiles(bad)
@@ -39,7 +39,7 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
 
 
 def sound_files(root: Path, what: str) -> list[Path]:
-    """Returns the sound files below `root`; UserError, naming `what` is missing, if there are none."""
+    """Returns the sound files below `root`; UserError if there are none, with `what` to pass instead."""
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a folder: pass a folder of {what}")
     paths = find(root)

@@ -77,9 +77,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no {path} to resume from: leave --resume out to start this run")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises many kinds for a damaged file; their texts do not help, or advise unsafe loading
+    except Exception as error:  # torch raises many kinds for a damaged file
+        # Their texts do not help, or advise unsafe loading.
         reason = getattr(error, "strerror", None) or "it is damaged or holds objects other than tensors and text"
         raise UserError(
             f"{path} cannot be read as a checkpoint ({reason}): start the run again in another OUT"
