@@ -91,8 +91,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 def appending(path: Path) -> TextIO:
     """Opens a text file, a link's target, a device or an open stream to append lines with any names; OSError."""
     stream = _stream(path)
-    into, own = (path, True) if stream is None else (stream, False)
-    return open(into, "a", newline="", encoding="utf-8", errors="surrogateescape", closefd=own)
+    into, closes = (path, True) if stream is None else (stream, False)
+    return open(into, "a", newline="", encoding="utf-8", errors="surrogateescape", closefd=closes)
 
 
 def why_unwritable(path: Path) -> str | None:

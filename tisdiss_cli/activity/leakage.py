@@ -135,7 +135,7 @@ class Comparison(Stream[[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, T
         *_, (within,), spectra = part.split(self.rows)
         probability, power, periodic, (loudest,), (inside,), _ = part[:, NEAR:-NEAR].split(self.rows)
         correlation = inside * spectral_correlation(spectra.unflatten(0, (self.voices, -1)), within)
-        own = slice(0, self.voices)
+        voices = slice(0, self.voices)
         levels, periodicities = [], []
         for side in (NEAR, FAR):
             inner = slice(FAR - side, len(inside) - FAR + side)
@@ -144,9 +144,9 @@ class Comparison(Stream[[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, T
             )
             mean = sums / count.clamp_min(1)
             ratio = weighted / sums.clamp_min(_FLOOR)
-            other = _loudest_other(mean[own])
-            levels.append((mean[own], mean[own].gather(0, other)))
-            periodicities += [ratio[-1:].expand(self.voices, -1), ratio[own], ratio[own].gather(0, other)]
+            other = _loudest_other(mean[voices])
+            levels.append((mean[voices], mean[voices].gather(0, other)))
+            periodicities += [ratio[-1:].expand(self.voices, -1), ratio[voices], ratio[voices].gather(0, other)]
             far_correlation = correlated / count.clamp_min(1)
         (near, near_other), (far, far_other) = levels
         centre = slice(FAR, -FAR)

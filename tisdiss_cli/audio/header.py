@@ -150,10 +150,10 @@ def _end_of_samples(file: BinaryIO, begin: int, length: int, frame: int, size: i
             return (begin + length, after, "") if right else (end, after, f"its header is wrong by {_count(abs(off))}")
     if any(length in sizes for sizes in _UNKNOWN):
         return size, size, _ENDLESS_NOTE
-    there = size - begin
-    if there - length < frame and length % frame == 0:
+    actual = size - begin
+    if actual - length < frame and length % frame == 0:
         return begin + length, size, ""
-    return size, size, f"its header promises {length} bytes of samples, the file has {there}"
+    return size, size, f"its header promises {length} bytes of samples, the file has {actual}"
 
 
 def _after_chunks(file: BinaryIO, at: int, size: int, *, any_name: bool) -> int | None:

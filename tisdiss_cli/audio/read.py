@@ -181,16 +181,16 @@ class Source:
         if file.gaps:
             missing, at = sum(length for _, length in file.gaps), file.gaps[0][0]
             self.warnings.append(f"{missing:.2f} s are missing by its timestamps, first at {at:.2f} s")
-        there, short = file.decoded, file.shortfall()
+        length, short = file.decoded, file.shortfall()
         if part.truncated:
             short = part.missing / part.byte_rate if part.byte_rate else None
         if short is None or short > 0:
-            sentence = f"damaged or truncated: it has {there:.2f} s" + (f" of {there + short:.2f} s" if short else "")
+            sentence = f"damaged or truncated: it has {length:.2f} s" + (f" of {length + short:.2f} s" if short else "")
             if not self.partial:
                 raise AudioError(f"{self.path} is {sentence}; {_PARTIAL}")
             self.warnings.append(f"it is {sentence}, which are used")
         elif short < 0:
-            self.warnings.append(f"its header promises {there + short:.2f} s, it has {there:.2f} s: all of it is used")
+            self.warnings.append(f"its header promises {length + short:.2f} s, it has {length:.2f} s: all is used")
 
 
 def probe(path: Path, track: int | None = None, partial: bool = False) -> Source:

@@ -72,7 +72,7 @@ def bench(  # the options make it long
     Times are medians with quartiles, of the network alone. "of peak" compares the achieved operations with the
     machine's fastest large matrix product, measured in the same run.
     """
-    wanted = parse_repeats(repeats) if repeats is not None else None
+    requested = parse_repeats(repeats) if repeats is not None else None
     lengths = _numbers("--seconds", seconds, float, 0.05, 3600)
     batches = _numbers("--batch-size", batch_size, int, 1, 65536)
     passes = _numbers("--shifts", shifts, int, 1, MOST_SHIFTS)
@@ -93,17 +93,17 @@ def bench(  # the options make it long
     first = separators[0]
     machine = describe_machine(first.device)
     warn_if_untrained(first.weights)
-    wanted = wanted or list(range(1, first.config.reconstructor_repeats + 1))
+    requested = requested or list(range(1, first.config.reconstructor_repeats + 1))
     shapes = list(product(batches, lengths))
-    with bar(total=len(separators) * len(shapes) * len(wanted), unit="setting", leave=False) as shown:
+    with bar(total=len(separators) * len(shapes) * len(requested), unit="setting", leave=False) as shown:
 
         def done(row: "Measurement") -> None:
             """Reports each row at once, for those who stop a long run."""
             shown.update()
             log.info(as_sentence(row))
 
-        found = run_grid(separators, shapes, wanted, done)
-    outcomes = {one.variant: _score(dataset, one, wanted) for one in separators} if dataset else {}
+        found = run_grid(separators, shapes, requested, done)
+    outcomes = {one.variant: _score(dataset, one, requested) for one in separators} if dataset else {}
     found.scores = {name: outcome.results for name, outcome in outcomes.items()}
     title = f"{first.weights.name} on {machine.get('gpu') or '{cpu}, {threads} threads'.format(**machine)}"
     _print(found, title)
@@ -153,13 +153,13 @@ def _numbers(option: str, text: str, kind: type, low: float, high: float) -> lis
     return values
 
 
-def _score(dataset: "Dataset", separator: "Separator", wanted: list[int]) -> "Evaluation":
+def _score(dataset: "Dataset", separator: "Separator", requested: list[int]) -> "Evaluation":
     """Scores every setting; a file that cannot be scored is reported and left out."""
     from tisdiss_cli.evaluation.evaluate import default_workers, evaluate
 
     with bar(unit="file", desc=f"scoring {separator.variant}", leave=False) as shown:
         workers = default_workers(dataset)
-        outcome = evaluate(dataset, separator, wanted, workers=workers, start=shown.reset, advance=shown.update)
+        outcome = evaluate(dataset, separator, requested, workers=workers, start=shown.reset, advance=shown.update)
     for sentence in outcome.failed:
         log.error(f"not scored: {sentence}")
     if not outcome.results:

@@ -85,11 +85,11 @@ def bar(**options: Any) -> "AbstractContextManager[tqdm]":
 
 def audio_bar(seconds: float, *, hidden: bool = False) -> "AbstractContextManager[tqdm]":
     """Returns a `bar` of seconds of audio; the total may be unknown (0 or not finite) or too low, see `advance`."""
-    known = isfinite(seconds) and seconds > 0
+    has_total = isfinite(seconds) and seconds > 0
     counter = "{n:.1f}/{total:.1f} s of audio [{elapsed}<{remaining}{postfix}]"
-    form = "{l_bar}{bar}| " + counter if known else "{n:.1f} s of audio [{elapsed}{postfix}]"
+    form = "{l_bar}{bar}| " + counter if has_total else "{n:.1f} s of audio [{elapsed}{postfix}]"
     options = {"disable": True} if hidden else {}
-    return bar(total=seconds if known else None, unit="s", bar_format=form, **options)
+    return bar(total=seconds if has_total else None, unit="s", bar_format=form, **options)
 
 
 def advance(shown_bar: "tqdm", seconds: float, note: str = "") -> None:

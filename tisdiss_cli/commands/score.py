@@ -87,12 +87,12 @@ def score(
     SDR is BSS Eval v3 with 512 taps; each file is scored under its best permutation; a mean's ± is its 95 %
     interval over the files. WHAMR! defaults to mix_both_reverb against the anechoic sources.
     """
-    wanted = parse_repeats(repeats) if repeats is not None else None
-    if estimates is not None and wanted is not None:
+    requested = parse_repeats(repeats) if repeats is not None else None
+    if estimates is not None and requested is not None:
         raise UserError("--repeats has no meaning with --estimates: leave one of them out")
     if pattern is not None and estimates is None:
         raise UserError("--pattern is for --estimates: name their folder too")
-    if merge and (shard or estimates or wanted):
+    if merge and (shard or estimates or requested):
         raise UserError("--merge only merges scores: leave --shard, --estimates and --repeats out")
     for option, path in (("--csv", csv), ("--json", json), ("--html", html)):
         check_output(option, path)
@@ -124,7 +124,7 @@ def score(
             outcome = evaluate(
                 dataset,
                 separator,
-                wanted,
+                requested,
                 estimates=estimates,
                 pattern=pattern,
                 separator_repeats=separator_repeats,

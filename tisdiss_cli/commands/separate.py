@@ -180,7 +180,7 @@ def separate(  # the options make it long
     Inputs that differ only in their extension keep it in the name (call_wav_s1.wav). Files of a LIST are named as if
     the list's folder were IN, those elsewhere by their whole path. Inputs whose outputs still collide fail.
     """
-    given = dict(locals())  # before anything else: the options by their names
+    values = dict(locals())  # before anything else: the options by their names
     keep_quiet(quiet)
     if progress == Shown.json:
         if quiet:
@@ -195,7 +195,7 @@ def separate(  # the options make it long
         check_pictures()
     from tisdiss_cli.folder.settings import Options
 
-    chosen = {field.name: given[field.name] for field in fields(Options) if field.name in given}
+    chosen = {field.name: values[field.name] for field in fields(Options) if field.name in values}
     options, outcome = Options(sources=tuple(sources), out=out, **chosen), Outcome()
     try:
         with _one_last_sentence():

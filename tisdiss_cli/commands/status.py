@@ -66,7 +66,7 @@ def _print(found: "Status") -> None:
     console.print(f"{total.done} done, {total.failed} failed, {missing}; {found.seconds / 3600:.2f} h of audio{speed}")
     if found.shards:
         lacking = [index for index, counts in found.shards.items() if counts.lacks]
-        said = f"{len(lacking)} lack something: {found.array}" if lacking else "all have all of theirs"
-        console.print(f"of {len(found.shards)} shards {said}")
+        text = f"{len(lacking)} lack something: {found.array}" if lacking else "all have all of theirs"
+        console.print(f"of {len(found.shards)} shards {text}")
     for run in found.at_work:
         console.print(f"at work: {run}")

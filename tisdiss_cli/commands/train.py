@@ -139,8 +139,8 @@ def recipe_options(parameters: dict[str, Any]) -> dict[str, Any]:
     from tisdiss_cli.data.corpus import read_exclusions
     from tisdiss_cli.training.recipe import Recipe
 
-    given = {field.name: parameters.get(field.name) for field in fields(Recipe)}
-    options = {key: value for key, value in given.items() if value is not None}
+    values = {field.name: parameters.get(field.name) for field in fields(Recipe)}
+    options = {key: value for key, value in values.items() if value is not None}
     if "exclude" in options:
         options["exclude"] = [list(pair) for pair in read_exclusions(options["exclude"])]
     return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}

@@ -52,12 +52,12 @@ def find_estimates(folder: Path, dataset: Dataset, pattern: str | None = None) -
             log.warning(f"--estimates: {used} is used, {path.name} beside it is ignored")
     if not files:
         raise UserError(f"--estimates {folder} has no sound files: pass the folder that the estimates are in")
-    wanted = PATTERNS if pattern is None else (pattern,)
-    tried = [match for one in wanted for match in _matches(files, dataset, one)]
+    patterns = PATTERNS if pattern is None else (pattern,)
+    tried = [match for one in patterns for match in _matches(files, dataset, one)]
     name, found = max(tried, key=lambda match: _fit(match[1], dataset.speakers))  # the first of equals
     if not any(found.values()):
         id = dataset.items[0].id
-        looked = ", ".join(_name(one, id, number=1) for one in wanted)
+        looked = ", ".join(_name(one, id, number=1) for one in patterns)
         example = next(iter(files.values())).relative_to(folder)
         raise UserError(
             f"--estimates {folder} has no file named like {looked}, but for example {example}: say how they are named "

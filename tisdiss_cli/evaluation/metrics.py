@@ -87,10 +87,10 @@ def trim(signals: dict[str, Tensor], sample_rate: int) -> tuple[dict[str, Tensor
     difference = lengths[longest] - lengths[shortest]
     if difference == 0:
         return signals, None
-    said = f"{longest} is {difference} samples longer than {shortest}"
+    difference_text = f"{longest} is {difference} samples longer than {shortest}"
     if difference > TRIM_SECONDS * sample_rate:
-        raise UserError(f"{said}: they must have the same length")
-    return {name: signal[..., : lengths[shortest]] for name, signal in signals.items()}, f"{said}: cut"
+        raise UserError(f"{difference_text}: they must have the same length")
+    return {name: signal[..., : lengths[shortest]] for name, signal in signals.items()}, f"{difference_text}: cut"
 
 
 def score(
@@ -144,11 +144,11 @@ def score(
         result.warnings += [f"reference {s + 1} is silent" for s in range(len(references)) if not audible[s]]
         result.warnings += [f"estimate {s + 1} is silent" for s in range(len(estimate)) if is_silent(estimate[s])]
         pairs = list(zip(references[audible].numpy(), matched.numpy(), strict=True))
-        for name, wanted, measure, needs in (
+        for name, requested, measure, needs in (
             ("stoi", stoi, _stoi, "STOI needs 0.4 s of speech"),
             ("pesq", pesq, _pesq, "PESQ needs a quarter of a second, and an utterance"),
         ):
-            if wanted:
+            if requested:
                 # All speakers or none: without a lost voice, the good one's value alone would flatter.
                 value = sum(measure(*pair, sample_rate) for pair in pairs) / len(pairs)
                 if np.isfinite(value):
@@ -163,14 +163,14 @@ def _stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> floa
     """Returns pystoi's STOI of (L,) signals; NaN for less than 0.4 s of speech."""
     import pystoi
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         try:
             value = float(pystoi.stoi(reference, estimate, sample_rate))
         except ValueError:  # NumPy's error about a missing axis, for less than one frame
             return np.nan
     # For too few frames pystoi returns 1e-5 with a warning.
-    return np.nan if any("STFT frames" in str(one.message) for one in said) else value
+    return np.nan if any("STFT frames" in str(one.message) for one in messages) else value
 
 
 def _pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:

@@ -79,8 +79,8 @@ def parse_name(text: str, extension: str, *, repeats: str | None, each_channel: 
     for _, name, form, conversion in parts:
         if name is not None and (name not in FIELDS or form or conversion):
             shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
-            known = ", ".join(f"{{{field}}}" for field in FIELDS)
-            raise UserError(f"{option}: {{{shown}}} is unknown: choose among {known}")
+            choices = ", ".join(f"{{{field}}}" for field in FIELDS)
+            raise UserError(f"{option}: {{{shown}}} is unknown: choose among {choices}")
     fields, suffix = {name for _, name, _, _ in parts}, Path(text).suffix
     text = text.removesuffix(f".{extension}")
     path = text.format(**dict.fromkeys(FIELDS, "aa"))

@@ -115,8 +115,8 @@ class Options:
         if sum(option is not None for option in (repeats, self.quality, self.rtf, self.budget)) > 1:
             raise UserError("--repeats, --quality, --rtf and --budget each choose the repeats: give one of them")
         if self.subtype not in choices(self.format):
-            others, given = " or ".join(choices(self.format)), f"--subtype {self.subtype}: --format {self.format}"
-            raise UserError(f"{given} does not have it: choose {others}, or another --format")
+            others, option = " or ".join(choices(self.format)), f"--subtype {self.subtype}: --format {self.format}"
+            raise UserError(f"{option} does not have it: choose {others}, or another --format")
         if self.band == "input" and self.sample_rate == "model":
             raise UserError("--band input needs a higher rate than the network's: add --sample-rate input")
         if self.several and self.device not in ("auto", "cpu", "cuda"):

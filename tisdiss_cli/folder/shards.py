@@ -75,9 +75,9 @@ def _of_array(text: str, variables: Mapping[str, str]) -> Shard:
 def _variable(name: str, text: str, variables: Mapping[str, str]) -> int:
     value = variables.get(f"SLURM_ARRAY_TASK_{name}", "")
     if not value.isdecimal():
-        said = f"is {value!r}" if value else "is not set"
+        state = f"is {value!r}" if value else "is not set"
         raise UserError(
-            f"--shard {text}: SLURM_ARRAY_TASK_{name} {said}: run it by sbatch --array=1-8, or write --shard 3/8"
+            f"--shard {text}: SLURM_ARRAY_TASK_{name} {state}: run it by sbatch --array=1-8, or write --shard 3/8"
         )
     return int(value)
 

@@ -53,14 +53,14 @@ def describe(mixture: Tensor, voices: Tensor) -> Tensor | None:
     spread = around.norm(dim=1).clamp_min(1e-6)
     envelopes = ((around[first] * around[second]).sum(1) / (spread[first] * spread[second])).mean()
     together = frames.sum(0)
-    heard = envelope[:, together >= 1e-4 * together.max()].topk(2, dim=0).values
+    loudest_two = envelope[:, together >= 1e-4 * together.max()].topk(2, dim=0).values
     return torch.stack(
         [
             likeness,
             (_decibels(power.max() + 1e-6) - _decibels(power.min() + 1e-6)).clamp_max(40),
             _decibels((mixture - voices.sum(0)).square().mean() + 1e-6),
             envelopes,
-            (heard[0] - heard[1]).clamp_max(30).mean(),
+            (loudest_two[0] - loudest_two[1]).clamp_max(30).mean(),
             _undecided(mixture, voices),
             _decibels(power.sum() + 1e-6),
         ]

@@ -37,6 +37,6 @@ def _mean(estimates: Sequence[Estimate]) -> Tensor:
     for other in others:
         voices = other.waveforms()
         pairs = (reference @ voices.transpose(1, 2)).cpu()
-        ordered = [item[list(best_permutation(own)[0])] for item, own in zip(voices, pairs, strict=True)]
+        ordered = [item[list(best_permutation(pair)[0])] for item, pair in zip(voices, pairs, strict=True)]
         total = total + torch.stack(ordered)
     return total / len(estimates)

@@ -63,9 +63,9 @@ class SpeakerProfiles:
         if not whole.numel():
             return found
         power = whole.square().mean(-1)
-        for index, own in enumerate(power):
+        for index, level in enumerate(power):
             others = torch.cat((power[:index], power[index + 1 :])).sum(0)
-            frames = whole[index, (own > _DOMINANT * others) & (own > _AUDIBLE * power.max())]
+            frames = whole[index, (level > _DOMINANT * others) & (level > _AUDIBLE * power.max())]
             if len(frames) >= _LEAST:
                 cepstra, pitch = _cepstra(frames, self.sample_rate), octaves(frames, self.sample_rate)
                 found[index] = SpeakerProfile(len(frames), cepstra.double().sum(0), len(pitch), float(pitch.sum()))
