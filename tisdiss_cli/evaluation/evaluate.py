@@ -89,8 +89,8 @@ def evaluate(
     Raises:
         UserError: the settings do not fit the set; faults of single files are entries of `failed` instead.
     """
-    for requested, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
-        if requested:
+    for enabled, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
+        if enabled:
             require(package, f"{option} needs", "metrics")
     settings, requested, files = _plan(dataset, separator, repeats, separator_repeats, estimates, pattern)
     rate = settings["sample_rate"]
