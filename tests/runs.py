@@ -27,6 +27,17 @@ def add_file(root: Path, out: Path, name: str, seconds: float = 6.0, *, swapped:
     return line(name, seconds, outputs=outputs, **{"path": str(root / name), **fields})
 
 
+def add_channels(root: Path, out: Path, name: str, *, swapped: bool = False, **fields) -> dict:
+    """The same with both voices in one file, each as a channel."""
+    made = add_file(root, out, name, swapped=swapped, **fields)
+    paths = [out / output for output in made["outputs"]]
+    one = f"{name.rpartition('.')[0]}.wav"
+    write(out / one, np.stack([soundfile.read(path)[0] for path in paths], axis=1))
+    for path in paths:
+        path.unlink()
+    return made | {"outputs": [one], "voices": 2, "settings": {**SETTINGS, "layout": "channels"}}
+
+
 def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
     with path.open("wb") as file:  # libsndfile takes no name that is not UTF-8
         soundfile.write(file, samples, rate, format="WAV")

@@ -11,7 +11,7 @@ import torch
 from tests.cli import ROOT
 from tests.folders import RATE, separate, speech_like
 from tisdiss_cli.audio.read import AudioError
-from tisdiss_cli.audio.write import FORMATS, Writer, choices, choose_subtype, container_for
+from tisdiss_cli.audio.write import FORMATS, Writer, choices, choose_subtype, container_for, convert
 
 STEPS = {"16": 2**-15, "24": 2**-23, "32": 2**-31}
 
@@ -43,7 +43,7 @@ def test_what_is_read_back_is_within_half_a_step(tmp_path, format, subtype):
     x[0], x[1] = -32767 / 32768, 32767 / 32768
     writer = written(tmp_path / "part", x)
     assert not writer.clips(subtype)
-    writer.convert(tmp_path / "whole", format, subtype)
+    convert([writer], tmp_path / "whole", format, subtype)
     info = soundfile.info(tmp_path / "whole")
     y, _ = soundfile.read(tmp_path / "whole", dtype="float64")
     assert (info.format, info.subtype) == (format.upper(), "FLOAT" if subtype == "float" else f"PCM_{subtype}")
@@ -67,7 +67,7 @@ def test_auto_is_fine_enough_and_no_finer(tmp_path, level_db):
     chosen = choose_subtype([writer], "wav", "16")
     ladder = ["16", "24", "float"]
     for subtype in ladder[: ladder.index(chosen) + 1]:
-        writer.convert(tmp_path / "whole", "wav", subtype)
+        convert([writer], tmp_path / "whole", "wav", subtype)
         error = soundfile.read(tmp_path / "whole")[0] - x.double().numpy()
         fine = np.linalg.norm(error) <= 10 ** (-39.8 / 20) * float(x.double().norm())
         assert fine == (subtype == chosen)

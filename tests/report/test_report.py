@@ -12,7 +12,7 @@ import soundfile
 
 from tests.cli import start, tisdiss
 from tests.mixtures import write_set
-from tests.runs import HOSTILE, RATE, SETTINGS, add_file, failed, line, tone, write, write_record
+from tests.runs import HOSTILE, RATE, SETTINGS, add_channels, add_file, failed, line, tone, write, write_record
 from tisdiss_cli.report.entries import read_entries, worst_first
 from tisdiss_cli.report.run import choose
 from tisdiss_cli.report.spectrograms import BANDS, COLUMNS, spectrogram
@@ -91,6 +91,28 @@ def test_each_channel_of_a_mixture_has_its_line(tmp_path):
         (1, True),
         (2, False),
     ]
+
+
+def test_channels_of_one_file_are_drawn_and_written_to_be_heard(tmp_path):
+    """As voices in files of their own are: the pictures of both are the same."""
+    root, drawn = tmp_path / "in", {}
+    for kind, add in (("files", add_file), ("channels", add_channels)):
+        out = write_record(tmp_path / kind, [add(root, tmp_path / kind, "a.wav")])
+        (file,) = report(out, "--most", 1)["files"]
+        drawn[kind] = {path.name: path.read_bytes() for path in (out / "report" / "index_files").glob("*.webp")}
+        assert file["more"].get("voices") == (2 if kind == "channels" else None)
+    assert len(drawn["files"]) == 3 and drawn["channels"] == drawn["files"]
+    both, _ = soundfile.read(out / "a.wav", dtype="int16")
+    for k in range(2):
+        heard, rate = soundfile.read(out / "report" / "index_files" / f"0-{k + 1}.wav", dtype="int16")
+        assert rate == RATE and np.array_equal(heard, both[:, k])
+    report(
+        out, "--most", 1, "--against", write_record(tmp_path / "two", [add_channels(root, tmp_path / "two", "a.wav")])
+    )
+    names = sorted(path.name for path in (out / "report" / "index_files").iterdir())
+    assert names == sorted([f"0-{k}.webp" for k in range(5)] + [f"0-{k}.wav" for k in range(1, 5)])
+    assert not list(report(out)["files"][0]["more"].keys() & {"pictures"})  # none of an earlier page are left
+    assert not list((out / "report" / "index_files").iterdir())
 
 
 def test_a_linked_mixture_is_found_where_it_is(tmp_path):

@@ -8,9 +8,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.cli import tisdiss
-from tests.runs import HOSTILE, add_file, failed, line, write_record
+from tests.runs import HOSTILE, add_channels, add_file, failed, line, write_record
 from tisdiss_cli.evaluation.results import Curve, Point, Row
 from tisdiss_cli.report.scores import Table, write_scores
 
@@ -264,3 +265,36 @@ def test_two_settings_are_compared_file_by_file(visit, tmp_path):
     assert gains == ["0.00", "+2.00", "+4.00"]
     page.get_by_role("searchbox").fill("i>")
     assert names(page) == ["<i>a</i>"]
+
+
+@pytest.mark.parametrize("against", ["channels", "files", None])
+def test_channels_of_one_file_are_heard_one_by_one(visit, tmp_path, against):
+    """From its disk: a browser gives no channel of a local file to a page."""
+    root, out, two = (tmp_path / name for name in ("in", "out", "two"))
+    write_record(out, [add_channels(root, out, "sub/a b.wav")])
+    other = ()
+    if against:
+        add = add_channels if against == "channels" else add_file
+        other = ("--against", write_record(two, [add(root, two, "sub/a b.wav", swapped=True)]))
+    page = visit(Path(tisdiss("report", out, *other, "--quiet").stdout.strip()), fragment="#file=0")
+    wait(page, "document.querySelectorAll('.track .name').length > 1")
+    heard = [Path(unquote_to_bytes(urlsplit(sound["url"]).path).decode()) for sound in sounds(page)]
+    assert len(heard) == (5 if against else 3)
+    first = [np.abs(np.fft.rfft(soundfile.read(path)[0])).argmax() // 6 for path in heard[1:]]  # Hz
+    assert first == ([500, 500, 1500, 1500] if against else [500, 1500])
+    for key in range(2, len(heard) + 1):
+        page.keyboard.press(str(key))
+        page.keyboard.press(" ")
+        wait(page, f"document.querySelectorAll('audio')[{key - 1}].currentTime > 0.05")
+        page.keyboard.press(" ")
+    links = page.evaluate("[...document.querySelectorAll('.links a')].map((a) => decodeURI(a.href))")
+    assert links[1] == (out / "sub/a b.wav").as_uri().replace("%20", " ")
+
+
+def test_channels_of_one_file_that_is_not_drawn_are_heard_together(visit, tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_record(out, [add_channels(root, out, "a.wav")])
+    page = visit(Path(tisdiss("report", out, "--most", 0, "--quiet").stdout.strip()), fragment="#file=0")
+    wait(page, "document.querySelectorAll('.track .name').length == 2")
+    assert [Path(urlsplit(sound["url"]).path) for sound in sounds(page)] == [root / "a.wav", out / "a.wav"]
+    assert "All voices" in page.inner_text(".track:nth-child(2)")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import log10, sqrt
 from pathlib import Path
 
@@ -20,6 +20,8 @@ _RATES = {  # Hz; the only rates of some formats
     "opus": (8000, 12_000, 16_000, 24_000, 48_000),
     "mp3": (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
 }
+# Most channels. The lossy formats take more for loudspeakers: Vorbis reorders them, Opus filters one as a subwoofer.
+_CHANNELS = {"flac": 8, **dict.fromkeys(LOSSY, 2)}
 _FINE_DB = 40.0  # least level of a voice above its rounding
 _BYTES = {"16": 2, "24": 3, "32": 4, "float": 4}
 _BLOCK = 1 << 16  # frames converted at a time
@@ -36,6 +38,12 @@ def check_rate(format: str, sample_rate: int) -> None:
     if sample_rate not in rates:
         listed = ", ".join(map(str, rates[:-1])) + f" or {rates[-1]}"
         raise AudioError(f"--format {format} allows {listed} Hz, not {sample_rate}: choose another --format")
+
+
+def check_channels(format: str, voices: int) -> None:
+    """Raises AudioError unless a file of the format can have a channel for each voice."""
+    if voices > (most := _CHANNELS.get(format, voices)):
+        raise AudioError(f"--format {format} allows {most} channels, not {voices}: choose wav, or --layout files")
 
 
 def least_subtype(source_subtype: str) -> str:
@@ -81,19 +89,34 @@ class Writer:
         noise = 2.0 ** (1 - int(subtype)) / sqrt(12)  # RMS of rounding to steps of that height
         return 10 * log10(self.energy / self.frames) - 20 * log10(noise) < _FINE_DB
 
-    def convert(self, path: Path, format: str, subtype: str) -> None:
-        """Writes the closed file in a format, as "16", "24", "32", "float", or lossy ("auto")."""
-        container, encoding = LOSSY.get(format) or (
-            container_for(format, self.frames * _BYTES[subtype]),
-            "FLOAT" if subtype == "float" else f"PCM_{subtype}",
+
+def convert(writers: Sequence[Writer], path: Path, format: str, subtype: str) -> None:
+    """Writes closed voices of one length, each as a channel, as "16", "24", "32", "float", or lossy ("auto")."""
+    rate, size = writers[0].sample_rate, sum(writer.frames for writer in writers) * _BYTES.get(subtype, 0)
+    container, encoding = LOSSY.get(format) or (
+        container_for(format, size),
+        "FLOAT" if subtype == "float" else f"PCM_{subtype}",
+    )
+    with _checked(path), ExitStack() as stack:
+        opened = (soundfile.SoundFile(as_sndfile(writer.path)) for writer in writers)
+        voices = [stack.enter_context(voice).blocks(_BLOCK, dtype="float32") for voice in opened]
+        out = soundfile.SoundFile(as_sndfile(path), "w", rate, len(voices), encoding, format=container)
+        stack.enter_context(out)
+        for channels in zip(*voices, strict=True):
+            block = np.stack(channels, axis=1)
+            out.write(block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
+
+
+def split_channels(path: Path, targets: Sequence[Path]) -> None:
+    """Writes each channel of a file as a WAV of 16 bit to listen to; samples above full scale clip."""
+    with soundfile.SoundFile(as_sndfile(path)) as file, ExitStack() as stack:
+        opened = (
+            soundfile.SoundFile(as_sndfile(one), "w", file.samplerate, 1, "PCM_16", format="WAV") for one in targets
         )
-        with (
-            _checked(path),
-            soundfile.SoundFile(as_sndfile(self.path)) as voice,
-            soundfile.SoundFile(as_sndfile(path), "w", self.sample_rate, 1, encoding, format=container) as out,
-        ):
-            for block in voice.blocks(_BLOCK, dtype="float32"):
-                out.write(block if subtype in ("auto", "float") else _as_integers(block, int(subtype)))
+        outs = [stack.enter_context(out) for out in opened]
+        for block in file.blocks(_BLOCK, dtype="float32", always_2d=True):
+            for out, channel in zip(outs, block.T, strict=True):
+                out.write(channel)
 
 
 def choose_subtype(writers: Sequence[Writer], format: str, least: str) -> str:

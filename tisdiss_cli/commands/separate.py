@@ -28,6 +28,7 @@ Format = StrEnum("Format", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "w64"])
 Subtype = StrEnum("Subtype", {"auto": "auto", "16": "16", "24": "24", "32": "32", "float": "float"})
 _AUTO = Subtype("auto")
 Rate = StrEnum("Rate", ["model", "input"])
+Layout = StrEnum("Layout", ["files", "channels"])
 Band = StrEnum("Band", ["network", "input"])
 Shown = StrEnum("Shown", ["bar", "json"])
 
@@ -128,6 +129,9 @@ def separate(  # the options make it long
             help="Names of the outputs below OUT; also {input} (with its extension), {ext}, {repeats}, {channel}."
         ),
     ] = "{folder}/{stem}_s{voice}",
+    layout: Annotated[
+        Layout, _outputs(help="A file for each voice, or one file, call.wav, with a channel for each voice.")
+    ] = Layout.files,
     format: Annotated[Format, _outputs(help="Format of the outputs.")] = Format.wav,
     subtype: Annotated[
         Subtype,

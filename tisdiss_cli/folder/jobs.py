@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 from tisdiss_cli.activity.formats import FORMATS
 from tisdiss_cli.audio.read import AudioError, probe
+from tisdiss_cli.audio.write import check_channels
 from tisdiss_cli.folder.inputs import Input, list_inputs
-from tisdiss_cli.folder.naming import Template, find_collisions, loose
+from tisdiss_cli.folder.naming import DEFAULT, ONE_FILE, Template, find_collisions, loose
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.settings import Options
 
@@ -23,11 +24,13 @@ class Job:
     input: str  # its name, see `inputs`
     place: str  # its path
     outputs: list[str] = field(default_factory=list)  # its voices' files, relative to OUT
+    voices: int = 0  # number of voices in its outputs
     stem: str = ""  # path of its segment files, without extension
     segments: list[str] = field(default_factory=list)  # its segment files, relative to OUT
     channel: int | None = None  # the channel to separate, from 1 on; None: as in the settings
+    channels: int = 0  # number of channels to separate one by one into one file; 0: `channel` only
     refused: str | None = None  # one sentence: why it cannot have its files
-    seconds: float = 0.0  # of audio by its header, once that was read
+    seconds: float = 0.0  # of audio to separate by its header, once that was read
 
     @property
     def path(self) -> Path:
@@ -38,6 +41,11 @@ class Job:
     def files(self) -> list[str]:
         """All files of the job, relative to OUT."""
         return [*self.outputs, *self.segments]
+
+    @property
+    def mixtures(self) -> Sequence[int | None]:
+        """Channel of each mixture to separate; None: as in the settings."""
+        return range(1, self.channels + 1) if self.channels else (self.channel,)
 
     @property
     def resolved(self) -> str:
@@ -53,8 +61,8 @@ class Job:
 
     def line(self, failure: str | None, **facts: Any) -> Line:
         """Returns the job's line of the record, "failed" with a reason or "done"."""
-        status, outputs = ("failed", []) if failure else ("done", self.outputs)
-        return Line(self.input, status, self.resolved, failure, outputs, channel=self.channel, **facts)
+        status, outputs, voices = ("failed", [], 0) if failure else ("done", self.outputs, self.voices)
+        return Line(self.input, status, self.resolved, failure, outputs, voices, channel=self.channel, **facts)
 
 
 def plan_jobs(
@@ -63,28 +71,34 @@ def plan_jobs(
     """Returns a job for every input, or for each of its channels; OUT mirrors the inputs' trees.
 
     `sub/call.wav` becomes `sub/call_s1.wav`, ..., or follows the template; its segments are `sub/call.rttm`, ....
-    Inputs
-    of one folder that differ only in their extension keep it in the name: `call_wav_s1.wav`, `call_flac_s1.wav`. With a
-    job for each channel, `_c1` precedes the voice: `call_c1_s1.wav`. Inputs whose files still collide are refused.
-    UserError if the template gives two outputs one name that the default does not, or as in `list_inputs`.
+    Inputs of one folder that differ only in their extension keep it in the name: `call_wav_s1.wav`, `call_flac_s1.wav`.
+    With a job for each channel, `_c1` precedes the voice: `call_c1_s1.wav`. With `--layout channels`, all voices are in
+    `sub/call.wav`. Inputs whose files still collide, or have too many voices for one file, are refused. UserError if
+    the template gives two outputs one name that the default does not, if no file of the format holds the voices of one
+    mixture, or as in `list_inputs`.
     """
+    if options.one_file:
+        check_channels(options.format, voices)
     inputs = list_inputs([source], options.out) if isinstance(source, Path) else source
-    template, extensions = template or Template(), defaultdict[str, set[str]](set)
+    template = template or Template(ONE_FILE if options.one_file else DEFAULT)
+    extensions = defaultdict[str, set[str]](set)
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
         extensions[loose(stem)] |= {suffix, *one.siblings}
-    jobs, each_channel, formats = list[Job](), options.each_channel, options.formats
+    jobs, numbers = list[Job](), (None,) if options.one_file else range(1, voices + 1)
+    each_channel, formats = options.each_channel, options.formats
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
         unique = f"{stem}_{suffix[1:]}" if len(extensions[loose(stem)]) > 1 else stem
-        for channel in _channels(one.place, options.track) if each_channel else (None,):
+        channels = _channels(one.place, options.track) if each_channel else 0
+        merged = channels if options.one_file else 0
+        for channel in range(1, channels + 1) if channels and not merged else (None,):
             beside = unique if channel is None else f"{unique}_c{channel}"
-            names = [
-                template.fill(one.name, stem, unique=unique, voice=n, channel=channel) for n in range(1, voices + 1)
-            ]
+            names = [template.fill(one.name, stem, unique=unique, voice=n, channel=channel) for n in numbers]
             outputs = [f"{name}.{options.format}" for name in names]
             segments = [beside + FORMATS[name].ending for name in formats]
-            jobs.append(Job(one.name, one.place, outputs, beside, segments, channel))
+            jobs.append(Job(one.name, one.place, outputs, voices * (merged or 1), beside, segments, channel, merged))
+            jobs[-1].refused = _excess(jobs[-1], options.format) if merged else None
     template.check_unique((job.input, job.outputs) for job in jobs)
     reasons = find_collisions([job.place for job in jobs], [job.files for job in jobs], options.out)
     for index, reason in reasons.items():
@@ -92,9 +106,18 @@ def plan_jobs(
     return jobs
 
 
-def _channels(place: str, track: int | None) -> Iterable[int]:
-    """Returns the channels of an input; one if it cannot be opened, which is reported when it is read."""
+def _channels(place: str, track: int | None) -> int:
+    """Returns the number of channels of an input; one if it cannot be opened, which is reported when it is read."""
     try:
-        return range(1, probe(Path(place), track, partial=True).channels + 1)
+        return probe(Path(place), track, partial=True).channels
     except AudioError:
-        return (1,)
+        return 1
+
+
+def _excess(job: Job, format: str) -> str | None:
+    """Returns why one file of the format cannot hold the job's voices; None if it can."""
+    try:
+        check_channels(format, job.voices)
+    except AudioError as error:
+        return f"{job.path}: {error}"
+    return None

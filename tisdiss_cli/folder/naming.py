@@ -16,6 +16,7 @@ from tisdiss_cli.files import WINDOWS
 from tisdiss_cli.folder.record import RECORD
 
 DEFAULT = "{folder}/{stem}_s{voice}"
+ONE_FILE = "{folder}/{stem}"  # default of --layout channels
 # Characters, endings and names that Windows reserves; a colon would write a hidden stream of another file.
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(?:con|prn|aux|nul|(?:com|lpt)[1-9])(?=\.|$)', re.IGNORECASE)
 FIELDS = ("folder", "stem", "voice", "input", "ext", "repeats", "channel")
@@ -33,7 +34,7 @@ class Template:
         """Fields in the template."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
 
-    def fill(self, input: str, stem: str, *, unique: str, voice: int, channel: int | None = None) -> str:
+    def fill(self, input: str, stem: str, *, unique: str, voice: int | None, channel: int | None = None) -> str:
         """Returns the path of one output, relative to OUT, without its extension.
 
         `stem` is the input without its extension, and `unique` the same, with the extension if another input differs
@@ -57,7 +58,7 @@ class Template:
     def check_unique(self, jobs: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Raises UserError if two inputs have an output of one name that the default template keeps apart."""
         owners: dict[str, str] = {}
-        for input, outputs in jobs if self.text != DEFAULT else ():
+        for input, outputs in jobs if self.text not in (DEFAULT, ONE_FILE) else ():
             for output in outputs:
                 other = owners.setdefault(output, input)
                 if other != input:
@@ -65,17 +66,20 @@ class Template:
                     raise UserError(f"--name {self.text}: {met}: add {{folder}} and {{ext}}, or {{input}}")
 
 
-def parse_name(text: str, extension: str, *, repeats: str | None, each_channel: bool) -> Template:
+def parse_name(
+    text: str, extension: str, *, repeats: str | None, each_channel: bool, one_file: bool = False
+) -> Template:
     """Returns the template of `--name`, which may end in the outputs' extension.
 
-    `repeats` is the value of {repeats}; None if it is only known during the run. UserError if the text is not a
-    template, leads out of OUT, or gives all voices or all inputs one name.
+    `repeats` is the value of {repeats}; None if it is only known during the run. With `one_file`, an input has one
+    output. UserError if the text is not a template, leads out of OUT, or gives all voices or all inputs one name.
     """
-    option = f"--name {text}"
+    option, default = f"--name {text}", ONE_FILE if one_file else DEFAULT
+    text = default if text == DEFAULT else text
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:
-        raise UserError(f"{option}: {error}: write it like '{DEFAULT}'") from None
+        raise UserError(f"{option}: {error}: write it like '{default}'") from None
     for _, name, form, conversion in parts:
         if name is not None and (name not in FIELDS or form or conversion):
             shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
@@ -84,9 +88,14 @@ def parse_name(text: str, extension: str, *, repeats: str | None, each_channel: 
     fields, suffix = {name for _, name, _, _ in parts}, Path(text).suffix
     text = text.removesuffix(f".{extension}")
     path = text.format(**dict.fromkeys(FIELDS, "aa"))
-    folders, as_in = path.split("/"), f"as in '{DEFAULT}'"
+    folders, as_in = path.split("/"), f"as in '{default}'"
     for wrong, sentence in (
-        ("voice" not in fields, f"all voices of an input would be one file: add {{voice}}, {as_in}"),
+        (
+            one_file and "voice" in fields,
+            f"--layout channels has one file for all voices: leave {{voice}} out, {as_in}",
+        ),
+        (one_file and "channel" in fields, "--layout channels has one file for all channels: leave {channel} out"),
+        (not one_file and "voice" not in fields, f"all voices of an input would be one file: add {{voice}}, {as_in}"),
         (not {"stem", "input"} & fields, f"all inputs would be one file: add {{stem}}, {as_in}"),
         ("channel" in fields and not each_channel, "{channel} needs --channels each: leave it out"),
         ("repeats" in fields and repeats is None, "--rtf and --budget choose the repeats later: leave {repeats} out"),

@@ -6,7 +6,7 @@ the clock, so that a run can be repeated sample by sample.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class Reading:
 
     fingerprint: list[int] = field(default_factory=list)  # of the input when it was opened
     voices: VoiceFiles | None = None  # made when the input is opened, then owned by the writing thread
-    warnings: list[str] = field(default_factory=list)  # the source's list, which grows while it is read
+    sources: list[Source] = field(default_factory=list)  # of each mixture; their warnings grow while they are read
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Computing:
     repeats: int | EarlyExit | None = None  # None: not chosen yet
     waiting: int = 0  # chunks read but not run
     all_read: bool = False
-    end: int = 0  # end of the latest chunk run, in samples
+    ends: Counter[int] = field(default_factory=Counter)  # end of each mixture's latest chunk run, in samples
     elapsed: float = 0.0  # the network's seconds
     used: list[int] = field(default_factory=list)  # repeats of each chunk
 
@@ -82,6 +82,7 @@ class Chunk:
     """Chunk of a file, before and after the network."""
 
     file: File
+    number: int  # of its mixture, from 0 on
     start: int  # position in samples at the network's rate
     mixture: Tensor  # (n,)
 
@@ -182,21 +183,24 @@ class Pipeline:
         for job in jobs:
             file = File(job)
             try:
-                for start, mixture in self._cut(file):
-                    yield Chunk(file, start, mixture)
+                for number, channel in enumerate(job.mixtures):
+                    for start, mixture in self._cut(file, channel):
+                        yield Chunk(file, number, start, mixture)
             except Exception as error:  # a fault of one input must not stop the others
                 file.failure = _sentence(job, error)
             yield file
 
-    def _cut(self, file: File) -> Iterator[tuple[int, Tensor]]:
+    def _cut(self, file: File, channel: int | None) -> Iterator[tuple[int, Tensor]]:
         options, job, reading = self.settings.options, file.job, file.reading
-        reading.fingerprint = fingerprint(job.path)
-        selected = options.averaged if job.channel is None else (job.channel,)
+        reading.fingerprint = reading.fingerprint or fingerprint(job.path)
+        selected = options.averaged if channel is None else (channel,)
         source = Source(
             job.path, self.separator.sample_rate, track=options.track, partial=options.partial, selected=selected
         )
-        reading.warnings = source.warnings
-        reading.voices = self.begun[job.key] = VoiceFiles(job, self.settings, self.parts / job.key, source)
+        reading.sources.append(source)
+        if not reading.voices:
+            reading.voices = self.begun[job.key] = VoiceFiles(job, self.settings, self.parts / job.key)
+        reading.voices.add(source)
         chunker = Chunker(self.settings.plan)
         for block in source.blocks():
             yield from chunker.push(block)
@@ -245,7 +249,8 @@ class Pipeline:
             computing.elapsed += seconds
             self.writing.append(self.writer.submit(self._push, chunk, voices))
             end = chunk.start + chunk.mixture.shape[0]
-            fresh, computing.end = (end - computing.end) / self.separator.sample_rate, end
+            fresh = (end - computing.ends[chunk.number]) / self.separator.sample_rate
+            computing.ends[chunk.number] = end
             advanced += fresh
             yield Progress(fresh)
             yield from self._written(_WAITING_BATCHES * self.size)
@@ -269,7 +274,7 @@ class Pipeline:
         file = chunk.file
         if file.reading.voices and not file.failure:
             try:
-                file.reading.voices.push(chunk.start, voices, chunk.mixture)
+                file.reading.voices.push(chunk.number, chunk.start, voices, chunk.mixture)
             except Exception as error:
                 file.failure = _sentence(file.job, error)
 
@@ -282,17 +287,17 @@ class Pipeline:
                 facts = voices.finish()
             except Exception as error:
                 file.failure = _sentence(job, error)
-        computed = file.computing
+        computed, warnings = file.computing, [text for source in file.reading.sources for text in source.warnings]
         mean = sum(computed.used) / max(1, len(computed.used))
         line = job.line(
             file.failure,
             repeats=int(mean) if mean.is_integer() else round(mean, 3),
-            audio_seconds=round(computed.end / self.separator.sample_rate, 6),
+            audio_seconds=round(max(computed.ends.values(), default=0) / self.separator.sample_rate, 6),
             elapsed_seconds=round(computed.elapsed, 6),
             settings=self.settings.recorded,
             source=file.reading.fingerprint,
             precision_why=self.separator.precision_why,
-            **facts | {"warnings": [*file.reading.warnings, *facts.get("warnings", ())]},
+            **facts | {"warnings": list(dict.fromkeys([*warnings, *facts.get("warnings", ())]))},
         )
         if voices and file.failure:
             voices.discard()

@@ -44,6 +44,7 @@ class Line:
     path: str  # absolute path of the input, without links
     reason: str | None = None  # one sentence, if it failed
     outputs: list[str] = field(default_factory=list)  # relative to OUT
+    voices: int = 0  # number of voices: one in each output, or one in each channel of a single output
     repeats: float = 0  # repeats of the Reconstructor; with --repeats auto the mean over the chunks
     audio_seconds: float = 0.0
     elapsed_seconds: float = 0.0  # the network's time on its chunks

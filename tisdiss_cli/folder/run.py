@@ -55,7 +55,8 @@ def run_folder(options: Options) -> Generator[Event]:
     weights, separator, settings = read_info(find_weights(options.weights)), None, None
     repeats = "auto" if options.quality is not None else str(options.requested_repeats or weights.default_repeats)
     known_repeats = None if options.limit else repeats
-    template = parse_name(options.name, options.format, repeats=known_repeats, each_channel=options.each_channel)
+    layout = {"each_channel": options.each_channel, "one_file": options.one_file}
+    template = parse_name(options.name, options.format, repeats=known_repeats, **layout)
     if options.several and not options.dry_run:
         from tisdiss_cli.folder.ray_driver import find_ray, start_pool
         from tisdiss_cli.folder.ray_workers import make_task
@@ -80,7 +81,8 @@ def run_folder(options: Options) -> Generator[Event]:
         begun = lock.interrupted if lock else {}
         found = triage(jobs, record, settings.recorded, overwrite=options.overwrite, begun=begun, places=places)
         for job in found.todo:
-            job.seconds = seconds if isfinite(seconds := header_seconds(job.path, options.track)) else 0.0
+            seconds = header_seconds(job.path, options.track) * len(job.mixtures)
+            job.seconds = seconds if isfinite(seconds) else 0.0
         yield Planned(found.todo, found.refused, len(found.done), settings, weights)
         if not lock:
             return

@@ -42,6 +42,7 @@ class Options:
     subtype: str = "auto"  # one of audio.write.SUBTYPES
     sample_rate: str = "model"  # of the outputs; or "input"
     band: str = "network"  # or "input": with shares of the mixture above the network's band
+    layout: str = "files"  # a file for each voice; or "channels": one file, a channel for each voice
     track: int | None = None  # audio track of a container, from 1 on
     partial: bool = False  # separate what truncated or damaged inputs have
     channels: str = "average"  # or numbers, or "each"
@@ -85,6 +86,11 @@ class Options:
     def each_channel(self) -> bool:
         """True if every channel is a mixture of its own; UserError for unusable channels."""
         return parse_channels(self.channels) == "each"
+
+    @property
+    def one_file(self) -> bool:
+        """True if all voices of an input go into one file."""
+        return self.layout == "channels"
 
     @property
     def averaged(self) -> tuple[int, ...]:
@@ -177,6 +183,7 @@ def choose_settings(separator: Separator, options: Options, inputs: int = 1) -> 
         "format": options.format,
         "sample_rate": options.sample_rate,
         **({"band": options.band} if options.band != "network" else {}),
+        **({"layout": options.layout} if options.one_file else {}),
         **({"shifts": options.shifts} if options.shifts > 1 else {}),
         **({"compiled": True} if options.compile else {}),
         **({"track": options.track} if options.track and options.track > 1 else {}),

@@ -31,6 +31,17 @@ class Entry:
         return self.line.status == "failed"
 
     @property
+    def one_file(self) -> bool:
+        """True if all voices are in one file, each as a channel."""
+        return self.line.voices > len(self.line.outputs) == 1
+
+    @property
+    def voices(self) -> list[tuple[Path, int | None]]:
+        """Path of each voice, and its channel, from 1, if all are in one file."""
+        paths = [self.out / output for output in self.line.outputs]
+        return [(paths[0], n) for n in range(1, self.line.voices + 1)] if self.one_file else [(p, None) for p in paths]
+
+    @property
     def remarks(self) -> list[str]:
         """Reason of the failure, then the warnings."""
         return [*([self.line.reason or "failed"] if self.failed else []), *self.line.warnings]

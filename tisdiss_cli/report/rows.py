@@ -33,9 +33,11 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
     """Returns the values of FIELDS; `other`: the same input in the folder that the report compares with."""
     line, (low, high) = entry.line, entry.band or (None, None)
     name, worst = root_of(entry)[1], (line.quality or {}).get("worst", {})
+    result = _result(entry, entry.name, settings)
     more = {
         "mixture": name if name != entry.name else None,
         "channel": line.channel,
+        "voices": result["voices"],
         "seams": [round(at, 2) for at in line.seams] or None,
         "worst": [_round(worst[end]) for end in ("from", "to")] if {"from", "to"} <= worst.keys() else None,
         "talkers": line.talkers,
@@ -51,7 +53,7 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
         "high": _round(high),
         "remarks": entry.remarks,
         "more": {name: value for name, value in more.items() if value is not None},
-        **_result(entry, entry.name, settings),
+        **result,
     }
     return [row[field] for field in FIELDS]
 
@@ -67,6 +69,7 @@ def _result(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
         "sisnri": _round(entry.si_snri),
         "settings": settings.index(_pairs(entry)),
         "outputs": _shared(name, line.outputs),
+        "voices": line.voices if entry.one_file else None,
         "here": sum(1 << bit for bit, path in enumerate(files) if path.is_file()),
     }
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from tisdiss_cli.activity.formats import read_segments
@@ -73,13 +74,13 @@ def write_report(
     ]
     chosen = choose(entries, most)
     start(len(chosen))
-    for path in pictures.glob("*-*.webp"):  # of an earlier report
+    for path in chain(pictures.glob("*-*.webp"), pictures.glob("*-*.wav")):  # of an earlier report
         with suppress(OSError):  # deleted already, or open in another program
             path.unlink()
     for index in chosen:
         entry = entries[index]
         facts = draw_tracks(entry, other=matches.get(entry.line.id), folder=pictures, number=index)
-        segments = read_segments([out / path for path in entry.line.segments], len(entry.line.outputs))
+        segments = read_segments([out / path for path in entry.line.segments], len(entry.voices))
         first = entry.line.start  # the page plays the voices, which begin with the audio
         spoken = [[[round(begin - first, 2), round(end - first, 2)] for begin, end in voice] for voice in segments]
         table[index][-1].update(facts | ({"spoken": spoken} if any(spoken) else {}))

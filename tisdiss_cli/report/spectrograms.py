@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tisdiss_cli.audio.read import AudioError, Source, probe
+from tisdiss_cli.audio.write import split_channels
 from tisdiss_cli.report.entries import Entry
 from tisdiss_cli.separation.permutation import best_permutation
 
@@ -24,21 +25,21 @@ _FLOOR = 1e-10
 def draw_tracks(entry: Entry, *, other: Entry | None, folder: Path, number: int) -> dict[str, Any]:
     """Draws `folder`/NUMBER-TRACK.webp for each file, and leaves unreadable ones out with a warning.
 
+    Voices that are channels of one file become NUMBER-TRACK.wav too, as a browser cannot play them from there.
     Track 0 is the mixture, then come the voices, then those of the other run. Returns facts for the page; `order` is
     the permutation of the other run's voices whose spectrograms correlate best with these.
     """
     from matplotlib.image import imsave
 
-    line = entry.line
-    voices = [entry.out / output for output in line.outputs]
-    others = [other.out / output for output in other.line.outputs] if other else []
+    line, voices, others = entry.line, entry.voices, other.voices if other else []
     levels: dict[int, np.ndarray] = {}
     rate: int | None = None  # of the first readable voice
-    for track, path in [*enumerate(voices, 1), (0, entry.mixture), *enumerate(others, 1 + len(voices))]:
+    mixture = (entry.mixture, line.channel)
+    for track, (path, channel) in [*enumerate(voices, 1), (0, mixture), *enumerate(others, 1 + len(voices))]:
         try:
             rate = rate or min(probe(path).input_rate, _HIGHEST_RATE)
-            selection = {"track": line.settings.get("track"), "channel": line.channel} if track == 0 else {}
-            levels[track] = spectrogram(path, rate, line.audio_seconds, **selection)
+            container = line.settings.get("track") if track == 0 else None
+            levels[track] = spectrogram(path, rate, line.audio_seconds, track=container, channel=channel)
         except AudioError as error:
             log.warning(f"warning: not drawn: {error}")
     if rate is None or not levels:
@@ -47,6 +48,10 @@ def draw_tracks(entry: Entry, *, other: Entry | None, folder: Path, number: int)
     for track, picture in levels.items():
         looks: dict[str, Any] = {"cmap": "viridis", "format": "webp", "pil_kwargs": {"quality": 70, "method": 4}}
         imsave(folder / f"{number}-{track}.webp", picture[::-1], vmin=top - _RANGE, vmax=top, **looks)
+    for first, run in ((1, entry), (1 + len(voices), other)):
+        if run and run.one_file and first in levels:
+            paths = [folder / f"{number}-{track}.wav" for track in range(first, first + run.line.voices)]
+            split_channels(run.voices[0][0], paths)
     facts: dict[str, Any] = {"pictures": [number, *sorted(levels)], "top": rate / 2000}
     if others and len(others) == len(voices) and set(range(1, 2 * len(voices) + 1)) <= set(levels):
         rows, columns = ([levels[first + index] for index in range(len(voices))] for first in (1, 1 + len(voices)))

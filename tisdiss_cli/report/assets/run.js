@@ -97,25 +97,31 @@ function tracksOf(file) {
     url: root !== null && here(file.here, 0) ? root + encoded(more.mixture || file.name) : null,
     gone: root === null ? "the record does not name IN: pass it with tisdiss report --in IN" : "the mixture no longer exists",
   };
-  const voice = (base, path, bits, k, track, label, small, short) => ({
-    label, small, short, path, picture: picture(track), gone: "the file no longer exists",
-    url: here(bits, k + 1) ? base + encoded(path) : null,
-  });
-  const mine = outputs(file.name, file.outputs);
-  const other = more.other, theirs = other ? outputs(file.name, other.outputs) : [];
+  /** Returns a run's voices; channels of one file are played from their copies, or together if there are none. */
+  const voicesOf = (base, run, first) => {
+    const names = outputs(file.name, run.outputs), split = Boolean(run.voices) && drawn.includes(first);
+    return (split ? Array(run.voices).fill(names[0]) : names).map((path, k) => {
+      const href = here(run.here, split ? 1 : k + 1) ? base + encoded(path) : null, shot = picture(first + k);
+      const url = split && href && shot ? shot.replace(/webp$/, "wav") : href;
+      return { path, href, url, picture: shot, gone: "the file no longer exists", together: Boolean(run.voices) && !split };
+    });
+  };
+  const named = (track, k, small, mark) => {
+    const label = track.together ? "All voices" : `Voice ${k + 1}`;
+    return { ...track, label, small, short: label + mark };
+  };
+  const other = more.other, mine = voicesOf(DATA.out, { ...file, voices: more.voices }, 1);
+  const theirs = other ? voicesOf(DATA.against.out, other, 1 + (more.voices || mine.length)) : [];
   const order = more.order || theirs.map((_, k) => k);
   const repeats = (n) => (n === null ? "" : `${n} repeat${n === 1 ? "" : "s"}`);
   const tracks = [mixture];
   for (let k = 0; k < Math.max(mine.length, theirs.length); k++) {
     if (k < mine.length) {
-      const track = voice(DATA.out, mine[k], file.here, k, k + 1, `Voice ${k + 1}`, other ? repeats(file.repeats) : "", `Voice ${k + 1}`);
+      const track = named(mine[k], k, other ? repeats(file.repeats) : "", "");
       if (more.spoken && more.spoken[k]) track.spoken = more.spoken[k];
       tracks.push(track);
     }
-    if (k < theirs.length) {
-      const small = `${visible(DATA.against.title)}, ${repeats(other.repeats)}`;
-      tracks.push(voice(DATA.against.out, theirs[order[k]], other.here, order[k], mine.length + 1 + order[k], `Voice ${k + 1}`, small, `Voice ${k + 1}′`));
-    }
+    if (k < theirs.length) tracks.push(named(theirs[order[k]], k, `${visible(DATA.against.title)}, ${repeats(other.repeats)}`, "′"));
   }
   return tracks;
 }
@@ -151,7 +157,7 @@ function openFile(file, table) {
   const links = make("ul", { className: "links" });
   for (const track of tracks) {
     const path = visible(track.path), name = track.small ? `${track.label} (${track.small})` : track.label;
-    links.append(make("li", {}, `${name}: `, track.url ? make("a", { href: track.url }, path) : `${path} (${track.gone})`));
+    links.append(make("li", {}, `${name}: `, track.url ? make("a", { href: track.href || track.url }, path) : `${path} (${track.gone})`));
   }
   view.replaceChildren(
     make("nav", {}, make("a", { href: "#", className: "back" }, "← All files"), make("span", {}, go(-1, "← previous"), " ", go(1, "next →"))),
