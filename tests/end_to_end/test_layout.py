@@ -47,8 +47,9 @@ def samples(path) -> np.ndarray:
 def test_the_channels_are_the_files(calls, tmp_path, run, how):
     channels, format, rate = how
     options = ("--channels", channels, "--format", format, "--sample-rate", rate, "--subtype", 24, "--segments", "rttm")
-    run(calls, "files", *options, "--batch-size", 3)
-    run(calls, "channels", *options, *CHANNELS, "--batch-size", 3)
+    options = (*options, "--batch-size", 3, *(("--band", "input") if rate == "input" else ()))
+    run(calls, "files", *options)
+    run(calls, "channels", *options, *CHANNELS)
     files: dict[str, list] = {}
     for line in read_lines(tmp_path / "files"):
         files.setdefault(line.input, []).append(line)
@@ -203,7 +204,7 @@ def test_more_voices_than_a_file_holds_are_refused_before_the_work(tmp_path, run
     assert opened == ["fits.wav"]
     assert soundfile.info(tmp_path / "out" / f"fits.{format}").channels == most
     reason = lines["not.wav"]["reason"]
-    assert f"--format {format} holds {most} channels, not {most + 2}" in reason and "--layout files" in reason
+    assert f"--format {format} allows {most} channels, not {most + 2}" in reason and "--layout files" in reason
     with pytest.raises(AudioError, match="--layout files"):
         plan_jobs(source, Options(out=tmp_path / "out", layout="channels", format=format), most + 1)
 
