@@ -3,7 +3,9 @@
 import random
 from itertools import groupby
 
+import numpy as np
 import pytest
+import soundfile
 
 from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.pace import Pace
@@ -96,3 +98,28 @@ def test_every_second_of_audio_is_taken_off_the_budget_once(folder, tmp_path, mi
     assert {line.repeats for line in lines} == {2} and len(lines) == len(jobs)
     assert 1000 - pace.audio_left == pytest.approx(sum(line.audio_seconds for line in lines), abs=1e-4)
     assert pace.scale != 1
+
+
+def test_a_last_chunk_that_runs_early_is_written_in_its_place(tmp_path, mini_weights):
+    """Its batch is filled by other files of exactly its length, before that of the chunk ahead of it."""
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0)
+    for name, samples in {"a": 15_800, "b": 3800, "c": 3800, "d": 3800}.items():
+        soundfile.write(tmp_path / "in" / f"{name}.wav", 0.1 * noise.standard_normal(samples), 8000, subtype="FLOAT")
+    separator, voices, order = Separator.load(mini_weights, "cpu", "fp32"), {}, []
+    separator.compiled = True  # as if: a batch is one tensor, as on CUDA
+    run = separator.run
+    separator.run = lambda mixtures, *rest: (order.append(tuple(mixtures.shape)), run(mixtures, *rest))[1]
+    for size in (1, 3):
+        options = Options(out=tmp_path / f"out{size}", chunk=0.5, batch_size=size, subtype="float")
+        settings = choose_settings(separator, options)
+        jobs = plan_jobs(tmp_path / "in", options, 2)
+        events = list(Pipeline(separator, settings, tmp_path / f"parts{size}").run(jobs))
+        lines = [event for event in events if isinstance(event, Line)]
+        assert [line.reason for line in lines] == [None] * 4
+        assert {line.input: line.audio_seconds for line in lines}["a.wav"] == 1.975
+        assert sum(event.seconds for event in events if not isinstance(event, Line)) == pytest.approx(3.4)
+        voices[size] = {line.input: [soundfile.read(options.out / name)[0] for name in line.outputs] for line in lines}
+    assert order.index((3, 3800)) < order.index((1, 4000), order.index((3, 4000)))  # or nothing was tried
+    for name, alone in voices[1].items():
+        assert np.allclose(voices[3][name], alone, atol=1e-3), name

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -62,9 +63,17 @@ class Computing:
     repeats: int | EarlyExit | None = None  # None: not chosen yet
     waiting: int = 0  # chunks read but not run
     all_read: bool = False
-    ends: Counter[int] = field(default_factory=Counter)  # end of each mixture's latest chunk run, in samples
+    ends: Counter[int] = field(default_factory=Counter)  # end of what was run of each mixture, in samples
     elapsed: float = 0.0  # the network's seconds
     used: list[int] = field(default_factory=list)  # repeats of each chunk
+
+
+@dataclass
+class Writing:
+    """State owned by the writing thread."""
+
+    next: int = 0  # index of the next chunk to write
+    early: dict[int, tuple["Chunk", Tensor]] = field(default_factory=dict)  # by index: run before the one ahead of it
 
 
 @dataclass
@@ -74,6 +83,7 @@ class File:
     job: Job
     reading: Reading = field(default_factory=Reading)
     computing: Computing = field(default_factory=Computing)
+    writing: Writing = field(default_factory=Writing)
     failure: str | None = None  # why it cannot be read or written, set by the thread that notices
 
 
@@ -82,6 +92,7 @@ class Chunk:
     """Chunk of a file, before and after the network."""
 
     file: File
+    index: int  # in the file, from 0 on
     number: int  # of its mixture, from 0 on
     start: int  # position in samples at the network's rate
     mixture: Tensor  # (n,)
@@ -181,11 +192,11 @@ class Pipeline:
     def _read(self, jobs: Sequence[Job]) -> Iterator[Chunk | File]:
         """Yields the chunks of each job, then its file."""
         for job in jobs:
-            file = File(job)
+            file, indices = File(job), count()
             try:
                 for number, channel in enumerate(job.mixtures):
                     for start, mixture in self._cut(file, channel):
-                        yield Chunk(file, number, start, mixture)
+                        yield Chunk(file, next(indices), number, start, mixture)
             except Exception as error:  # a fault of one input must not stop the others
                 file.failure = _sentence(job, error)
             yield file
@@ -248,9 +259,9 @@ class Pipeline:
             computing.used.append(used)
             computing.elapsed += seconds
             self.writing.append(self.writer.submit(self._push, chunk, voices))
-            end = chunk.start + chunk.mixture.shape[0]
-            fresh = (end - computing.ends[chunk.number]) / self.separator.sample_rate
-            computing.ends[chunk.number] = end
+            before = computing.ends[chunk.number]
+            computing.ends[chunk.number] = max(before, chunk.start + chunk.mixture.shape[0])
+            fresh = (computing.ends[chunk.number] - before) / self.separator.sample_rate
             advanced += fresh
             yield Progress(fresh)
             yield from self._written(_WAITING_BATCHES * self.size)
@@ -271,8 +282,12 @@ class Pipeline:
     # Writing ------------------------------------------------------------------------------------
 
     def _push(self, chunk: Chunk, voices: Tensor) -> None:
-        file = chunk.file
-        if file.reading.voices and not file.failure:
+        """Writes a chunk's voices once those ahead of it are written; a batch of another length may have run first."""
+        file, writing = chunk.file, chunk.file.writing
+        writing.early[chunk.index] = chunk, voices
+        while file.reading.voices and not file.failure and writing.next in writing.early:
+            chunk, voices = writing.early.pop(writing.next)
+            writing.next += 1
             try:
                 file.reading.voices.push(chunk.number, chunk.start, voices, chunk.mixture)
             except Exception as error:
