@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.containers import si_snr
 from tisdiss_cli.folder.jobs import plan_jobs
 from tisdiss_cli.folder.pace import Pace
 from tisdiss_cli.folder.pipeline import Batcher, Pipeline
@@ -121,5 +122,6 @@ def test_a_last_chunk_that_runs_early_is_written_in_its_place(tmp_path, mini_wei
         assert sum(event.seconds for event in events if not isinstance(event, Line)) == pytest.approx(3.4)
         voices[size] = {line.input: [soundfile.read(options.out / name)[0] for name in line.outputs] for line in lines}
     assert order.index((3, 3800)) < order.index((1, 4000), order.index((3, 4000)))  # or nothing was tried
-    for name, alone in voices[1].items():
-        assert np.allclose(voices[3][name], alone, atol=1e-3), name
+    for name in voices[1]:
+        for together, alone in zip(voices[3][name], voices[1][name], strict=True):
+            assert len(together) == len(alone) and si_snr(together, alone) > 30, name  # batches round differently
