@@ -45,27 +45,17 @@ def bench(  # the options make it long
     data: Annotated[Path | None, _set(help="A set as for score: adds SI-SNRi and its curve.")] = None,
     mixture: Annotated[str | None, _set(help="With --data: folder of the mixtures.")] = None,
     references: Annotated[str | None, _set(help="With --data: folders of the references.")] = None,
-    plot: Annotated[
-        Path | None, _outputs(help="Draw time against repeats, with --data quality against time: .png or .svg.")
-    ] = None,
+    plot: Annotated[Path | None, _outputs(help="Draw time, or with --data quality against time: .png or .svg.")] = None,
     json: Annotated[Path | None, _outputs(help="All figures, machine, versions and weights as JSON.")] = None,
-    html: Annotated[
-        Path | None, _outputs(help="A page with the tables, and with --data the scores of each file.")
-    ] = None,
+    html: Annotated[Path | None, _outputs(help="A page: the tables, and with --data each file's scores.")] = None,
     quiet: Annotated[bool, _outputs("--quiet", help="No progress; tables and errors only.")] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        str,
-        _network(
-            envvar="TISDISS_PRECISION",
-            help="auto, fp32, bf16 or, on CUDA, tf32; or several side by side, as in fp32,bf16.",
-        ),
+        str, _network(envvar="TISDISS_PRECISION", help="auto, fp32, bf16 or, on CUDA, tf32; several as in fp32,bf16.")
     ] = "auto",
     shifts: Annotated[str, _grid(help="Passes a part of a hop apart, which are averaged, as in 1,2,4.")] = "1",
-    compile: Annotated[
-        bool, _network("--compile", help="torch.compile the network first; that time is not counted.")
-    ] = False,
+    compile: Annotated[bool, _network("--compile", help="torch.compile first; that time is not counted.")] = False,
 ) -> None:
     """Measure time, memory and arithmetic of every repetition setting on this machine.
 

@@ -25,22 +25,17 @@ def mix(
     out: Annotated[Path, typer.Argument(help="New folder for mix, s1, s2 and mixtures.csv.")],
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of mixtures.")] = 1000,
     speakers: Annotated[int, typer.Option(min=2, max=100, help="Speakers in each mixture.")] = 2,
-    level: Annotated[
-        float, typer.Option(min=0, max=60, help="Relative levels are uniform within +- this many dB.")
-    ] = 5.0,
+    level: Annotated[float, typer.Option(min=0, max=60, help="Relative levels are uniform within +- this, dB.")] = 5.0,
     noise: Annotated[Path | None, typer.Option(help="Folder of noise; adds WHAM!'s folders.")] = None,
     noise_level: Annotated[
         tuple[float, float], typer.Option(help="Lowest and highest level of the loudest speaker above the noise, dB.")
     ] = (-6.0, 3.0),
     rirs: Annotated[
-        Path | None, typer.Option(help="Folder of room impulse responses, one folder per room; adds WHAMR!'s folders.")
+        Path | None, typer.Option(help="Room impulse responses, one folder per room; adds WHAMR!'s folders.")
     ] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(help="File with pairs of speakers (patterns) that are never mixed.")
-    ] = None,
+    exclude: Annotated[Path | None, typer.Option(help="File with pairs of speakers that are never mixed.")] = None,
     sample_rate: Annotated[
-        int | None,
-        typer.Option(min=1000, max=192000, help="Sample rate of the mixtures, Hz. [default: that of most files]"),
+        int | None, typer.Option(min=1000, max=192000, help="Rate of the mixtures, Hz. [default: that of most files]")
     ] = None,
     format: Annotated[Format, typer.Option(help="Format of the files, 16 bit.")] = Format.wav,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same mixtures.")] = 0,

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,32 +15,17 @@ from tisdiss_cli.libraries import installed
 from tisdiss_cli.model.config import MOST_REPEATS, MOST_SHIFTS
 
 NETWORK = "Network and device"  # a group of the help
+COUNT = {"min": 1, "max": MOST_REPEATS}  # limits of an option
+
+_network = partial(typer.Option, rich_help_panel=NETWORK)
+_depth = partial(typer.Option, rich_help_panel="Depth", min=1, max=MOST_SHIFTS)
 
 WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=NETWORK,
-        envvar="TISDISS_WEIGHTS",
-        help="Bundled name, .safetensors file, or a fetched user/repo.",
-    ),
+    str | None, _network(envvar="TISDISS_WEIGHTS", help="Bundled name, .safetensors file, or a fetched user/repo.")
 ]
-DeviceOption = Annotated[
-    str, typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_DEVICE", help="auto, cpu, cuda, cuda:0, ... or mps.")
-]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(rich_help_panel=NETWORK, envvar="TISDISS_PRECISION", help="auto, fp32, bf16 or, on CUDA, tf32."),
-]
-
-ShiftsOption = Annotated[
-    int,
-    typer.Option(
-        rich_help_panel="Depth",
-        min=1,
-        max=MOST_SHIFTS,
-        help="Passes over each chunk, a part of a hop apart, which are averaged: better, and that many times slower.",
-    ),
-]
+DeviceOption = Annotated[str, _network(envvar="TISDISS_DEVICE", help="auto, cpu, cuda, cuda:0, ... or mps.")]
+PrecisionOption = Annotated[str, _network(envvar="TISDISS_PRECISION", help="auto, fp32, bf16 or, on CUDA, tf32.")]
+ShiftsOption = Annotated[int, _depth(help="Averaged passes, a part of a hop apart: better, that many times slower.")]
 
 
 def finite(value: float | None) -> float | None:

@@ -17,18 +17,13 @@ def report(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that separate wrote.")],
     html: Annotated[Path | None, typer.Option(help="The page. [default: OUT/report/index.html]")] = None,
     open: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    most: Annotated[
-        int, typer.Option(min=0, help="Files with spectrograms: the worst, and one in six from the best; 0: none.")
-    ] = 24,
-    scores: Annotated[
-        Path | None, typer.Option(help="The CSV of score --csv: true SI-SNRi instead of predicted.")
-    ] = None,
+    most: Annotated[int, typer.Option(min=0, help="Files with spectrograms: the worst, and one in six the best.")] = 24,
+    scores: Annotated[Path | None, typer.Option(help="The CSV of score --csv: true SI-SNRi, not predicted.")] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="OUT2", help="Another run of other settings, to compare with.")
+        Path | None, typer.Option(metavar="OUT2", help="A run of other settings to compare with.")
     ] = None,
     source: Annotated[
-        Path | None,
-        typer.Option("--in", metavar="IN", exists=True, help="The mixtures. [default: as recorded]"),
+        Path | None, typer.Option("--in", metavar="IN", exists=True, help="The mixtures. [default: as recorded]")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors only.")] = False,
 ) -> None:

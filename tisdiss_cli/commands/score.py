@@ -12,6 +12,7 @@ import typer
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import bar, keep_quiet, log, print_table, warn_if_untrained
 from tisdiss_cli.commands.options import (
+    COUNT,
     DeviceOption,
     PrecisionOption,
     ShiftsOption,
@@ -23,7 +24,6 @@ from tisdiss_cli.commands.options import (
     write_json,
 )
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.model.config import MOST_REPEATS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,41 +43,28 @@ _sharing = partial(typer.Option, rich_help_panel="Sharing the work")
 @app.command()
 def score(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="WSJ0-2mix, Libri2Mix, WHAMR! or the like.")],
-    estimates: Annotated[
-        Path | None, _what(help="Score this folder's files (a_s1, a_s2 or s1/a, s2/a ...); no network runs.")
-    ] = None,
+    estimates: Annotated[Path | None, _what(help="Score this folder's files; no network runs.")] = None,
     pattern: Annotated[
-        str | None,
-        _what(help="Names of --estimates, as in '{id}_est{n}', or separate's --name. [default: detected]"),
+        str | None, _what(help="Names of --estimates: '{id}_est{n}', or separate's --name. [default: detected]")
     ] = None,
     repeats: Annotated[str | None, _what(help="4, 1-8 or 1,2,4; all in one pass. [default: 1 to as trained]")] = None,
     mixture: Annotated[str | None, _what(help="Folder of the mixtures. [default: as the layout]")] = None,
-    references: Annotated[
-        str | None, _what(help="Folders of the references, as in s1,s2. [default: as the layout]")
-    ] = None,
+    references: Annotated[str | None, _what(help="Folders of the references, as in s1,s2. [default: likewise]")] = None,
     csv: Annotated[Path | None, _outputs(help="Scores of each file; a stopped run goes on from it.")] = None,
     json: Annotated[Path | None, _outputs(help="Settings, versions, means with 95 % intervals.")] = None,
-    html: Annotated[
-        Path | None, _outputs(help="A page: quality against time, two settings file by file, worst files.")
-    ] = None,
+    html: Annotated[Path | None, _outputs(help="A page: quality against time, two settings file by file.")] = None,
     stoi: Annotated[bool, _what("--stoi", help="Also STOI.")] = False,
     pesq: Annotated[bool, _what("--pesq", help="Also PESQ (narrow band at 8 kHz, wide at 16 kHz).")] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    separator_repeats: Annotated[
-        int | None, _what(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
-    ] = None,
+    separator_repeats: Annotated[int | None, _what(**COUNT, help="Repeats of the Separator (advanced).")] = None,
     shifts: ShiftsOption = 1,
     workers: Annotated[
-        int | None,
-        _sharing(min=0, max=1024, help="Processes that compute SDR; 0: this one. [default: by the CPU's cores]"),
+        int | None, _sharing(min=0, max=1024, help="Processes that compute SDR; 0: this one. [default: by the cores]")
     ] = None,
     shard: Annotated[
-        str | None,
-        _sharing(
-            metavar="I/N|slurm", help="Score this share only: 3/8, or by a SLURM array; writes scores.3-of-8.csv."
-        ),
+        str | None, _sharing(metavar="I/N|slurm", help="Score this share: 3/8, or by a SLURM array; into its own CSV.")
     ] = None,
     merge: Annotated[bool, _sharing("--merge", help="Merge the shards' CSVs into --csv; no network runs.")] = False,
     quiet: Annotated[bool, _outputs("--quiet", help="No progress; the table and errors only.")] = False,

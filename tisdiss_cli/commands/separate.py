@@ -8,18 +8,27 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import advance, audio_bar, keep_quiet, log, speak_json, warn_if_untrained
-from tisdiss_cli.commands.options import DeviceOption, PrecisionOption, ShiftsOption, WeightsOption, finite, positive
+from tisdiss_cli.commands.options import (
+    COUNT,
+    NETWORK,
+    DeviceOption,
+    PrecisionOption,
+    ShiftsOption,
+    WeightsOption,
+    finite,
+    positive,
+)
 from tisdiss_cli.commands.separate_output import EventLines, Outcome, print_plan, print_summary, print_table
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.model.config import MOST_REPEATS
 
 if TYPE_CHECKING:
     from tisdiss_cli.folder.settings import Options
@@ -32,149 +41,82 @@ Layout = StrEnum("Layout", ["files", "channels"])
 Band = StrEnum("Band", ["network", "input"])
 Shown = StrEnum("Shown", ["bar", "json"])
 
-
-def _panel(title: str) -> Any:
-    """Returns `typer.Option` for a group of the help."""
-    return lambda *names, **how: typer.Option(*names, rich_help_panel=title, **how)
-
-
-_what, _depth, _network = _panel("What to separate"), _panel("Depth"), _panel("Network and device")
-_outputs, _analysis, _share, _run = _panel("Outputs"), _panel("Analysis"), _panel("Sharing the work"), _panel("The run")
+_groups = ("What to separate", "Depth", NETWORK, "Outputs", "Analysis", "Sharing the work", "The run")
+_what, _depth, _network, _outputs, _analysis, _share, _run = (partial(typer.Option, rich_help_panel=g) for g in _groups)
 
 
 @app.command()
 def separate(  # the options make it long
     paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IN... OUT",
-            help="Sound files, or folders searched recursively; last the folder for the voices, which mirrors them.",
-        ),
+        list[Path], typer.Argument(metavar="IN... OUT", help="Sound files or folders; last, OUT for voices.")
     ],
     files_from: Annotated[
-        str | None,
-        _what(
-            metavar="LIST",
-            help="List of inputs (-: standard input): paths relative to the list, JSON lines with audio_filepath or "
-            "path, or a wav.scp.",
-        ),
+        str | None, _what(metavar="LIST", help="List of inputs (-: standard input): paths, JSON lines or a wav.scp.")
     ] = None,
-    channels: Annotated[
-        str,
-        _what(help="average of all, the average of some, as in 2 or 1,3, or each by itself: call_c1_s1.wav, ..."),
-    ] = "average",
-    track: Annotated[
-        int | None,
-        _what(min=1, max=1000, help="Audio track of a video or other container. [default: the first]"),
-    ] = None,
-    partial: Annotated[
-        bool, _what("--partial", help="Separate what truncated or damaged files still have, with a warning.")
-    ] = False,
+    channels: Annotated[str, _what(help="average of all, of some, as in 2 or 1,3, or each by itself.")] = "average",
+    track: Annotated[int | None, _what(min=1, max=1000, help="Audio track of a video. [default: the first]")] = None,
+    partial: Annotated[bool, _what("--partial", help="Separate what truncated or damaged files still have.")] = False,
     repeats: Annotated[
         str | None,
         _depth(
             metavar="N|auto",
-            help="Repeats of the Reconstructor: more is better and slower; auto stops each chunk when it converges. "
-            "[default: as the weights recommend]",
+            help="Repeats of the Reconstructor: more is better and slower; auto stops where a chunk converges. "
+            "[default: by the weights]",
         ),
     ] = None,
     quality: Annotated[
-        float | None,
-        _depth(callback=finite, help="Refine each chunk until its predicted SI-SNRi reaches this many dB."),
+        float | None, _depth(callback=finite, help="Refine each chunk until its predicted SI-SNRi is this many dB.")
     ] = None,
-    rtf: Annotated[
-        float | None,
-        _depth(callback=positive, help="Choose the most repeats within this real-time factor on this machine."),
-    ] = None,
+    rtf: Annotated[float | None, _depth(callback=positive, help="Most repeats within this real-time factor.")] = None,
     budget: Annotated[str | None, _depth(help="... or within this time for all inputs, as in 90s, 10m, 1h30m.")] = None,
     max_repeats: Annotated[
-        int | None,
-        _depth(
-            min=1,
-            max=MOST_REPEATS,
-            help="Limit for auto, --quality (both 8 by default), --rtf and --budget (both as trained by default).",
-        ),
+        int | None, _depth(**COUNT, help="Limit of auto, --quality (8), --rtf and --budget (as trained).")
     ] = None,
-    separator_repeats: Annotated[
-        int | None, _depth(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
-    ] = None,
+    separator_repeats: Annotated[int | None, _depth(**COUNT, help="Repeats of the Separator (advanced).")] = None,
     shifts: ShiftsOption = 1,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    compile: Annotated[
-        bool, _network("--compile", help="torch.compile the network first, which takes a minute or two; for long runs.")
-    ] = False,
+    compile: Annotated[bool, _network("--compile", help="Compile the network first; pays in long runs only.")] = False,
     chunk: Annotated[
-        float | None,
-        _network(
-            min=0.5,
-            max=3600,
-            callback=finite,
-            help="Chunk length in seconds; a file's last chunk may be up to 1.5 times as long. "
-            "[default: as the weights recommend]",
-        ),
+        float | None, _network(min=0.5, max=3600, callback=finite, help="Chunk length, seconds. [default: by weights]")
     ] = None,
     batch_size: Annotated[
-        int | None,
-        _network(
-            min=1,
-            max=65536,
-            help="Chunks at a time. [default: by the cores of a CPU, else up to 16 as memory allows]",
-        ),
+        int | None, _network(min=1, max=65536, help="Chunks at a time. [default: by cores or the device's memory]")
     ] = None,
     name: Annotated[
-        str,
-        _outputs(
-            help="Names of the outputs below OUT; also {input} (with its extension), {ext}, {repeats}, {channel}."
-        ),
+        str, _outputs(help="Names of the outputs below OUT; also {input}, {ext}, {repeats}, {channel}.")
     ] = "{folder}/{stem}_s{voice}",
-    layout: Annotated[
-        Layout, _outputs(help="A file for each voice, or one file, call.wav, with a channel for each voice.")
-    ] = Layout.files,
+    layout: Annotated[Layout, _outputs(help="A file for each voice, or one with a channel for each.")] = Layout.files,
     format: Annotated[Format, _outputs(help="Format of the outputs.")] = Format.wav,
     subtype: Annotated[
-        Subtype,
-        _outputs(help="Bits, or float; auto takes those of the input, and more where a voice is quiet or would clip."),
+        Subtype, _outputs(help="Bits, or float; auto: the input's, and more where a voice is quiet or would clip.")
     ] = _AUTO,
     sample_rate: Annotated[Rate, _outputs(help="Rate of the outputs: the network's, or each input's.")] = Rate.model,
     band: Annotated[
         Band,
         _outputs(
-            help="With --sample-rate input: nothing above the network's band, or a share of the mixture for each "
-            "voice, attenuated but not separated."
+            help="input: with --sample-rate input, each voice has a share of the mixture above the network's band."
         ),
     ] = Band.network,
     overwrite: Annotated[bool, _outputs("--overwrite", help="Do everything again, and replace any file.")] = False,
     segments: Annotated[
-        str | None,
-        _analysis(metavar="FORMAT,...", help="Also write who speaks when: rttm, json, textgrid, audacity."),
+        str | None, _analysis(metavar="FORMAT,...", help="Also write who speaks when: rttm, json, textgrid, audacity.")
     ] = None,
     min_quality: Annotated[
-        float | None,
-        _analysis(callback=finite, help="Mark files with a predicted SI-SNRi below this many dB as doubtful."),
+        float | None, _analysis(callback=finite, help="Mark files below this predicted SI-SNRi (dB) as doubtful.")
     ] = None,
-    report: Annotated[
-        bool, _analysis("--report", help="Write a page to look at and listen to at the end: OUT/report/index.html.")
-    ] = False,
+    report: Annotated[bool, _analysis("--report", help="Write a page at the end: OUT/report/index.html.")] = False,
     shard: Annotated[
-        str | None,
-        _share(metavar="I/N|slurm", help="Separate this share of the inputs only: 3/8, or by a SLURM array."),
+        str | None, _share(metavar="I/N|slurm", help="Separate this share of the inputs: 3/8, or by a SLURM array.")
     ] = None,
     devices: Annotated[
         str | None, _share(metavar="N|all", help="Number of devices to use, by Ray (pip install 'tisdiss[cluster]').")
     ] = None,
-    cluster: Annotated[
-        str | None, _share(metavar="auto|ADDRESS", help="The devices of a Ray cluster instead of this machine's.")
-    ] = None,
+    cluster: Annotated[str | None, _share(metavar="auto|ADDRESS", help="The devices of a Ray cluster instead.")] = None,
     dry_run: Annotated[bool, _run("--dry-run", help="Only print what would be done.")] = False,
-    json: Annotated[
-        bool,
-        _run("--json", help="Print one JSON document instead of the table; with --dry-run, lines."),
-    ] = False,
-    progress: Annotated[
-        Shown, _run(help="A bar, or each event as a line of JSON on stderr, for programs.")
-    ] = Shown.bar,
+    json: Annotated[bool, _run("--json", help="Print JSON instead of the table; with --dry-run, lines.")] = False,
+    progress: Annotated[Shown, _run(help="A bar, or each event as a line of JSON on stderr.")] = Shown.bar,
     quiet: Annotated[bool, _run("--quiet", help="No progress, no table; errors only.")] = False,
 ) -> None:
     """Separate recordings of two talkers: IN/sub/call.wav becomes OUT/sub/call_s1.wav, call_s2.wav.

@@ -21,9 +21,7 @@ def status(
     inputs: Annotated[Path | None, typer.Option(metavar="IN", help="The recordings. [default: as recorded]")] = None,
     shards: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=1, max=MOST, help="Number of shards. [default: from the names of the record's files]"
-        ),
+        typer.Option(metavar="N", min=1, max=MOST, help="Number of shards. [default: as the record's files]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:

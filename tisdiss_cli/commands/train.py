@@ -26,12 +26,7 @@ _machine = partial(typer.Option, rich_help_panel=NETWORK)
 @app.command()
 def train(
     context: typer.Context,
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help="A set of mixtures (WSJ0-2mix, Libri2Mix, WHAMR!), or clean speech with a folder per speaker."
-        ),
-    ],
+    data: Annotated[Path, typer.Argument(help="A set of mixtures, or clean speech with a folder for each speaker.")],
     out: Annotated[Path, typer.Argument(help="Folder for weights, checkpoint, log and curve.")],
     valid: Annotated[Path | None, _data(help="Set of mixtures to validate on.")] = None,
     valid_items: Annotated[int | None, _data(min=0, help="Number of mixtures to validate on; 0: all.")] = None,
@@ -43,44 +38,26 @@ def train(
     turn_taking: Annotated[
         float | None, _data(min=0, max=1, help="Share of mixtures in which each voice begins and ends somewhere.")
     ] = None,
-    recipe: Annotated[
-        str | None,
-        _start(help="released, small, light, gpu, or a TOML file. [default: small]", show_default=False),
-    ] = None,
+    recipe: Annotated[str | None, _start(help="released, small, light, gpu, or a TOML file. [default: small]")] = None,
     init: Annotated[str | None, _start(help="Weights to fine-tune: a name or a file.")] = None,
     resume: Annotated[bool, _start("--resume", help="Go on from OUT's checkpoint.")] = False,
     seed: Annotated[int | None, _start(min=0, help="Seed of weights and mixtures.")] = None,
     batch_size: Annotated[int | None, _step(min=1, help="Mixtures in a batch, on each device.")] = None,
     segment_seconds: Annotated[float | None, _step(help="Length of a mixture, in seconds.")] = None,
     repeats: Annotated[str | None, _step(help="Reconstructor repeats of a step: 4, or 1-6 to draw them.")] = None,
-    separator_loss: Annotated[
-        bool | None, _step("--separator-loss/--no-separator-loss", help="Supervise Separator outputs too.")
-    ] = None,
+    separator_loss: Annotated[bool | None, _step(help="Supervise Separator outputs too.")] = None,
     learning_rate: Annotated[float | None, _step(help="The highest rate; Muon's changes in proportion.")] = None,
-    minutes: Annotated[
-        float | None, _schedule(callback=positive, help="Time budget, from now to the saved weights.")
-    ] = None,
+    minutes: Annotated[float | None, _schedule(callback=positive, help="Time, from now to the saved weights.")] = None,
     steps: Annotated[int | None, _schedule(min=1, help="Number of steps.")] = None,
-    open_ended: Annotated[
-        bool | None, _schedule("--open-ended/--no-open-ended", help="Train at a constant rate until stopped.")
-    ] = None,
+    open_ended: Annotated[bool | None, _schedule(help="Train at a constant rate until stopped.")] = None,
     cooldown: Annotated[
-        float | None,
-        _schedule(
-            callback=positive,
-            help="With --resume: end an open-ended run in this many minutes, its rate falling to zero.",
-        ),
+        float | None, _schedule(callback=positive, help="With --resume: end an open-ended run in this many minutes.")
     ] = None,
     device: DeviceOption = "auto",
     devices: Annotated[int, _machine(min=1, max=1024, help="Number of devices, each with a whole batch.")] = 1,
     precision: Annotated[str | None, _machine(help="auto, fp32, bf16 or, on CUDA, tf32.")] = None,
-    compile: Annotated[
-        bool | None, _machine("--compile/--no-compile", help="torch.compile the network's paths.")
-    ] = None,
-    activation_checkpointing: Annotated[
-        bool | None,
-        _machine("--activation-checkpointing/--no-activation-checkpointing", help="Less memory, more time."),
-    ] = None,
+    compile: Annotated[bool | None, _machine(help="torch.compile the network's paths.")] = None,
+    activation_checkpointing: Annotated[bool | None, _machine(help="Less memory, more time.")] = None,
 ) -> None:
     """Train the network by the paper's multi-loss; OUT/weights.safetensors is the best so far at any time."""
     import time

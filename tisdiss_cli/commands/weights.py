@@ -8,12 +8,15 @@ import typer
 
 from tisdiss_cli.commands import Commands, app
 from tisdiss_cli.commands.console import bar, plain_console
-from tisdiss_cli.commands.options import DeviceOption, check_output, check_weights_output, print_json
+from tisdiss_cli.commands.options import COUNT, DeviceOption, check_output, check_weights_output, print_json
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.model.config import MOST_REPEATS
 
 weights = Commands(help="List, describe, import, fetch, push, export, average and calibrate weights.")
 app.add_typer(weights, name="weights")
+
+_AUTHORS = "WingsingFung/TISDiSS"
+_Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")]
 
 
 @weights.command("list")
@@ -34,7 +37,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 
 
 @weights.command()
-def info(name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")]) -> None:
+def info(name: _Name) -> None:
     """Print configuration, parameters, rate and training facts."""
     from rich.table import Table
 
@@ -86,13 +89,10 @@ def import_(
 
 @weights.command()
 def fetch(
-    repository: Annotated[
-        str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub.")
-    ] = "WingsingFung/TISDiSS",
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub.")] = _AUTHORS,
     file: Annotated[str | None, typer.Option(help="Which .safetensors or .pth of REPO, if it has several.")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="The weight file to write. [default: for a checkpoint, named after REPO; else none]"),
+        Path | None, typer.Option(help="The weight file. [default: a checkpoint's: REPO.safetensors]")
     ] = None,
 ) -> None:
     """Download weights from the Hugging Face Hub; a published checkpoint is imported.
@@ -120,7 +120,7 @@ def fetch(
 
 @weights.command()
 def push(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
+    name: _Name,
     repository: Annotated[str, typer.Argument(metavar="REPO", help="On the Hugging Face Hub, as in you/name.")],
     card: Annotated[Path | None, typer.Option(help="The model card. [default: README.md beside the file]")] = None,
     private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
@@ -149,15 +149,12 @@ def _import(checkpoint: Path, config: Path, out: Path, *, source: str) -> None:
 
 @weights.command()
 def export(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
+    name: _Name,
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The model to write.")],
     repeats: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Reconstructor. [default: as the weights recommend]"),
+        int | None, typer.Option(**COUNT, help="Repeats of the Reconstructor. [default: by the weights]")
     ] = None,
-    separator_repeats: Annotated[
-        int | None, typer.Option(min=1, max=MOST_REPEATS, help="Repeats of the Separator (advanced).")
-    ] = None,
+    separator_repeats: Annotated[int | None, typer.Option(**COUNT, help="Repeats of the Separator (advanced).")] = None,
 ) -> None:
     """Write an ONNX model of the stages between the STFT and its inverse, for mixtures of any length.
 
@@ -179,9 +176,7 @@ def export(
 
 @weights.command()
 def average(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Weight files of one run, or of successive runs.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Weight files of one or successive runs.")],
     out: Annotated[Path, typer.Option(help="The weight file to write.")],
 ) -> None:
     """Write the mean of weight files, often better than each of them; repeats and facts are the last file's."""
@@ -197,14 +192,12 @@ def average(
 
 @weights.command()
 def calibrate(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Bundled name or .safetensors file.")],
+    name: _Name,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Validation mixtures with references.")],
     out: Annotated[Path | None, typer.Option(help="The weight file to write. [default: the same file]")] = None,
-    max_repeats: Annotated[
-        int, typer.Option(min=2, max=MOST_REPEATS, help="The largest number of repeats to try.")
-    ] = 8,
+    max_repeats: Annotated[int, typer.Option(min=2, max=MOST_REPEATS, help="Most repeats to try.")] = 8,
     chunk: Annotated[
-        float | None, typer.Option(min=0.5, max=3600, help="Also store this chunk length, in seconds.")
+        float | None, typer.Option(min=0.5, max=3600, help="Also store this chunk length, seconds.")
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
