@@ -91,13 +91,7 @@ def train(
     log.info(f"ready on {fabric.device} in {computed} after {time.monotonic() - started:.0f} s")
     torch.manual_seed(start.recipe.seed)
     training = Training(
-        fabric,
-        start.recipe,
-        network=start.network(),
-        run_data=run_data,
-        out=out,
-        started=started,
-        stored=start.state,
+        fabric, start.recipe, network=start.network(), run_data=run_data, out=out, started=started, stored=start.state
     )
     endless = start.recipe.open_ended and not start.recipe.at(training.state.step).cooldown
     look = "{elapsed} {postfix}" if endless else "{l_bar}{bar}| {elapsed} {postfix}"

@@ -77,12 +77,7 @@ def speech_files(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 
 def load_corpus(
-    root: Path,
-    sample_rate: int,
-    *,
-    speeds: list[float],
-    speakers: int = 2,
-    exclude: Sequence[Sequence[str]] = (),
+    root: Path, sample_rate: int, *, speeds: list[float], speakers: int = 2, exclude: Sequence[Sequence[str]] = ()
 ) -> Corpus:
     """Reads the sound files of `root`/<speaker>/** at `sample_rate` and every speed, on the CPU.
 

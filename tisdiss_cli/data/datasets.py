@@ -28,9 +28,7 @@ class Layout:
 # dereverberation counts. WHAM! has the folders of Libri2Mix.
 LAYOUTS = (
     Layout(
-        "WHAMR!",
-        ("mix_both_reverb", "mix_clean_reverb", "mix_both_anechoic", "mix_clean_anechoic"),
-        "s{}_anechoic",
+        "WHAMR!", ("mix_both_reverb", "mix_clean_reverb", "mix_both_anechoic", "mix_clean_anechoic"), "s{}_anechoic"
     ),
     Layout("Libri2Mix", ("mix_clean", "mix_both"), "s{}"),
     Layout("WSJ0-2mix", ("mix",), "s{}"),
