@@ -15,6 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
+from tisdiss_cli.errors import UserError
+
 WINDOWS = sys.platform == "win32"
 
 # Bytes that are not UTF-8, which Python keeps as lone surrogates, and characters at which some readers end a line.
@@ -88,6 +90,17 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path, kind: type[Exception] = OSError, durable: bool = False) -> Iterator[Path]:
+    """Yields a part as `replacing` does; UserError for an OSError, or an error of another `kind`."""
+    try:
+        with replacing(path, durable) as part:
+            yield part
+    except (OSError, kind) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}): free some space, or name another file") from None
+
+
 def appending(path: Path) -> TextIO:
     """Opens a text file, a link's target, a device or an open stream to append lines with any names; OSError."""
     stream = _stream(path)
@@ -114,16 +127,11 @@ def why_unwritable(path: Path) -> str | None:
 
 
 def _stream(path: Path) -> int | None:
-    """Returns the descriptor of the open stream that a path like /dev/stdout stands for; None for other paths."""
-    name = os.path.abspath(path)
-    for _ in range(40):
-        if found := re.fullmatch(rf"(?:/dev/fd|/proc/(?:self|thread-self|{os.getpid()})/fd)/(\d+)", name):
-            return int(found[1])
-        if name in ("/dev/stdin", "/dev/stdout", "/dev/stderr"):
-            return ("stdin", "stdout", "stderr").index(name.removeprefix("/dev/"))
-        if not os.path.islink(name):
-            return None
-        name = os.path.abspath(os.path.join(os.path.dirname(name), os.readlink(name)))
+    """Returns the descriptor, 1 or 2, of the open stream to which a path like /dev/stdout leads; None for others."""
+    for number in (1, 2):
+        with suppress(OSError, ValueError):
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
     return None
 
 

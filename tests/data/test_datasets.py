@@ -131,7 +131,7 @@ def test_folders_without_a_name_are_refused(tmp_path):
 def test_mistakes_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         find_dataset(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"none of the known layouts.*--mixture"):
+    with pytest.raises(UserError, match=r"no known layout.*--mixture"):
         find_dataset(make(tmp_path / "speech", "spk1 spk2"))
     with pytest.raises(UserError, match="clean"):
         find_dataset(make(tmp_path / "wsj", "mix s1 s2"), "clean")

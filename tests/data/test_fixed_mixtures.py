@@ -79,14 +79,14 @@ def broken(root, name):
 
 
 FAULTS = {
-    "speaker": "1 speaker: mixing needs",
+    "speaker": "folders with speech: 1; mixing needs 2",
     "silent": "zero.wav is silent",
     "unreadable": "bad.wav is not a sound file",
     "no s2": "one folder of references",
-    "no mix": "none of the known layouts",
+    "no mix": "no known layout",
     "no file": "1: no file in s2",
     "short": r"s2/1.wav has 2390 samples .* its mixture 2400",
-    "three": "references of 3 speakers",
+    "three": "has 3 speakers and the network 2",
     "absent": "not a folder",
 }
 

@@ -253,7 +253,11 @@ def test_ctrl_c_ends_every_worker_of_a_local_ray(interrupted, many, one, options
     assert run.stderr.splitlines()[-1] == "tisdiss: stopped; the same command goes on where this one ended"
     assert "Traceback" not in run.stderr
     assert not any(map(_lives, run.workers))
-    assert not list(run.out.rglob("*.part")) and not (run.out / PARTS).exists()
+    assert not list(run.out.rglob("*.part"))
+    jobs = {job.key: job for job in plan_jobs(many, Options(out=run.out), 2)}
+    for folder in (run.out / PARTS).glob("all/*"):  # of inputs that were stopped between their names and their line
+        assert not list(folder.iterdir())
+        assert any((run.out / name).exists() for name in jobs[folder.name].files)
     assert len(_recorded(run.out)) < len(list(many.rglob("*.wav")))
     tisdiss("separate", many, run.out, *options, "--quiet", status=1)
     assert set(contents(run.out)) == set(contents(one))

@@ -115,7 +115,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(speech, tmp_path, monkeypat
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for arguments, words in (
-        ((one, tmp_path / "o"), "1 speaker: mixing needs a folder for each of at least 2"),
+        ((one, tmp_path / "o"), "folders with speech: 1; mixing needs 2"),
         ((silent, tmp_path / "o"), "u1.wav is silent"),
         ((bad, tmp_path / "o"), "u1.wav is not a sound file"),
         ((tmp_path / "none", tmp_path / "o"), "not a folder"),

@@ -239,8 +239,8 @@ def test_refusals_come_before_training(uninterrupted, speech, valid, nano, train
         ((speech, new, "--resume"), "to resume from"),
         ((speech, uninterrupted, "--recipe", nano), "already holds a run"),
         ((speech, uninterrupted, "--resume", "--recipe", nano), "leave --recipe and --init out"),
-        ((speech, uninterrupted, "--resume", "--steps", 6), "--steps 6 differs from this run's 12"),
-        ((speech, uninterrupted, "--resume", "--batch-size", 2), "--batch-size 2 differs from this run's 1"),
+        ((speech, uninterrupted, "--resume", "--steps", 6), "--steps 6 is not this run's 12"),
+        ((speech, uninterrupted, "--resume", "--batch-size", 2), "--batch-size 2 is not this run's 1"),
         ((speech, uninterrupted, "--resume", "--valid", other), "--valid is not the data that this run started with"),
         ((valid, uninterrupted, "--resume"), "DATA is not the data that this run started with"),
     ):

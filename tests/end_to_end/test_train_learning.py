@@ -108,7 +108,7 @@ def test_fine_tuning_with_more_repeats(learned, speech, nano, train, tmp_path):
     assert (config.hop_length, config.reconstructor_repeats) == (8, 1)
     other = write_recipe(tmp_path / "other.toml", network=TINY)
     status, _, error = train(speech, tmp_path / "p", "--init", weights, "--recipe", other)
-    assert status == 2 and "has channels 16, and --recipe" in error
+    assert status == 2 and "has channels 16, --recipe" in error
     status, _, error = train(speech, tmp_path / "p", "--init", tmp_path / "none")
     assert status == 2 and "there are no weights" in error
     assert not (tmp_path / "p").exists()

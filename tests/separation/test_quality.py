@@ -156,5 +156,5 @@ def test_too_few_mixtures_are_said(mini_weights, tmp_path):
     save_weights(stale, info.config, load_weights(mini_weights).state_dict(), info={"quality": {"inputs": []}})
     data = write_mixtures(tmp_path / "data", count=2)
     done = tisdiss("weights", "calibrate", stale, data, "--max-repeats", 2, "--device", "cpu")
-    assert "too few for a predictor" in done.stderr
+    assert "too few to predict" in done.stderr
     assert "quality" not in read_info(stale).info

@@ -19,10 +19,10 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     assert torch.equal(load_checkpoint(path)["tensor"], state["tensor"])
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"checkpoint.pt cannot be read"):
+    with pytest.raises(UserError, match=r"checkpoint.pt is no checkpoint"):
         load_checkpoint(path)
     torch.save({"objects": Recipe()}, path)
-    with pytest.raises(UserError, match=r"checkpoint.pt cannot be read") as error:
+    with pytest.raises(UserError, match=r"checkpoint.pt is no checkpoint") as error:
         load_checkpoint(path)
     assert "weights_only" not in str(error.value)
     torch.save({"other": 1}, path)

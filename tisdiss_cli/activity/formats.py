@@ -127,9 +127,7 @@ def parse_formats(text: str) -> list[str]:
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         if name not in FORMATS:
-            raise UserError(
-                f"--segments {name or text!r} is unknown: choose among {', '.join(FORMATS)}, separated by commas"
-            )
+            raise UserError(f"--segments {name or text!r} is unknown: choose among {', '.join(FORMATS)}")
     return names
 
 

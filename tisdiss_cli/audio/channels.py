@@ -84,10 +84,7 @@ class Survey:
             elif cancelled > _PARTLY_DB:
                 warnings.append(f"{lost}, they partly cancel each other: --channels {loudest + 1} takes the loudest")
             elif tally.apart():
-                warnings.append(
-                    "its channels seem to have one talker each: `tisdiss separate --channels each` separates every "
-                    "channel by itself"
-                )
+                warnings.append("its channels seem to have one talker each: --channels each separates them one by one")
         return warnings
 
 

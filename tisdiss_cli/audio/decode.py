@@ -98,9 +98,7 @@ class Decoder:
             kinds = sorted({stream.type for stream in streams if stream.type})
             raise DecodeError("has no audio track" + f": only {' and '.join(kinds)}" * bool(kinds))
         if not 1 <= track <= len(tracks):
-            raise DecodeError(
-                f"has {len(tracks)} audio track{'s' * (len(tracks) > 1)}, not {track}: choose another --track"
-            )
+            raise DecodeError(f"has {len(tracks)} audio track{'s' * (len(tracks) > 1)}: choose another --track")
         codec = tracks[track - 1].codec_context
         if codec is None:
             raise DecodeError("has audio of a codec that FFmpeg does not know")

@@ -200,12 +200,13 @@ def probe(path: Path, track: int | None = None, partial: bool = False) -> Source
     return source
 
 
-def header_seconds(path: Path, track: int | None = None) -> float:
-    """Returns a file's length by its header, in seconds; 0 if it cannot be read."""
+def read_header(path: Path, track: int | None = None) -> tuple[float, int]:
+    """Returns a file's length in seconds and its channels, by its header; 0 and 1 if it cannot be read."""
     try:
-        return probe(path, track, partial=True).seconds
-    except AudioError:
-        return 0.0
+        source = probe(path, track, partial=True)
+    except AudioError:  # which is reported when it is read
+        return 0.0, 1
+    return source.seconds, source.channels
 
 
 def read(path: Path, sample_rate: int) -> Tensor:

@@ -30,6 +30,10 @@ _OTHER_ATTENTION = (
 )
 
 
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Measurement of one setting on one shape of input; after the first four, None where memory ran out."""
@@ -148,15 +152,10 @@ def count_macs(separator: Separator, samples: int, repeats: Sequence[int]) -> di
     """
     mixture = seeded_mixture(separator, 1, samples / separator.sample_rate)[0]
     # Uncompiled, as the counter does not see into compiled kernels.
-    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_OTHER_ATTENTION, _attention_flops))
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_OTHER_ATTENTION, _attention))
     with torch.compiler.set_stance("force_eager"), counter:
         found = every_setting(separator, mixture, repeats=repeats, clock=counter.get_total_flops)
     return {repeat: operations // 2 for repeat, _, operations in found}
-
-
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Returns the operations of a fused attention kernel from its shapes."""
-    return sdpa_flop_count(query, key, value)
 
 
 def matmul_ceiling(separator: Separator, min_seconds: float = 0.3) -> float | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import writing
 from tisdiss_cli.libraries import require
 
 if TYPE_CHECKING:
@@ -80,5 +80,5 @@ def _figure(width: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as part:
+    with writing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix[1:])

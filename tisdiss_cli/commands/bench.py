@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from tisdiss_cli.evaluation.evaluate import Evaluation
     from tisdiss_cli.separation.separator import Separator
 
-
-_grid = partial(typer.Option, rich_help_panel="What is measured")
-_set = partial(typer.Option, rich_help_panel="Quality")
-_network = partial(typer.Option, rich_help_panel=NETWORK)
-_outputs = partial(typer.Option, rich_help_panel="Outputs")
+_groups = ("What is measured", "Quality", NETWORK, "Outputs")
+_grid, _set, _network, _outputs = (partial(typer.Option, rich_help_panel=group) for group in _groups)
 
 
 @app.command()

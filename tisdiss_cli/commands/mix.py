@@ -11,12 +11,7 @@ from tisdiss_cli.commands.console import bar
 from tisdiss_cli.commands.options import check_folder
 from tisdiss_cli.errors import UserError
 
-
-class Format(StrEnum):
-    """File formats of mixtures, 16 bit."""
-
-    wav = "wav"
-    flac = "flac"
+Format = StrEnum("Format", ["wav", "flac"])
 
 
 @app.command()
@@ -42,9 +37,7 @@ def mix(
 ) -> None:
     """Make WSJ0-2mix-style mixtures (min version): each file of mix is exactly the sum of those of s1, s2, ..."""
     if not -60 <= noise_level[0] <= noise_level[1] <= 60:
-        raise UserError(
-            f"--noise-level {noise_level[0]:g} {noise_level[1]:g}: give the lowest, then the highest, within +-60 dB"
-        )
+        raise UserError(f"--noise-level {noise_level[0]:g} {noise_level[1]:g}: give the lowest first, within +-60 dB")
     check_folder("OUT", out)
     if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
         raise UserError(f"OUT {out} exists already: name a new folder")

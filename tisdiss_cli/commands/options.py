@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import dump_json, replacing, why_unwritable
+from tisdiss_cli.files import dump_json, why_unwritable, writing
 from tisdiss_cli.libraries import installed
-from tisdiss_cli.model.config import MOST_REPEATS, MOST_SHIFTS
+from tisdiss_cli.model.config import MOST_REPEATS, MOST_SHIFTS, parse_number
 
 NETWORK = "Network and device"  # a group of the help
 COUNT = {"min": 1, "max": MOST_REPEATS}  # limits of an option
@@ -49,20 +49,11 @@ def parse_repeats(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f"--repeats {text}: write a number, a range or a list, as in 4, 1-8 or 1,2,4")
-        low, high = (check_repeats("--repeats", end) for end in (first, last or first))
+        low, high = (parse_number("--repeats", end) for end in (first, last or first))
         if low > high:
             raise UserError(f"--repeats {text}: write the lower end of a range first")
         found.update(range(low, high + 1))
     return sorted(found)
-
-
-def check_repeats(option: str, value: int | str, least: int = 1) -> int:
-    """Returns an option's whole number; UserError unless it is `least` to `MOST_REPEATS`."""
-    digits = str(value).strip()
-    number = int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
-    if not least <= number <= MOST_REPEATS:
-        raise UserError(f"{option} {value}: it must be a whole number, at least {least} and at most {MOST_REPEATS}")
-    return number
 
 
 def check_output(option: str, path: Path | None) -> None:
@@ -117,8 +108,5 @@ def print_json(content: dict[str, Any]) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON document whole or not at all; UserError if that fails."""
-    try:
-        with replacing(path) as part:
-            part.write_text(dump_json({"format": 1, **content}, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    with writing(path) as part:
+        part.write_text(dump_json({"format": 1, **content}, indent=2) + "\n", encoding="utf-8")

@@ -9,11 +9,10 @@ from tisdiss_cli.commands.console import bar, log
 from tisdiss_cli.libraries import require
 
 if TYPE_CHECKING:
-    from rich.table import Table as Printed
+    from rich.table import Table
 
     from tisdiss_cli.benchmark.grid import Findings
     from tisdiss_cli.evaluation.evaluate import Evaluation
-    from tisdiss_cli.report.scores import Table
 
 
 def check_pictures() -> None:
@@ -29,7 +28,7 @@ def run_page(out: Path, *, most: int = 24, **options: Path | None) -> Path:
         return write_report(out, most=most, start=shown.reset, advance=shown.update, **options)
 
 
-def score_page(path: Path, outcome: "Evaluation", table: "Printed") -> None:
+def score_page(path: Path, outcome: "Evaluation", table: "Table") -> None:
     """Writes the page of a scored set."""
     from tisdiss_cli.evaluation.results import Curve, Point
     from tisdiss_cli.report.scores import write_scores
@@ -74,9 +73,7 @@ def bench_page(
     log.info(f"wrote {path}")
 
 
-def _as_printed(table: "Printed", marked: list[int], notes: list[str]) -> "Table":
-    from tisdiss_cli.report.scores import Table
-
-    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+def _as_printed(table: "Table", marked: list[int], notes: list[str]) -> dict[str, object]:
+    rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
     headings = [str(column.header) for column in table.columns]
-    return Table(headings, [list(row) for row in zip(*columns, strict=True)], marked, notes)
+    return {"headings": headings, "rows": list(rows), "marked": marked, "notes": notes}

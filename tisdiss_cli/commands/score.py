@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 _LISTED = 20  # sentences of a kind
 _NAMES = {"si_snri": "SI-SNRi", "sdri": "SDRi", "si_snr": "SI-SNR", "sdr": "SDR", "stoi": "STOI", "pesq": "PESQ"}
 
-_what = partial(typer.Option, rich_help_panel="What to score")
-_outputs = partial(typer.Option, rich_help_panel="Outputs")
-_sharing = partial(typer.Option, rich_help_panel="Sharing the work")
+_groups = ("What to score", "Outputs", "Sharing the work")
+_what, _outputs, _sharing = (partial(typer.Option, rich_help_panel=group) for group in _groups)
 
 
 @app.command()

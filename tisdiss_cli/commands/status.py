@@ -1,6 +1,7 @@
 """`tisdiss status OUT`: progress of a folder."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,10 +51,7 @@ def _as_dict(found: "Status") -> dict[str, Any]:
         "shards": {"count": len(shards), "lacking": found.array, "each": shards} if shards else None,
         "inputs": found.sources,
         "unseen": found.unseen,
-        "at_work": [
-            {"host": run.host, "process": run.process, "since": run.since, "shard": run.shard or None}
-            for run in found.at_work
-        ],
+        "at_work": [{**asdict(run), "shard": run.shard or None} for run in found.at_work],
     }
 
 

@@ -16,11 +16,8 @@ from tisdiss_cli.errors import UserError
 if TYPE_CHECKING:
     from tisdiss_cli.training.recipe import Recipe
 
-_data = partial(typer.Option, rich_help_panel="Data")
-_start = partial(typer.Option, rich_help_panel="Start")
-_step = partial(typer.Option, rich_help_panel="Step")
-_schedule = partial(typer.Option, rich_help_panel="Schedule")
-_machine = partial(typer.Option, rich_help_panel=NETWORK)
+_groups = ("Data", "Start", "Step", "Schedule", NETWORK)
+_data, _start, _step, _schedule, _machine = (partial(typer.Option, rich_help_panel=group) for group in _groups)
 
 
 @app.command()

@@ -209,9 +209,7 @@ def calibrate(
     if out is not None:  # else it is the weights' own path, checked once it is known
         check_weights_output("--out", out)
     elif "/" in name and not os.path.isfile(name):
-        raise UserError(
-            f"{name} is not a file: the Hub's cache stays as it was fetched, so name a weight file with --out"
-        )
+        raise UserError(f"{name} is not a file: the Hub's cache stays as it is, so name a file with --out")
     from rich.table import Table
 
     from tisdiss_cli.data.datasets import find_dataset
@@ -243,8 +241,6 @@ def calibrate(
         table.add_row(str(repeats), f"{value:.2f} dB")
     table.add_row(f"auto, {choice.repeats:.2f}", f"{choice.si_snri:.2f} dB")
     plain_console(width=100).print(table)
-    print(
-        f"{path}: {counted(default)} by default; --repeats auto stops at {choice.threshold_db:g} dB between estimates"
-    )
+    print(f"{path}: {counted(default)} by default; --repeats auto stops at {choice.threshold_db:g} dB")
     if quality:
         print(quality)

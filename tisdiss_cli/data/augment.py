@@ -29,10 +29,8 @@ def find_rooms(root: Path, speakers: int) -> list[list[Path]]:
                 bad.append(f"{path} has {channels} channels: an impulse response must be mono")
     for room, paths in rooms.items():
         if len(paths) < speakers:
-            bad.append(
-                f"{room} has {len(paths)} impulse response{'' if len(paths) == 1 else 's'}: a folder is a room, and "
-                f"needs one for each of the {speakers} speakers of a mixture"
-            )
+            count = f"{len(paths)} impulse response{'s' * (len(paths) != 1)}"
+            bad.append(f"{room} has {count}: a room needs one for each of the {speakers} speakers")
     if bad:
         raise BadFiles(bad)
     return list(rooms.values())

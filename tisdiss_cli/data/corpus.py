@@ -50,8 +50,7 @@ def find_speakers(root: Path, speakers: int) -> dict[str, list[Path]]:
     if len(folders) < speakers:
         beside = f" beside {len(sets)} sets of mixtures, which do not count" if sets else ""
         raise UserError(
-            f"{root} has sound files of {len(folders)} speaker{'' if len(folders) == 1 else 's'}{beside}: mixing needs "
-            f"a folder for each of at least {speakers} speakers"
+            f"{root}: folders with speech: {len(folders)}{beside}; mixing needs {speakers} speakers or more"
         )
     if sets:
         names = listed([path.relative_to(root) for path in sets])
@@ -119,10 +118,7 @@ def compatibility(names: list[str], exclude: Sequence[Sequence[str]], speakers: 
     conflicts = (~allowed).sum(dim=1)
     worst = int(conflicts.argmax())
     if len(names) <= (speakers - 1) * int(conflicts[worst]):
-        raise UserError(
-            f"the excluded pairs leave {names[worst]!r} too few of the {len(names)} speakers to be mixed with: "
-            "exclude fewer pairs or take that speaker out"
-        )
+        raise UserError(f"the excluded pairs leave {names[worst]!r} too few speakers to mix with: exclude fewer pairs")
     return allowed
 
 

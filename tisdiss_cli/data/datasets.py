@@ -88,16 +88,12 @@ def find_dataset(
     if not splits:
         requested = [*([mixture] if mixture else []), *(references or [])]
         if requested:
-            raise UserError(
-                f"{root} has no folder that holds {', '.join(requested)} with counterparts: check the names"
-            )
+            raise UserError(f"{root} has no folder that holds {', '.join(requested)}: check the names")
         layouts = "; ".join(
             f"{layout.name}: {layout.mixtures[0]}, {layout.references.format(1)}, {layout.references.format(2)}"
             for layout in reversed(LAYOUTS)
         )
-        raise UserError(
-            f"{root} has none of the known layouts ({layouts}): name the folders with --mixture and --references"
-        )
+        raise UserError(f"{root} has no known layout ({layouts}): name the folders with --mixture and --references")
     if len(splits) > 1:
         names = listed([split.relative_to(root) for split, *_ in splits])
         raise UserError(f"{root} holds {len(splits)} sets: pass one of {names}")
@@ -107,9 +103,7 @@ def find_dataset(
     items, missing = _items(split, mixture, references)
     if not items:
         examples = ", ".join(f"{name} has {_example(split / name)}" for name in (mixture, *references))
-        raise UserError(
-            f"{split}: no sound file in {mixture} has a counterpart in {' and '.join(references)} ({examples})"
-        )
+        raise UserError(f"{split}: no file in {mixture} has a counterpart in {' and '.join(references)} ({examples})")
     return Dataset(split, layout_name, mixture, tuple(references), items, missing)
 
 
@@ -132,9 +126,7 @@ def subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be listed ({error.strerror}): make it readable or pass another folder"
-        ) from None
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): pass another folder") from None
 
 
 def _split(folder: Path, mixture: str | None, references: Sequence[str] | None) -> _Split | None:

@@ -57,10 +57,7 @@ def complete_dataset(
     if dataset.missing:
         raise UserError(f"{dataset.root} is incomplete: {listed(dataset.missing, '; ')}")
     if dataset.speakers != speakers:
-        raise UserError(
-            f"{dataset.root} has references of {dataset.speakers} speakers, but the network separates {speakers}: "
-            "pass other data or change the recipe"
-        )
+        raise UserError(f"{dataset.root} has {dataset.speakers} speakers and the network {speakers}: pass other data")
     return dataset
 
 

@@ -69,9 +69,7 @@ class MixtureSet:
         self.noises = sound_files(self.noise, "noise") if self.noise else []
         longest = sorted(self.folders, key=lambda name: len(os.fsencode(name)))[-self.speakers :]
         if len(os.fsencode(_name(1, longest, [-60.0] * self.speakers))) > _LONGEST:
-            raise UserError(
-                f"{self.root}: speakers' names are too long to make a file name: shorten {', '.join(longest)}"
-            )
+            raise UserError(f"{self.root}: speakers' names are too long for a file: shorten {', '.join(longest)}")
 
     def sample_rate(self) -> int:
         """Returns the most common rate of the readable speech in Hz, the lowest of equals; BadFiles if none is."""
@@ -173,9 +171,7 @@ def check_output_folder(out: Path, sources: dict[str, Path | None]) -> None:
     """Raises a UserError if `out` is inside one of `sources`, input folders by argument or option."""
     for option, folder in sources.items():
         if folder is not None and out.resolve().is_relative_to(os.path.realpath(folder)):
-            raise UserError(
-                f"OUT {out} is inside {option} {folder}, so its mixtures would become inputs: name a folder outside it"
-            )
+            raise UserError(f"OUT {out} is inside {option} {folder}: name a folder outside it")
 
 
 def write_set(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics.functional import spearman_corrcoef
 
 from tisdiss_cli.data.datasets import Dataset
 from tisdiss_cli.errors import UserError
@@ -68,9 +69,7 @@ def trace(
             older = voices
         traces.append(found)
     if not traces:
-        raise UserError(
-            f"{dataset.root}: no mixture can be read, or all have a silent reference: calibrate on another set"
-        )
+        raise UserError(f"{dataset.root}: every mixture is unreadable, or has a silent reference: name another set")
     return traces
 
 
@@ -121,9 +120,7 @@ def fit_quality(
                 groups.append(number)
         earlier = signals.references
     if len(set(groups)) < LEAST:
-        log.warning(
-            f"{dataset.root}: {len(set(groups))} mixtures are too few for a predictor of SI-SNRi: {LEAST} are needed"
-        )
+        log.warning(f"{dataset.root}: {len(set(groups))} mixtures are too few to predict SI-SNRi: {LEAST} are needed")
         return None
     return fit(np.array(inputs), np.array(truths), np.array(groups))
 
@@ -175,11 +172,8 @@ def _ridge(inputs: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns Spearman's rank correlation of two samples (N,), ties taken in order; 0 if one is constant."""
-    one, other = (np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b))
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
+    """Returns Spearman's rank correlation of two samples (N,); 0 if one is constant."""
+    return float(spearman_corrcoef(torch.from_numpy(a), torch.from_numpy(b)).nan_to_num())
 
 
 def fixed_mixture(config: Config) -> Tensor:

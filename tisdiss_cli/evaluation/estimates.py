@@ -13,20 +13,8 @@ log = logging.getLogger("tisdiss")
 
 # Of patterns that fit the same number of mixtures, the first is taken.
 PATTERNS = (
-    "{id}_s{n}",
-    "s{n}/{id}",
-    "{id}_est{n}",
-    "{id}_spk{n}",
-    "{id}_source{n}",
-    "{id}_source{n}hat",
-    "{id}_{n}",
-    "{id}-{n}",
-    "est{n}/{id}",
-    "spk{n}/{id}",
-    "{id}/s{n}",
-    "{id}/est{n}",
-    "{id}/spk{n}",
-    "{id}/s{n}_estimate",
+    *("{id}_s{n}", "s{n}/{id}", "{id}_est{n}", "{id}_spk{n}", "{id}_source{n}", "{id}_source{n}hat", "{id}_{n}"),
+    *("{id}-{n}", "est{n}/{id}", "spk{n}/{id}", "{id}/s{n}", "{id}/est{n}", "{id}/spk{n}", "{id}/s{n}_estimate"),
     "{id}/{n}",
 )
 _MOST_REPEATS = 64  # largest value tried for {repeats}
@@ -81,10 +69,7 @@ def check_pattern(pattern: str) -> str:
     except (ValueError, KeyError, IndexError, AttributeError, TypeError):
         usable = False
     if not usable or path.is_absolute():
-        raise UserError(
-            f"--pattern {pattern}: write a path with {{id}} and {{n}}, as in '{{id}}_est{{n}}' or 's{{n}}/{{id}}', or "
-            "the --name of tisdiss separate"
-        )
+        raise UserError(f"--pattern {pattern}: write {{id}} and {{n}}, as in '{{id}}_est{{n}}', or separate's --name")
     suffix = Path(pattern).suffix
     return pattern.removesuffix(suffix) if suffix.lower() in EXTENSIONS else pattern
 

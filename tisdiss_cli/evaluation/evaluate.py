@@ -89,44 +89,23 @@ def evaluate(
     Raises:
         UserError: the settings do not fit the set; faults of single files are entries of `failed` instead.
     """
-    for enabled, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
-        if enabled:
-            require(package, f"{option} needs", "metrics")
     settings, requested, files = _plan(dataset, separator, repeats, separator_repeats, estimates, pattern)
-    rate = settings["sample_rate"]
-    metrics = {"sample_rate": rate, "stoi": stoi, "pesq": pesq}
+    metrics = {"sample_rate": settings["sample_rate"], "stoi": stoi, "pesq": pesq}
+    _check_metrics(**metrics)
     settings |= metrics
-    if pesq and rate not in (8000, 16000):
-        raise UserError(f"--pesq: PESQ is defined at 8000 and 16000 Hz, not at {rate} Hz: leave it out")
-
-    # A moved set is the same set if its files are.
-    keyed = {name: value for name, value in settings.items() if name not in ("data", "estimates", "layout")}
-    keys = {
-        item.id: row_key(keyed, (item.mixture, *item.references, *files.get(item.id, ()))) for item in dataset.items
-    }
-    if table and (dropped := table.keep(keys)):
-        log.warning(f"{table.path}: {dropped} rows of other settings or files are dropped")
-    scored = {(row.id, row.repeats): row for row in table.rows} if table else {}
+    keys = _row_keys(dataset, settings, files)
+    scored = _resume(table, keys)
     todo = [item for item in dataset.items if any((item.id, setting) not in scored for setting in requested)]
     rows = [row for row in scored.values() if row.repeats in requested]
     outcome = Evaluation(settings, dataset.missing, len(dataset.items) - len(todo), rows)
     if separator and separator.device.type != "cpu":
-        separator.run(torch.randn(1, rate), repeats=1)  # warm-up, as a device's first run is slow
+        separator.run(torch.randn(1, separator.sample_rate), repeats=1)  # warm-up, as a device's first run is slow
     start(len(todo))
     with scorers(workers) as pool:
-
-        def submit(item: Item, signals: Signals) -> Future[list[Row]]:
-            """Separates a mixture and submits its voices for scoring; UserError, OutOfMemory."""
-            made: list[Any] = [(None, signals.estimates, None)]
-            if separator:
-                made = every_setting(separator, signals.mixture, repeats=requested, separator_repeats=separator_repeats)
-            voices = [(setting, estimate.numpy(), seconds) for setting, estimate, seconds in made]
-            arrays = signals.mixture.numpy(), signals.references.numpy(), voices
-            facts = {"id": item.id, "key": keys[item.id], "seconds": signals.mixture.shape[0] / rate}
-            return pool.submit(score_item, *arrays, facts=facts, warnings=signals.warnings, **metrics)
-
+        submit = partial(_submit, pool, separator, requested, separator_repeats, keys, metrics)
         ahead = 2 * workers + 2 if workers else 0  # in one process, scoring must not count as the network's time
-        for item, outcome_rows in _scores(read_ahead(todo, rate=rate, files=files), submit, ahead):
+        signals = read_ahead(todo, rate=settings["sample_rate"], files=files)
+        for item, outcome_rows in _scores(signals, submit, ahead):
             if isinstance(outcome_rows, Exception):
                 reason = " ".join(str(outcome_rows).split()) or type(outcome_rows).__name__
                 outcome.failed.append(f"{item.id}: {reason}")
@@ -138,6 +117,49 @@ def evaluate(
             advance()
     outcome.rows.sort(key=lambda row: (row.id, row.repeats or 0))
     return outcome
+
+
+def _check_metrics(sample_rate: int, stoi: bool, pesq: bool) -> None:
+    for enabled, option, package in ((stoi, "--stoi", "pystoi"), (pesq, "--pesq", "pesq")):
+        if enabled:
+            require(package, f"{option} needs", "metrics")
+    if pesq and sample_rate not in (8000, 16000):
+        raise UserError(f"--pesq: PESQ is defined at 8000 and 16000 Hz, not at {sample_rate} Hz: leave it out")
+
+
+def _row_keys(dataset: Dataset, settings: dict[str, Any], files: dict[str, tuple[Path, ...]]) -> dict[str, str]:
+    """Returns each item's key; a moved set is the same set if its files are."""
+    keyed = {name: value for name, value in settings.items() if name not in ("data", "estimates", "layout")}
+    found = ((item.id, (item.mixture, *item.references, *files.get(item.id, ()))) for item in dataset.items)
+    return {id: row_key(keyed, paths) for id, paths in found}
+
+
+def _resume(table: ScoreTable | None, keys: dict[str, str]) -> dict[tuple[str, int | None], Row]:
+    """Returns the table's rows that still hold, by id and setting; drops the others."""
+    if table and (dropped := table.keep(keys)):
+        log.warning(f"{table.path}: {dropped} rows of other settings or files are dropped")
+    return {(row.id, row.repeats): row for row in table.rows} if table else {}
+
+
+def _submit(
+    pool: Executor,
+    separator: Separator | None,
+    repeats: Sequence[int],
+    separator_repeats: int | None,
+    keys: dict[str, str],
+    metrics: dict[str, Any],
+    item: Item,
+    signals: Signals,
+) -> Future[list[Row]]:
+    """Separates a mixture and submits its voices, or estimates by another tool, for scoring; UserError, OutOfMemory."""
+    made: list[Any] = [(None, signals.estimates, None)]
+    if separator:
+        made = every_setting(separator, signals.mixture, repeats=repeats, separator_repeats=separator_repeats)
+    voices = [(setting, estimate.numpy(), seconds) for setting, estimate, seconds in made]
+    arrays = signals.mixture.numpy(), signals.references.numpy(), voices
+    seconds = signals.mixture.shape[0] / metrics["sample_rate"]
+    facts = {"id": item.id, "key": keys[item.id], "seconds": seconds}
+    return pool.submit(score_item, *arrays, facts=facts, warnings=signals.warnings, **metrics)
 
 
 def _plan(
@@ -161,10 +183,7 @@ def _plan(
         rates, _ = count_sample_rates(path for paths in files.values() for path in paths)
         return settings | {"estimates": str(estimates), "sample_rate": most_common_rate(rates) or 8000}, [None], files
     if separator.sources != dataset.speakers:
-        raise UserError(
-            f"{dataset.root} has {dataset.speakers} references a mixture, and the weights "
-            f"{separator.weights.name!r} separate {separator.sources} voices: choose others"
-        )
+        raise UserError(f"{dataset.root} has {dataset.speakers} references, the weights separate {separator.sources}")
     settings |= {
         "weights": separator.weights.name,
         "weights_sha256": separator.weights.digest,
@@ -250,10 +269,7 @@ def scorers(workers: int) -> Iterator[Executor]:
     try:
         yield pool
     except BrokenProcessPool:
-        raise UserError(
-            "--workers: a scoring process was killed, perhaps for lack of memory: use fewer; with --csv the same "
-            "command goes on"
-        ) from None
+        raise UserError("--workers: a scoring process was killed, perhaps by lack of memory: use fewer") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

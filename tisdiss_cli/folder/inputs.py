@@ -59,9 +59,7 @@ def list_inputs(sources: Sequence[Path], out: Path | None, files_from: str | Non
         inputs += _of_list(files_from)
     if out:
         if empty and not inputs:
-            raise UserError(
-                f"IN {empty[0]} has no sound files (wav, flac, ogg, opus, mp3, aiff, ...): check the folder"
-            )
+            raise UserError(f"IN {empty[0]} has no sound files (wav, flac, mp3, m4a, ...): check the folder")
         for folder in empty:
             log.warning(f"warning: IN {folder} has no sound files")
         if kinds:
@@ -124,10 +122,9 @@ def read_list(name: str) -> tuple[Path, list[str]]:
     """Returns the folder of a list's relative paths, and its paths as written, in order.
 
     A list has one path a line (or zero bytes between paths, as from `find -print0`), JSON objects with `audio_filepath`
-    or `path`, or the lines `id path` of Kaldi's `wav.scp`. The last is recognised by the extension .scp, or by lines
-    that are not files as a whole, but of which the rest after the first word is. Empty lines are skipped. The folder is
-    the list's, or the working directory for standard input ("-") and pipes. UserError if the list cannot be read, is
-    empty, or has other lines.
+    or `path`, or, with the extension .scp, Kaldi's lines `id path`. Empty lines are skipped. The folder is the list's,
+    or the working directory for standard input ("-") and pipes. UserError if the list cannot be read, is empty, or has
+    other lines.
     """
     folder = Path.cwd()
     try:
@@ -148,9 +145,7 @@ def read_list(name: str) -> tuple[Path, list[str]]:
     texts = [(number, os.fsdecode(line)) for number, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise UserError(f"--files-from {name} has no inputs: write one path a line")
-    found = _of_json(texts, name)
-    if found is None and b"\0" not in content:
-        found = _of_kaldi(texts, name, folder)
+    found = _of_kaldi(texts, name) if name.lower().endswith(".scp") else _of_json(texts, name)
     return folder, [text for _, text in texts] if found is None else found
 
 
@@ -178,19 +173,14 @@ def _of_json(texts: list[tuple[int, str]], name: str) -> list[str] | None:
     return paths
 
 
-def _of_kaldi(texts: list[tuple[int, str]], name: str, folder: Path) -> list[str] | None:
-    """Returns the paths in a wav.scp; None if it is not one, by its name and lines."""
-    rows = [text.strip().split(maxsplit=1) for _, text in texts]
-    if not name.lower().endswith(".scp"):
-        if any(len(row) < 2 for row in rows) or any(os.path.lexists(folder / text) for _, text in texts):
-            return None
-        if not any(row[1].endswith("|") or os.path.isfile(folder / row[1]) for row in rows):
-            return None
-    for (number, text), row in zip(texts, rows, strict=True):
-        where = f"--files-from {name}, line {number}"
-        if len(row) < 2:
-            raise UserError(f"{where}: {text.strip()} is not a line of a wav.scp: write id path")
-        if row[1].endswith("|"):
-            advice = "commands are not run: write it to a file and name that"
-            raise UserError(f"{where}: {row[0]} is a command's output, and {advice}")
-    return [row[1] for row in rows]
+def _of_kaldi(texts: list[tuple[int, str]], name: str) -> list[str]:
+    """Returns the paths in the lines `id path` of a wav.scp."""
+    paths: list[str] = []
+    for number, text in texts:
+        where, (id, *path) = f"--files-from {name}, line {number}", text.strip().split(maxsplit=1)
+        if not path:
+            raise UserError(f"{where}: {id} is not a line of a wav.scp: write id path")
+        if path[0].endswith("|"):
+            raise UserError(f"{where}: {id} is a command's output: commands are not run, write it to a file")
+        paths += path
+    return paths

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.activity.formats import FORMATS
-from tisdiss_cli.audio.read import AudioError, probe
+from tisdiss_cli.audio.read import AudioError, read_header
 from tisdiss_cli.audio.write import check_channels
 from tisdiss_cli.folder.inputs import Input, list_inputs
 from tisdiss_cli.folder.naming import DEFAULT, ONE_FILE, Template, find_collisions, loose
@@ -90,7 +90,7 @@ def plan_jobs(
     for one in inputs:
         stem, suffix = os.path.splitext(one.name)
         unique = f"{stem}_{suffix[1:]}" if len(extensions[loose(stem)]) > 1 else stem
-        channels = _channels(one.place, options.track) if each_channel else 0
+        channels = read_header(Path(one.place), options.track)[1] if each_channel else 0
         merged = channels if options.one_file else 0
         for channel in range(1, channels + 1) if channels and not merged else (None,):
             beside = unique if channel is None else f"{unique}_c{channel}"
@@ -104,14 +104,6 @@ def plan_jobs(
     for index, reason in reasons.items():
         jobs[index].refused = reason
     return jobs
-
-
-def _channels(place: str, track: int | None) -> int:
-    """Returns the number of channels of an input; one if it cannot be opened, which is reported when it is read."""
-    try:
-        return probe(Path(place), track, partial=True).channels
-    except AudioError:
-        return 1
 
 
 def _excess(job: Job, format: str) -> str | None:

@@ -74,10 +74,8 @@ class Voices:
         quality, least = self.meter.finish() if self.meter else None, self.options.min_quality
         doubtful, warnings = False, list[str]()
         if seams:
-            warnings.append(
-                f"the speakers may be swapped from {listed([f'{seam:.1f} s' for seam in seams])} on: the overlap there "
-                "is too quiet, or the voices too similar, to tell"
-            )
+            at = listed([f"{seam:.1f} s" for seam in seams])
+            warnings.append(f"the speakers may be swapped from {at} on: the overlap is quiet, or the voices similar")
         if speech and speech.talkers == 1:
             warnings.append("only one voice talks; the other is leakage of it")
         if quality and least is not None and quality["si_snri"] < least:

@@ -34,7 +34,7 @@ Commit = Callable[[Job, Line], object]
 _STORE = 100 << 20  # bytes of Ray's object store on this machine, for paths and a weight file
 _LONGEST = 40  # characters of the folder of Ray's sockets, whose paths must have less than 108 bytes
 _SCAN = 2.0  # seconds between scans for nodes
-_PATIENCE = 60.0  # seconds to wait for other workers after the first is ready
+_PATIENCE = 60.0  # seconds to wait for all workers, if one is ready
 _MOST_FAILURES = 3  # starts and deaths in a row, without a job to blame, after which a device is given up
 _BATCH_SECONDS = 180.0  # of audio in a batch of jobs, unless a single file has more
 _BATCH_FILES = 64
@@ -97,13 +97,10 @@ class WorkerPool:
         while waiting := [slot for slot in self.slots if not slot.ready]:
             if time.monotonic() > deadline:
                 log.info(f"not ready yet: {listed(waiting)}: starting, or busy with other work")
-                deadline += _PATIENCE
                 if self.settings:
                     break
-            alone = not self.settings
+                deadline += _PATIENCE
             list(self._poll())
-            if alone and self.settings:
-                deadline = time.monotonic() + _PATIENCE
             self._scan_nodes()
         if not self.settings:
             raise NoDevice("no device could be started: see the messages above, or leave out --devices and --cluster")
@@ -189,7 +186,7 @@ class WorkerPool:
                 log.warning(f"warning: the worker on {slot} died" + (f" at {begun[0]}" if begun else ""))
             if self.failures[slot.device] == _MOST_FAILURES:
                 log.warning(
-                    f"warning: going on without {slot}: {_MOST_FAILURES} of its workers died: {_last_line(error)}"
+                    f"warning: going on without {slot}, where {_MOST_FAILURES} workers died: {_last_line(error)}"
                 )
             yield from self._replace(slot)
         else:

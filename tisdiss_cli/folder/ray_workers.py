@@ -104,9 +104,7 @@ class Worker:
         task, here = self.task, versions_here()
         for name, needed in task.versions.items():
             if here.get(name) != needed:
-                raise UserError(
-                    f"{name} is {here.get(name, 'missing')} there and {needed} here: install the same on both"
-                )
+                raise UserError(f"{name} is {here.get(name, 'missing')} there and {needed} here: install the same")
         with suppress(OSError):  # if it is missing there, so are relative paths
             os.chdir(task.folder)
         (path, expected), (info, content) = task.sample, task.out

@@ -186,9 +186,7 @@ def _timed(path: Path, torn: set[str]) -> Iterator[tuple[float, Line]]:
     latest = 0.0
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(
-                f"{path} is not a file, but the record of OUT must be there: move it away, or name another OUT"
-            )
+            raise UserError(f"{path} is not a file, but the record must be there: move it away, or name another OUT")
         with path.open("rb") as file:
             while row := file.readline(_LONGEST):
                 if line := _parse(row):

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
 
-from tisdiss_cli.audio.read import header_seconds
+from tisdiss_cli.audio.read import read_header
 from tisdiss_cli.folder.inputs import list_inputs
 from tisdiss_cli.folder.jobs import Job, plan_jobs
 from tisdiss_cli.folder.naming import parse_name
@@ -81,7 +81,7 @@ def run_folder(options: Options) -> Generator[Event]:
         begun = lock.interrupted if lock else {}
         found = triage(jobs, record, settings.recorded, overwrite=options.overwrite, begun=begun, places=places)
         for job in found.todo:
-            seconds = header_seconds(job.path, options.track) * len(job.mixtures)
+            seconds = read_header(job.path, options.track)[0] * len(job.mixtures)
             job.seconds = seconds if isfinite(seconds) else 0.0
         yield Planned(found.todo, found.refused, len(found.done), settings, weights)
         if not lock:

@@ -124,9 +124,7 @@ class RunLock(AbstractContextManager):
             except PermissionError:
                 raise
             except (NotImplementedError, OSError):
-                log.warning(
-                    f"warning: the disk of OUT {self.out} keeps no locks: do not let two runs write there at once"
-                )
+                log.warning(f"warning: the disk of OUT {self.out} keeps no locks: never start two runs there")
                 return
             # Another run may have removed it meanwhile, and a third made it anew.
             if _file(self.out, self.name, "lock").exists():
@@ -141,9 +139,7 @@ def at_work(out: Path) -> list[RunInfo]:
 
 
 def _busy(out: Path, name: str) -> UserError:
-    return UserError(
-        f"OUT {out} is being written by {_info(out, name) or 'another run'}: wait for it, or name another OUT"
-    )
+    return UserError(f"OUT {out} is in use by {_info(out, name) or 'another run'}: wait for it, or name another OUT")
 
 
 def _names(out: Path) -> list[str]:

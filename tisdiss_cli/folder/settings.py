@@ -11,7 +11,7 @@ from tisdiss_cli.audio.channels import parse_channels
 from tisdiss_cli.audio.write import check_rate, choices
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.folder.naming import DEFAULT
-from tisdiss_cli.model.config import MOST_REPEATS
+from tisdiss_cli.model.config import parse_number
 from tisdiss_cli.model.weights import QUALITY
 from tisdiss_cli.separation.chunking import ChunkPlan
 from tisdiss_cli.separation.early_exit import EarlyExit
@@ -105,15 +105,7 @@ class Options:
     @property
     def requested_repeats(self) -> int | str | None:
         """Repeats as a number, "auto", or None for the weights' default; UserError for others."""
-        if self.repeats in (None, "auto"):
-            return self.repeats
-        digits = str(self.repeats).strip()
-        number = int(digits) if digits.isdecimal() and len(digits) <= 9 else 0
-        if not 1 <= number <= MOST_REPEATS:
-            raise UserError(
-                f"--repeats {self.repeats}: it must be a whole number, at least 1 and at most {MOST_REPEATS}, or auto"
-            )
-        return number
+        return self.repeats if self.repeats in (None, "auto") else parse_number("--repeats", self.repeats)
 
     def check(self) -> None:
         """Raises UserError if options do not fit together, as far as that is known without weights and device."""
@@ -127,7 +119,7 @@ class Options:
             raise UserError("--band input needs a higher rate than the network's: add --sample-rate input")
         if self.several and self.device not in ("auto", "cpu", "cuda"):
             raise UserError(
-                f"--device {self.device} is a single device: use auto, cpu or cuda with --devices and --cluster"
+                f"--device {self.device} is a single one: use auto, cpu or cuda with --devices and --cluster"
             )
         if self.several and self.limit:
             raise UserError("--rtf and --budget time one device: use --repeats with --devices and --cluster")

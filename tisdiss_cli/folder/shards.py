@@ -65,10 +65,8 @@ def _of_array(text: str, variables: Mapping[str, str]) -> Shard:
     index, first, last, tasks = (_variable(name, text, variables) for name in ("ID", "MIN", "MAX", "COUNT"))
     step = _variable("STEP", text, {"SLURM_ARRAY_TASK_STEP": "1", **variables})
     if step < 1 or first + step * (tasks - 1) != last or (index - first) % step:
-        raise UserError(
-            f"--shard {text}: the array has gaps ({tasks} tasks from {first} to {last}), so the number of shards "
-            "is unknown: write it, as in --shard slurm/8"
-        )
+        gaps = f"the array has gaps ({tasks} tasks from {first} to {last})"
+        raise UserError(f"--shard {text}: {gaps}: write the number of shards, as in slurm/8")
     return Shard((index - first) // step + 1, tasks)
 
 
@@ -76,9 +74,7 @@ def _variable(name: str, text: str, variables: Mapping[str, str]) -> int:
     value = variables.get(f"SLURM_ARRAY_TASK_{name}", "")
     if not value.isdecimal():
         state = f"is {value!r}" if value else "is not set"
-        raise UserError(
-            f"--shard {text}: SLURM_ARRAY_TASK_{name} {state}: run it by sbatch --array=1-8, or write --shard 3/8"
-        )
+        raise UserError(f"--shard {text}: SLURM_ARRAY_TASK_{name} {state}: run it by sbatch --array=1-8, or write 3/8")
     return int(value)
 
 

@@ -61,21 +61,19 @@ class Config:
             raise UserError(f"configuration: output must be 'spectrum' or 'mask', not {self.output!r}")
         if any(stride > kernel for stride, kernel in zip(self.encoder_stride, self.encoder_kernel, strict=True)):
             raise UserError(
-                f"configuration: encoder_stride {self.encoder_stride} must not exceed encoder_kernel "
-                f"{self.encoder_kernel}, or the Encoder would skip parts of the spectrum"
+                f"configuration: encoder_stride {self.encoder_stride} exceeds encoder_kernel {self.encoder_kernel}"
             )
         if self.channels % self.norm_groups:
             raise UserError(
-                f"configuration: channels ({self.channels}) must be a multiple of norm_groups ({self.norm_groups})"
+                f"configuration: channels {self.channels} must be a multiple of norm_groups {self.norm_groups}"
             )
         if self.attention_channels % (2 * self.heads):
             raise UserError(
-                f"configuration: attention_channels ({self.attention_channels}) must be a multiple of "
-                f"2 x heads ({2 * self.heads}): the rotary embedding turns pairs of channels"
+                f"configuration: attention_channels {self.attention_channels} must be a multiple of 2 x heads"
             )
         if self.n_fft % 2 or self.hop_length > self.n_fft // 2:
             raise UserError(
-                f"configuration: n_fft ({self.n_fft}) must be even and at least twice hop_length ({self.hop_length})"
+                f"configuration: n_fft {self.n_fft} must be even, and at least twice hop_length {self.hop_length}"
             )
 
     @property
@@ -94,6 +92,14 @@ class Config:
         if unknown:
             raise UserError(f"configuration: unknown key {unknown[0]!r}")
         return cls(**values)
+
+
+def parse_number(option: str, text: str) -> int:
+    """Returns an option's number of repeats; UserError unless it is whole, and 1 to MOST_REPEATS."""
+    number = int(text) if text.strip().isdecimal() and len(text) <= 9 else 0
+    if not 1 <= number <= MOST_REPEATS:
+        raise UserError(f"{option} {text}: it must be a whole number, at least 1 and at most {MOST_REPEATS}")
+    return number
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import writing
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
 
@@ -76,15 +76,12 @@ def export_onnx(
         "output": "voices: float32 (mixtures, speakers, frames, n_fft / 2 + 1, real and imaginary part)",
     }
     onnx.helper.set_model_props(model, {name: str(value) for name, value in facts.items()})
-    try:
-        with replacing(path) as part:
-            onnx.save(model, part)
-            session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
-            difference = max(_difference(spectra, session, frames, config.bins) for frames in _LENGTHS)
-            if not difference < CLOSE:
-                raise UserError(f"{path} was not written: onnxruntime differs from torch by {difference:.1e}")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    with writing(path) as part:
+        onnx.save(model, part)
+        session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+        difference = max(_difference(spectra, session, frames, config.bins) for frames in _LENGTHS)
+        if not difference < CLOSE:
+            raise UserError(f"{path} was not written: onnxruntime differs from torch by {difference:.1e}")
     return difference
 
 

@@ -158,8 +158,7 @@ def _load(path: Path) -> Any:
         if not (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
             raise unreadable(path, "a checkpoint", "no pickle of tensors") from None
         raise UserError(
-            f"{path} holds Python objects besides tensors ({named[1]}), which may run code: pass a file with the "
-            "network's state dict alone"
+            f"{path} holds Python objects ({named[1]}), which may run code: pass the state dict alone"
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
         words = "" if "weights_only" in str(error) else str(error)

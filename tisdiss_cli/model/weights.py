@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tisdiss_cli.errors import UserError, listed
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import writing
 from tisdiss_cli.model.config import MOST_REPEATS, Config
 from tisdiss_cli.model.hub import find_cached
 from tisdiss_cli.model.network import TISDiSS
@@ -104,14 +104,9 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) and path.suffix != _KIND:
         if cached := find_cached(str(name_or_path)):
             return cached
-        raise UserError(
-            f"{name_or_path} is not a file and not in the Hugging Face Hub's cache: run 'tisdiss weights fetch "
-            f"{name_or_path}' first"
-        )
-    raise UserError(
-        f"there are no weights {str(name_or_path)!r}: pass a .safetensors file or a bundled name "
-        f"({', '.join(names) or 'none'})"
-    )
+        raise UserError(f"{name_or_path} is not in the Hub's cache: run 'tisdiss weights fetch {name_or_path}' first")
+    choices = f"pass a .safetensors file or a bundled name ({', '.join(names) or 'none'})"
+    raise UserError(f"there are no weights {str(name_or_path)!r}: {choices}")
 
 
 def read_info(path: Path) -> WeightFile:
@@ -212,13 +207,9 @@ def save_weights(
         "info": json.dumps(info or {}),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    try:
-        with replacing(path) as part:
-            save_file(tensors, part, metadata=metadata)
-            part.chmod(0o644)  # safetensors lets only the owner read it
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}): make room or name another file") from None
+    with writing(path, safetensors.SafetensorError) as part:
+        save_file(tensors, part, metadata=metadata)
+        part.chmod(0o644)  # safetensors lets only the owner read it
 
 
 def average_weights(paths: Sequence[Path], out: Path) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing, shown
+from tisdiss_cli.files import shown, writing
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -51,12 +50,8 @@ def write_page(path: Path, template: str, *, scripts: Sequence[str], data: dict[
         data=Markup(_json(data)),
         **values,
     )
-    try:
-        with replacing(path) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} cannot be written ({reason}): name another file or free space") from None
+    with writing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def link(target: Path, page: Path) -> str:

@@ -1,14 +1,12 @@
 """Rows of the page's data: entries in short form, as there may be ten thousand."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from tisdiss_cli.report.entries import Entry
 
-# Order of a row's values; run.js turns them into objects. Each output is the number of characters that it shares with
-# the name, then the rest of it.
+# Order of a row's values; run.js turns them into objects.
 FIELDS = (
     *("name", "root", "status", "seconds", "elapsed", "repeats", "sisnri", "low", "high"),
     *("settings", "outputs", "remarks", "here", "more"),
@@ -33,7 +31,7 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
     """Returns the values of FIELDS; `other`: the same input in the folder that the report compares with."""
     line, (low, high) = entry.line, entry.band or (None, None)
     name, worst = root_of(entry)[1], (line.quality or {}).get("worst", {})
-    result = _result(entry, entry.name, settings)
+    result = _result(entry, settings)
     more = {
         "mixture": name if name != entry.name else None,
         "channel": line.channel,
@@ -43,7 +41,7 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
         "talkers": line.talkers,
         "overlap": _round(line.overlap_seconds),
         "speech": None if line.speech_seconds is None else _round(sum(line.speech_seconds)),
-        "other": _result(other, entry.name, settings) if other else None,
+        "other": _result(other, settings) if other else None,
     }
     row = {
         "name": entry.name,
@@ -58,7 +56,7 @@ def as_row(entry: Entry, root: int, *, settings: list[Pairs], other: Entry | Non
     return [row[field] for field in FIELDS]
 
 
-def _result(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
+def _result(entry: Entry, settings: list[Pairs]) -> dict[str, Any]:
     """Returns the values that both runs have; `here` has a bit for the mixture and for each output that exists."""
     line = entry.line
     files = [entry.mixture, *(entry.out / output for output in line.outputs)]
@@ -68,7 +66,7 @@ def _result(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
         "repeats": _round(line.repeats),
         "sisnri": _round(entry.si_snri),
         "settings": settings.index(_pairs(entry)),
-        "outputs": _shared(name, line.outputs),
+        "outputs": line.outputs,
         "voices": line.voices if entry.one_file else None,
         "here": sum(1 << bit for bit, path in enumerate(files) if path.is_file()),
     }
@@ -76,15 +74,6 @@ def _result(entry: Entry, name: str, settings: list[Pairs]) -> dict[str, Any]:
 
 def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
-
-
-def _shared(name: str, outputs: Sequence[str]) -> list[int | str]:
-    values: list[int | str] = []
-    for output in outputs:
-        shared = commonprefix((name, output))  # noqa: RUF071  characters are meant
-        characters = len(shared.encode("utf-16-le", "surrogatepass")) // 2  # as JavaScript counts them
-        values += [characters, output[len(shared) :]]
-    return values
 
 
 def root_of(entry: Entry) -> tuple[Path, str]:

@@ -1,7 +1,6 @@
 """Page of score's and bench's tables: quality against time, two settings compared by file, the worst files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,13 @@ from tisdiss_cli.report.page import write_page
 _SCRIPTS = ("shared.js", "table.js", "charts.js", "scores.js")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Table of text."""
-
-    headings: list[str]
-    rows: list[list[str]]
-    marked: list[int] = field(default_factory=list)  # indices of rows to highlight
-    notes: list[str] = field(default_factory=list)  # sentences below it
-
-
 def write_scores(
     path: Path,
     *,
     title: str,
     sentence: str,
     facts: Mapping[str, object],
-    tables: Sequence[Table],
+    tables: Sequence[Mapping[str, object]],
     curves: Sequence[Curve],
     files: Mapping[str, Sequence[Row]],
 ) -> None:
@@ -36,7 +25,7 @@ def write_scores(
     Args:
         path: the page.
         title, sentence, facts: its head.
-        tables: tables below the head.
+        tables: below the head: `headings`, `rows` of text, indices of `marked` rows, and `notes` below.
         curves: quality against time.
         files: rows of scores, by the names of the curves.
     """

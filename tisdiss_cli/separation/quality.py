@@ -178,11 +178,7 @@ class QualityMeter(Stream[[int, Tensor, Tensor], None, dict[str, Any] | None]):
             return None
         self._update_worst(self.end)
         predicted = self.sum / self.seconds
-        worst = self.worst or {
-            "si_snri": predicted,
-            "from": 0.0,
-            "to": self.end,
-        }  # the recording is shorter than a WINDOW
-        worst = {name: round(value, 2) for name, value in worst.items()}
+        whole = {"si_snri": predicted, "from": 0.0, "to": self.end}  # of a recording shorter than a WINDOW
+        worst = {name: round(value, 2) for name, value in (self.worst or whole).items()}
         ends = {"low": round(predicted + self.model.low, 2), "high": round(predicted + self.model.high, 2)}
         return {"si_snri": round(predicted, 2), **ends, "worst": worst}

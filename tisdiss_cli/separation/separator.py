@@ -44,10 +44,7 @@ class Separator(Engine):
         """
         threshold_db = self.weights.auto_threshold_db if threshold_db is None else threshold_db
         if threshold_db is None:
-            raise UserError(
-                f"--repeats auto: the weights {self.weights.name!r} are not calibrated: pass a number, or run "
-                "'tisdiss weights calibrate'"
-            )
+            raise UserError(f"--repeats auto: {self.weights.name!r} is not calibrated: run 'tisdiss weights calibrate'")
         return Auto(threshold_db, most or MOST_AUTO)
 
     def until_quality(self, least: float, most: int | None = None) -> UntilQuality:
@@ -58,10 +55,7 @@ class Separator(Engine):
         """Returns the weights' predictor of SI-SNRi; UserError, naming `option`, if they have none."""
         model = QualityModel.of(self.weights.info.get(QUALITY))
         if model is None:
-            raise UserError(
-                f"{option}: the weights {self.weights.name!r} do not predict SI-SNRi: run 'tisdiss weights calibrate' "
-                "on them"
-            )
+            raise UserError(f"{option}: {self.weights.name!r} is not calibrated: run 'tisdiss weights calibrate'")
         return model
 
     def separate(
@@ -126,8 +120,7 @@ def as_mixture(waveform: Tensor, sample_rate: int | None, rate: int) -> Tensor:
     """Returns a waveform (L,) or (channels, L) as a mixture (L',) at `rate` Hz in float32 on the CPU.
 
     Channels are averaged, or the loudest taken where they would cancel, with a warning. `sample_rate` is the
-    waveform's;
-    default: `rate`. UserError for an impossible shape or dtype, or NaN or infinite samples.
+    waveform's; default: `rate`. UserError for an impossible shape or dtype, or NaN or infinite samples.
     """
     if waveform.dim() not in (1, 2) or not waveform.numel() or not waveform.is_floating_point():
         raise UserError(f"waveform must be floating point, (L,) or (channels, L), not {tuple(waveform.shape)}")

@@ -6,6 +6,7 @@ of pitch. Their spread within and between speakers was measured on the training 
 
 from dataclasses import dataclass
 from functools import cache
+from operator import add
 
 import torch
 from torch import Tensor
@@ -40,12 +41,7 @@ class SpeakerProfile:
     octaves: float  # sum of log2 of their pitch in Hz
 
     def __add__(self, other: "SpeakerProfile") -> "SpeakerProfile":
-        return SpeakerProfile(
-            self.frames + other.frames,
-            self.cepstra + other.cepstra,
-            self.voiced + other.voiced,
-            self.octaves + other.octaves,
-        )
+        return SpeakerProfile(*map(add, vars(self).values(), vars(other).values()))
 
 
 class SpeakerProfiles:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.files import replacing
+from tisdiss_cli.files import writing
 from tisdiss_cli.training.export import Best
 from tisdiss_cli.training.log import MetricBuffer
 from tisdiss_cli.training.schedule import Clock, Plateau, Schedule
@@ -62,13 +62,8 @@ class State:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes `state` (tensors, numbers, text, lists, dictionaries) to `path`, atomically and durably."""
-    try:
-        with replacing(path, durable=True) as part, part.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): free some disk space or name another OUT"
-        ) from None
+    with writing(path, durable=True) as part, part.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -80,11 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         # Their texts do not help, or advise unsafe loading.
         reason = getattr(error, "strerror", None) or "it is damaged or holds objects other than tensors and text"
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({reason}): start the run again in another OUT"
-        ) from None
+        raise UserError(f"{path} is no checkpoint ({reason}): start the run again in another OUT") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is not a checkpoint of this version of 'tisdiss train': start a run from its weights with --init"
-        )
+        raise UserError(f"{path} is another version's checkpoint: start a run from its weights with --init")
     return state

@@ -13,6 +13,8 @@ from torch import Tensor
 from tisdiss_cli.files import replacing
 from tisdiss_cli.training.fabric import Fabric
 
+log = logging.getLogger("tisdiss")
+
 LOG = "log.csv"
 CURVE = "curve.png"
 _GROUPS = 100  # groups of neighbouring rows, averaged for the smoothed loss
@@ -144,6 +146,4 @@ def plot_curve(out: Path) -> None:
         with replacing(out / CURVE) as part:
             figure.savefig(part, dpi=120, format="png")
     except OSError as error:  # a missing plot must not end a run
-        logging.getLogger("tisdiss").warning(
-            f"warning: {out / CURVE} could not be written ({error.strerror or error}); training continues"
-        )
+        log.warning(f"warning: {out / CURVE} could not be written ({error.strerror or error}); training continues")

@@ -125,9 +125,7 @@ class Training:
                 batch = self.data.draw(recipe.step_size, recipe.config.speakers, recipe.segment_samples, random)
                 metrics = state.trainer.step(*batch, repeats=repeats, recipe=recipe, factor=factor, step=self.steps)
         except OutOfMemory as error:
-            raise UserError(
-                f"{error}: lower --batch-size or --segment-seconds, or pass --activation-checkpointing"
-            ) from None
+            raise UserError(f"{error}: lower --batch-size, or pass --activation-checkpointing") from None
         state.metrics.add(*metrics)
         state.step += 1
         state.mixture_seconds += self.step_seconds

@@ -103,9 +103,7 @@ class Recipe:
     def _check_together(self) -> None:
         """Checks rules beyond the ranges of single keys."""
         if not self.ema_decay or not all(type(v) in (int, float) and 0 <= v < 1 for v in self.ema_decay):
-            raise UserError(
-                f"recipe: ema_decay must be at least 0 and below 1, or a list of such numbers, not {self.ema_decay}"
-            )
+            raise UserError(f"recipe: ema_decay must be one or several numbers from 0 to below 1, not {self.ema_decay}")
         if self.loss not in LOSSES:
             raise UserError(f"recipe: loss must be {' or '.join(map(repr, LOSSES))}, not {self.loss!r}")
         if self.silent_share and self.loss != "sa-sdr":
@@ -182,10 +180,7 @@ class Recipe:
         except ValueError:
             low_high = 0, 0
         if not 1 <= low_high[0] <= low_high[1] <= MOST_REPEATS:
-            raise UserError(
-                f"recipe: repeats must be a number, at least 1 and at most {MOST_REPEATS}, or a range like 1-6, "
-                f"not {self.repeats!r}"
-            )
+            raise UserError(f"recipe: repeats must be 1 to {MOST_REPEATS}, or a range like 1-6, not {self.repeats!r}")
         return low_high
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,9 +192,7 @@ class Recipe:
         """Builds a recipe; UserError for an unknown key or an impossible value."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise UserError(
-                f"recipe: unknown key {unknown[0]!r}; the keys are {', '.join(f.name for f in fields(cls))}"
-            )
+            raise UserError(f"recipe: unknown key {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}")
         return cls(**values)
 
 

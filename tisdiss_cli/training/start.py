@@ -65,9 +65,7 @@ def start_run(out: Path, *, recipe: str | None, init: str | None, options: dict[
             if key.endswith("_repeats") or key == "hop_length":
                 trained[key] = value
             elif trained[key] != value:
-                raise UserError(
-                    f"--init {init} has {key} {trained[key]}, and --recipe {recipe} {value}: they must agree"
-                )
+                raise UserError(f"--init {init} has {key} {trained[key]}, --recipe {recipe} {value}: they must agree")
     facts = read_info(find_weights(init)).info.get("training", {})
     entries = facts.items() if isinstance(facts, dict) else ()
     before = {key: value for key, value in entries if isinstance(value, int | float) and 0 <= value < math.inf}
@@ -89,8 +87,7 @@ def resume_run(out: Path, options: dict[str, Any]) -> Start:
             if key == "cooldown":
                 raise UserError("--cooldown is for open-ended runs: leave it out to resume this one")
             raise UserError(
-                f"--{key.replace('_', '-')} {value} differs from this run's {stored[key]}: leave it out to resume, "
-                "or start a run in another OUT"
+                f"--{key.replace('_', '-')} {value} is not this run's {stored[key]}: leave it out to resume"
             )
     recipe = Recipe.from_dict({**stored, **options})
     if grown:
@@ -114,10 +111,7 @@ def record_changes(options: dict[str, Any], stored: dict[str, Any], step: int) -
     options = scale_muon_rate(options, now)
     change = {key: value for key, value in options.items() if key in CHANGEABLE and value != getattr(now, key)}
     if now.cooldown and "cooldown" in change:
-        raise UserError(
-            f"--cooldown {change['cooldown']:g}: this run is already in a cooldown of {now.cooldown:g} minutes: "
-            "leave it out to continue"
-        )
+        raise UserError(f"--cooldown: this run is already in one of {now.cooldown:g} minutes: leave it out to continue")
     kept = {key: value for key, value in options.items() if key not in CHANGEABLE}
     if change:
         kept["changes"] = sorted([*recipe.changes, {"step": step, **change}], key=lambda change: change["step"])
@@ -164,7 +158,5 @@ def load_run_data(
     }
     for key, what in (("data", "DATA is"), ("examples", "--valid is")):
         if start.state and start.origin[key] != origin[key]:
-            raise UserError(
-                f"{what} not the data that this run started with: pass the same folders, or start a run in another OUT"
-            )
+            raise UserError(f"{what} not the data that this run started with: pass the same folders")
     return RunData(data, examples, origin)

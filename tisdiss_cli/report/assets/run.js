@@ -11,13 +11,6 @@ const files = DATA.rows.map((values, index) => {
   return file;
 });
 
-/** Returns the outputs' names from pairs: the number of letters shared with the input's name, and the rest. */
-function outputs(name, shared) {
-  const names = [];
-  for (let k = 0; k < shared.length; k += 2) names.push(name.slice(0, shared[k]) + shared[k + 1]);
-  return names;
-}
-
 function overview() {
   const done = files.filter((file) => file.status < 2);
   const seconds = done.reduce((sum, file) => sum + file.seconds, 0), spent = done.reduce((sum, file) => sum + file.elapsed, 0);
@@ -99,7 +92,7 @@ function tracksOf(file) {
   };
   /** Returns a run's voices; channels of one file are played from their copies, or together if there are none. */
   const voicesOf = (base, run, first) => {
-    const names = outputs(file.name, run.outputs), split = Boolean(run.voices) && drawn.includes(first);
+    const names = run.outputs, split = Boolean(run.voices) && drawn.includes(first);
     return (split ? Array(run.voices).fill(names[0]) : names).map((path, k) => {
       const href = here(run.here, split ? 1 : k + 1) ? base + encoded(path) : null, shot = picture(first + k);
       const url = split && href && shot ? shot.replace(/webp$/, "wav") : href;
