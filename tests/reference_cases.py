@@ -56,6 +56,24 @@ def drawn_network(config: Config, salt: str) -> TISDiSS:
     return network
 
 
+@cache
+def strided_case(name: str) -> tuple[TISDiSS, dict[str, torch.Tensor]]:
+    """The network of a case in strided/, and its arrays."""
+    case, arrays = load_case(f"strided/{name}")
+    found = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    network = TISDiSS(
+        Config(
+            **case["config"],
+            encoder_kernel=case["encoder_kernel"],
+            encoder_stride=case["encoder_stride"],
+            output="mask" if case["mask"] else "spectrum",
+        )
+    ).eval()
+    prefix = "state/"
+    network.load_state_dict({key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)})
+    return network, found
+
+
 def relative_error(actual: torch.Tensor, expected: np.ndarray | torch.Tensor) -> float:
     """||actual - expected|| / ||expected||."""
     expected = torch.as_tensor(expected).double()

@@ -120,7 +120,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(speech, tmp_path, monkeypat
         ((bad, tmp_path / "o"), "u1.wav is not a sound file"),
         ((tmp_path / "none", tmp_path / "o"), "not a folder"),
         ((speech, tmp_path / "full"), "exists already"),
-        ((speech, tmp_path / "o", "--speakers", 4), "3 speakers: mixing needs"),
+        ((speech, tmp_path / "o", "--speakers", 4), "folders with speech: 3; mixing needs"),
         ((speech, tmp_path / "o", "--rirs", tmp_path / "none"), "impulse responses"),
         ((speech, tmp_path / "o", "--noise", tmp_path / "full"), "no sound files"),
     ):

@@ -15,10 +15,10 @@ OPTIONS = ("--device", "cpu", "--precision", "fp32", "--repeats", 1, "--subtype"
 
 @pytest.fixture
 def calls(tmp_path):
-    """Three short mixtures; seeded weights would make much of float32's rounding."""
+    """Two short mixtures; seeded weights would make much of float32's rounding."""
     (tmp_path / "calls").mkdir()
-    for path in sorted((ROOT / "examples" / "mixtures" / "mix").iterdir())[:3]:
-        soundfile.write(tmp_path / "calls" / path.name, read(path, 8000)[:10_000].numpy(), 8000)
+    for path in sorted((ROOT / "examples" / "mixtures" / "mix").iterdir())[:2]:
+        soundfile.write(tmp_path / "calls" / path.name, read(path, 8000)[:6000].numpy(), 8000)
     return tmp_path / "calls"
 
 
@@ -34,7 +34,7 @@ def test_the_voices_are_the_engines(calls, tmp_path):
     tisdiss("separate", calls, tmp_path / "out", *OPTIONS, "--shifts", 3)
     engine = Separator.load(device="cpu", precision="fp32", shifts=3)
     found = voices(tmp_path / "out")
-    assert len(found) == 3
+    assert len(found) == 2
     for name, samples in found.items():
         expected = engine.separate(read(calls / name, 8000), repeats=1).double()
         torch.testing.assert_close(samples, expected, rtol=0, atol=1e-5)
@@ -44,10 +44,10 @@ def test_neither_batches_nor_neighbours_change_them_and_other_numbers_are_done_a
     for name, size in (("one", 1), ("many", 5)):
         tisdiss("separate", calls, tmp_path / name, *OPTIONS, "--chunk", 0.5, "--shifts", 3, "--batch-size", size)
     one, many = voices(tmp_path / "one"), voices(tmp_path / "many")
-    assert len(one) == 3
+    assert len(one) == 2
     for name, samples in one.items():
         torch.testing.assert_close(samples, many[name], rtol=0, atol=1e-5)
     again = tisdiss("separate", calls, tmp_path / "one", *OPTIONS, "--chunk", 0.5, "--shifts", 3)
-    assert "3 done before" in again.stdout
+    assert "2 done before" in again.stdout
     other = tisdiss("separate", calls, tmp_path / "one", *OPTIONS, "--chunk", 0.5)
     assert "0 done before" in other.stdout

@@ -1,14 +1,12 @@
 """The network computes the published function."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests import naive
-from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error
+from tests.reference_cases import CASES, drawn_network, load_case, reference_network, relative_error, strided_case
 from tisdiss_cli.model.config import Config
 from tisdiss_cli.model.network import RECONSTRUCTOR, SEPARATOR, SPLITTER, TISDiSS
 from tisdiss_cli.model.published import config_from_options
@@ -68,20 +66,7 @@ def test_any_configuration_against_the_oracle(differences):
 @torch.no_grad()
 def test_every_estimate_of_a_strided_encoder_and_a_masking_decoder(path):
     """Grids of odd and even sizes: 33 and 42 frames, 129 bins."""
-    case = json.loads(path.read_text())
-    with np.load(path.with_suffix(".npz")) as arrays:
-        arrays = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    network = TISDiSS(
-        Config(
-            **case["config"],
-            encoder_kernel=case["encoder_kernel"],
-            encoder_stride=case["encoder_stride"],
-            output="mask" if case["mask"] else "spectrum",
-        )
-    )
-    prefix = "state/"
-    network.load_state_dict({name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)})
-    network.eval()
+    network, arrays = strided_case(path.stem)
     for samples in (4096, 5248):
         mixture = arrays[f"mixture_{samples}"]
         compared = 0
@@ -90,7 +75,7 @@ def test_every_estimate_of_a_strided_encoder_and_a_masking_decoder(path):
             assert relative_error(estimate.waveforms(), expected) < TOLERANCE
             assert relative_error(theirs, expected) < TOLERANCE
             compared += 1
-        assert compared == 1 + case["config"]["reconstructor_repeats"]
+        assert compared == 1 + network.config.reconstructor_repeats
 
 
 @pytest.mark.parametrize(

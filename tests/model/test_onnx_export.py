@@ -1,4 +1,4 @@
-"""ONNX models, separated by the example's numpy and onnxruntime alone, against the published outputs and torch."""
+"""ONNX models, separated by the example's numpy and onnxruntime alone, against the reference outputs and torch."""
 
 import runpy
 import sys
@@ -9,8 +9,7 @@ import soundfile
 import torch
 
 from tests.cli import ROOT, tisdiss
-from tests.reference_cases import drawn_network, load_case, reference_network, relative_error
-from tisdiss_cli.model.config import Config
+from tests.reference_cases import relative_error, strided_case
 from tisdiss_cli.model.weights import save_weights
 
 onnx = pytest.importorskip("onnx")
@@ -34,31 +33,28 @@ def example():
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    return export(tmp_path_factory.mktemp("published"), reference_network("small_re1x3"), 1)
+def exported(tmp_path_factory):
+    """A reference case of the bundled weights' kind, with a mask and a strided Encoder: its network and its model."""
+    network, _ = strided_case("strided_mask_f2")
+    return network, export(tmp_path_factory.mktemp("exported"), network, 1)
 
 
-@pytest.fixture(scope="module")
-def masking(tmp_path_factory):
-    """Of the bundled weights' kind: a mask, and an Encoder with a stride."""
-    small = {"channels": 8, "ffn_hidden": 8, "attention_channels": 8, "heads": 1, "separator_repeats": 1}
-    network = drawn_network(Config(**small, n_fft=256, hop_length=128, encoder_stride=(1, 2), output="mask"), "masks")
-    return network, export(tmp_path_factory.mktemp("masking"), network, 1)
-
-
-def test_published_outputs_come_out_without_torch(published, example):
-    config, (_, arrays) = reference_network("small_re1x3").config, load_case("small_re1x3")
-    shape = config.n_fft, config.hop_length
-    for mixture, expected in zip(arrays["mixture"], arrays["estimate_repeats1"], strict=True):
-        scale = mixture.std(ddof=1)
-        (spectra,) = published.run(None, {"spectrum": example["stft"](mixture / scale, *shape)[None]})
-        found = np.stack([example["istft"](voice, *shape, len(mixture)) for voice in spectra[0]]) * scale
-        assert relative_error(torch.from_numpy(found), expected) < 1e-4
+def test_reference_outputs_come_out_without_torch(exported, example):
+    network, session = exported
+    _, arrays = strided_case("strided_mask_f2")
+    shape = network.config.n_fft, network.config.hop_length
+    for samples in (4096, 5248):
+        expected = arrays[f"estimate_reconstructor1_{samples}"]
+        for mixture, voices in zip(arrays[f"mixture_{samples}"].numpy(), expected, strict=True):
+            scale = mixture.std(ddof=1)
+            (spectra,) = session.run(None, {"spectrum": example["stft"](mixture / scale, *shape)[None]})
+            found = np.stack([example["istft"](voice, *shape, samples) for voice in spectra[0]]) * scale
+            assert relative_error(torch.from_numpy(found), voices) < 1e-4
 
 
 @pytest.mark.parametrize("samples", [1, 100, 8000, 20_001])
-def test_any_length_is_separated_as_by_torch(masking, example, samples):
-    network, session = masking
+def test_any_length_is_separated_as_by_torch(exported, example, samples):
+    network, session = exported
     mixture = 0.1 + torch.randn(samples)
     with torch.inference_mode():
         expected = network.separate(mixture[None], 1)[0]
@@ -67,8 +63,8 @@ def test_any_length_is_separated_as_by_torch(masking, example, samples):
     assert float((found - expected).abs().max()) <= 1e-4 * max(float(expected.abs().max()), 1e-6)
 
 
-def test_mixtures_of_a_batch_are_separated_as_each_by_itself(masking):
-    network, session = masking
+def test_mixtures_of_a_batch_are_separated_as_each_by_itself(exported):
+    network, session = exported
     spectra = torch.randn(3, 40, network.config.bins, 2).numpy()
     (together,) = session.run(None, {"spectrum": spectra})
     for spectrum, voices in zip(spectra, together, strict=True):
@@ -76,18 +72,19 @@ def test_mixtures_of_a_batch_are_separated_as_each_by_itself(masking):
         assert relative_error(torch.from_numpy(voices), alone[0]) < 1e-4
 
 
-def test_a_model_says_what_a_caller_needs(published):
-    config, facts = reference_network("small_re1x3").config, published.get_modelmeta().custom_metadata_map
+def test_a_model_says_what_a_caller_needs(exported):
+    network, session = exported
+    config, facts = network.config, session.get_modelmeta().custom_metadata_map
     for name in ("sample_rate", "n_fft", "hop_length", "speakers"):
         assert int(facts[name]) == getattr(config, name)
     assert (facts["repeats"], facts["name"]) == ("1", "weights")
-    (given,), (taken,) = published.get_inputs(), published.get_outputs()
+    (given,), (taken,) = session.get_inputs(), session.get_outputs()
     assert given.name == "spectrum" and taken.name == "voices"
     assert given.shape[2:] == [config.bins, 2] and all(isinstance(size, str) for size in given.shape[:2])
 
 
-def test_the_example_writes_the_voices_of_a_file(masking, tmp_path, monkeypatch):
-    network, session = masking
+def test_the_example_writes_the_voices_of_a_file(exported, tmp_path, monkeypatch):
+    network, session = exported
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path: session)
     soundfile.write(tmp_path / "call.wav", np.random.default_rng(0).normal(0, 0.1, (4000, 2)), 8000, subtype="FLOAT")
     arguments = ["", str(tmp_path / "model.onnx"), str(tmp_path / "call.wav"), str(tmp_path / "voices")]
@@ -109,8 +106,8 @@ def test_what_is_refused(tmp_path, mini_weights, monkeypatch):
     assert "pip install 'tisdiss[onnx]'" in refused.stderr and not (tmp_path / "model.onnx").exists()
 
 
-def test_a_model_that_computes_something_else_is_not_kept(masking, tmp_path, mini_weights, monkeypatch):
-    network, session = masking
+def test_a_model_that_computes_something_else_is_not_kept(exported, tmp_path, mini_weights, monkeypatch):
+    network, session = exported
     other = onnx.load(session._model_path)  # of other weights
     monkeypatch.setattr("tisdiss_cli.model.onnx_export._export", lambda *given: other)
     save_weights(

@@ -23,7 +23,7 @@ def mixtures() -> list[str]:
     return sorted(path.name for path in (ROOT / "examples" / "mixtures" / "mix").iterdir())
 
 
-def example(name: str, source: str, seconds: float = 2.0) -> torch.Tensor:
+def example(name: str, source: str, seconds: float = 1.0) -> torch.Tensor:
     return read(ROOT / "examples" / "mixtures" / source / name, 8000)[: round(8000 * seconds)]
 
 
@@ -77,9 +77,9 @@ def test_two_are_better_than_one_on_the_examples(separator, mixtures):
     means = []
     for shifts in (1, 2):
         engine, found = shifted(separator, shifts), []
-        for name in mixtures:
-            references = torch.stack([example(name, source) for source in ("s1", "s2")])
-            voices = engine.separate(example(name, "mix"), repeats=1)
+        for name in mixtures[:5]:
+            references = torch.stack([example(name, source, 2.0) for source in ("s1", "s2")])
+            voices = engine.separate(example(name, "mix", 2.0), repeats=1)
             found.append(max(si_snr(voices[list(order)], references).mean() for order in permutations(range(2))))
         means.append(torch.stack(found).mean())
     assert means[1] > means[0] + 0.1
