@@ -116,3 +116,18 @@ def test_a_linked_in_and_a_linked_input_are_known_again(calls, tmp_path, options
     (calls / "linked").symlink_to(calls / "b" / "calls")
     tisdiss("separate", calls / "linked", tmp_path / "out", *options)
     assert counted(tmp_path / "out") == (3, 0, 0)
+
+
+def test_an_input_counts_as_it_was_separated_last(tmp_path, options):
+    """A channel that failed by itself no longer counts once the whole input is done, and the reverse."""
+    call = speech_like(1.0, 0, channels=2)
+    call[4000:, 1] = 3e38  # finite, and its voices are not
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "call.wav", call, RATE, subtype="FLOAT")
+    each = ("separate", tmp_path / "in", tmp_path / "out", *options, "--channels", "each")
+    tisdiss(*each, status=1)
+    assert counted(tmp_path / "out") == (0, 1, 0)
+    tisdiss("separate", tmp_path / "in", tmp_path / "out", *options, "--channels", "1")
+    assert counted(tmp_path / "out") == (1, 0, 0)
+    tisdiss(*each, status=1)
+    assert counted(tmp_path / "out") == (0, 1, 0)

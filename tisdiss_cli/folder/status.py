@@ -80,7 +80,10 @@ def read_status(out: Path, source: Path | None = None, shards: int | None = None
     latest = defaultdict[str, dict[int | None, Line]](dict)  # by the input's path and channel
     origins: dict[tuple[tuple[str, ...], str | None], None] = {}  # each IN and the list of every run
     for line in read_lines(out):
-        latest[line.path][line.channel] = line
+        lines = latest[line.path]
+        if (None in lines) != (line.channel is None):  # separated as a whole before, and now by channel, or the reverse
+            lines.clear()
+        lines[line.channel] = line
         if line.sources or line.files_from:
             origins[tuple(line.sources or ()), line.files_from] = None
     named = defaultdict[str, list[Line]](list)
