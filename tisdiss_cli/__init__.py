@@ -17,12 +17,9 @@ _HOMES = {"Separator": "tisdiss_cli.separation.separator", "load_weights": "tisd
 def __getattr__(name: str) -> Any:
     """Imports torch only when the API is used, so that `tisdiss --help` is instant; the version is pyproject's."""
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from tisdiss_cli.libraries import installed
 
-        try:
-            return version("tisdiss")
-        except PackageNotFoundError:
-            return "unknown"  # a checkout on the path that was never installed
+        return installed("tisdiss") or "unknown"  # in a checkout on the path that was never installed
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

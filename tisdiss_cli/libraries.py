@@ -1,9 +1,9 @@
 """Libraries that are missing or cannot be loaded, and the command that mends them."""
 
+import platform
 import re
 import sys
 from importlib import import_module, metadata
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -38,10 +38,18 @@ def installed(name: str) -> str | None:
         return None
 
 
-def require(package: str, what: str, extra: str, otherwise: str = "") -> None:
-    """Raises UserError if a package that `what` needs, from an extra, is not installed."""
-    if not find_spec(package):
-        raise UserError(f"{what} the package {package}: pip install 'tisdiss[{extra}]'{otherwise}")
+def versions() -> dict[str, str]:
+    """Returns the versions of this program, Python and the libraries that results depend on."""
+    names = ("tisdiss", "torch", "torchaudio", "torchmetrics", "numpy", "soundfile", "av")
+    return {"python": platform.python_version(), **{name: installed(name) or "not installed" for name in names}}
+
+
+def require(package: str, what: str, extra: str, otherwise: str = "") -> Any:
+    """Returns a package of an extra that `what` needs, imported; UserError if it is not installed."""
+    try:
+        return import_module(package)
+    except ImportError:
+        raise UserError(f"{what} the package {package}: pip install 'tisdiss[{extra}]'{otherwise}") from None
 
 
 def load_torchaudio() -> Any:

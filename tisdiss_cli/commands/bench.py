@@ -17,10 +17,10 @@ from tisdiss_cli.commands.options import (
     check_output,
     parse_names,
     parse_repeats,
-    versions,
     write_json,
 )
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import versions
 from tisdiss_cli.model.config import MOST_SHIFTS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import typer
 
 from tisdiss_cli.commands import app
 from tisdiss_cli.commands.console import print_table
-from tisdiss_cli.commands.options import print_json, versions
+from tisdiss_cli.commands.options import print_json
 from tisdiss_cli.errors import UserError
-from tisdiss_cli.libraries import broken_libraries, installed
+from tisdiss_cli.libraries import broken_libraries, installed, versions
 
 _OPTIONAL = ("lightning-fabric", "matplotlib", "pystoi", "pesq", "huggingface-hub")
 

@@ -1,7 +1,6 @@
 """Options, checks and JSON output that several commands share."""
 
 import os
-import platform
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -11,7 +10,6 @@ import typer
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import dump_json, why_unwritable, writing
-from tisdiss_cli.libraries import installed
 from tisdiss_cli.model.config import MOST_REPEATS, MOST_SHIFTS, parse_number
 
 NETWORK = "Network and device"  # a group of the help
@@ -88,17 +86,6 @@ def check_folder(option: str, path: Path) -> None:
 def parse_names(text: str | None) -> list[str] | None:
     """Returns the names in "s1,s2"."""
     return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of this program, Python and the libraries that results depend on."""
-    from tisdiss_cli import __version__
-
-    libraries = {
-        name: installed(name) or "not installed"
-        for name in ("torch", "torchaudio", "torchmetrics", "numpy", "soundfile", "av")
-    }
-    return {"tisdiss": __version__, "python": platform.python_version(), **libraries}
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from tisdiss_cli.commands.options import (
     check_output,
     parse_names,
     parse_repeats,
-    versions,
     write_json,
 )
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import versions
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -26,6 +26,7 @@ from tisdiss_cli.folder.ray_workers import Item, Task, Worker
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.run_lock import RunLock
 from tisdiss_cli.folder.settings import Options, Settings
+from tisdiss_cli.libraries import require
 
 log = logging.getLogger("tisdiss")
 
@@ -307,11 +308,7 @@ def find_ray(address: str | None) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # its daemons listen on the loopback only
         os.environ.setdefault("RAY_worker_niceness", "0")  # as for one process; by default its workers are nice
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--devices and --cluster need the package ray: pip install 'tisdiss[cluster]'") from None
-    return ray
+    return require("ray", "--devices and --cluster need", "cluster")
 
 
 @contextmanager

@@ -5,12 +5,10 @@ A worker has the environment of its machine, so everything else comes as an argu
 
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,11 +20,10 @@ from tisdiss_cli.folder.pipeline import Pipeline, Progress
 from tisdiss_cli.folder.record import Line
 from tisdiss_cli.folder.run_lock import RunLock
 from tisdiss_cli.folder.settings import Options, Settings, choose_settings, load_separator
+from tisdiss_cli.libraries import versions
 from tisdiss_cli.model.weights import WeightFile
 
 log = logging.getLogger("tisdiss")
-
-_LIBRARIES = ("torch", "torchaudio", "soundfile", "av", "numpy")
 
 Item = Settings | Progress | Line | logging.LogRecord
 
@@ -58,17 +55,8 @@ def make_task(options: Options, weights: WeightFile, inputs: int, sample: Job, l
         content=weights.path.read_bytes(),
         out=(info, info.read_bytes()),
         sample=(sample.path, fingerprint(sample.path)),
-        versions=versions_here(),
+        versions=versions(),
     )
-
-
-def versions_here() -> dict[str, str]:
-    """Returns the versions of the libraries that samples depend on, without builds (+cpu, +cu130)."""
-    found = {"tisdiss": sys.modules["tisdiss_cli"].__version__}
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name).split("+")[0]
-    return found
 
 
 class Worker:
@@ -101,10 +89,10 @@ class Worker:
             log.removeHandler(listener)
 
     def _load(self) -> Settings:
-        task, here = self.task, versions_here()
+        task, here = self.task, versions()
         for name, needed in task.versions.items():
-            if here.get(name) != needed:
-                raise UserError(f"{name} is {here.get(name, 'missing')} there and {needed} here: install the same")
+            if here[name].split("+")[0] != needed.split("+")[0]:  # without builds (+cpu, +cu130)
+                raise UserError(f"{name} is {here[name]} there and {needed} here: install the same")
         with suppress(OSError):  # if it is missing there, so are relative paths
             os.chdir(task.folder)
         (path, expected), (info, content) = task.sample, task.out

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tisdiss_cli.errors import UserError
+from tisdiss_cli.libraries import require
 
 
 def fetch_files(repository: str, file: str | None = None) -> list[Path]:
@@ -20,7 +21,7 @@ def fetch_files(repository: str, file: str | None = None) -> list[Path]:
         UserError: huggingface_hub is not installed, the hub or the repository cannot be reached, or it does not hold
             exactly one weight file, or one checkpoint with a configuration.
     """
-    hub = _client("fetching")
+    hub = require("huggingface_hub", "fetching needs", "hub")
     try:
         files = _list_files(hub, repository)
         requested = [file] if file else _only(files, ".safetensors") or _only(files, ".pth")
@@ -48,7 +49,8 @@ def find_cached(repository: str) -> Path | None:
     """
     files: list[Path] = []
     with suppress(Exception):  # no client, no cache, no such repository in it
-        folder = Path(_client("finding").snapshot_download(repository, local_files_only=True))
+        hub = require("huggingface_hub", "finding needs", "hub")
+        folder = Path(hub.snapshot_download(repository, local_files_only=True))
         files = sorted(folder.rglob("*.safetensors"))
     if len(files) > 1:
         raise UserError(f"{repository} has several weight files in the hub's cache: pass one from {files[0].parent}")
@@ -67,7 +69,7 @@ def push_weights(path: Path, repository: str, card: Path, *, private: bool = Fal
     Raises:
         UserError: huggingface_hub is not installed, nobody is logged in, or the hub refuses the upload.
     """
-    hub = _client("pushing")
+    hub = require("huggingface_hub", "pushing needs", "hub")
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
         files = {path.name: path, "README.md": card}
@@ -76,14 +78,6 @@ def push_weights(path: Path, repository: str, card: Path, *, private: bool = Fal
     except Exception as error:
         advice = "log in with 'hf auth login', and check the name and the connection"
         raise UserError(f"{repository} cannot be pushed to ({_reason(error)}): {advice}") from None
-
-
-def _client(doing: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(f"{doing} needs the huggingface_hub package: pip install 'tisdiss[hub]'") from None
-    return huggingface_hub
 
 
 def _only(files: list[str], ending: str) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tisdiss_cli.errors import UserError
 from tisdiss_cli.files import writing
+from tisdiss_cli.libraries import require
 from tisdiss_cli.model.network import TISDiSS
 from tisdiss_cli.model.weights import WeightFile
 
@@ -52,12 +53,8 @@ def export_onnx(
     Raises:
         UserError: a package is missing, the model cannot be written, or its output differs from torch's.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError:
-        raise UserError("an export needs onnx, onnxscript and onnxruntime: pip install 'tisdiss[onnx]'") from None
+    packages = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
+    onnx, onnxruntime, _ = (require(package, "an export needs", "onnx") for package in packages)
     config = network.config
     spectra = Spectra(network, repeats, separator_repeats or config.separator_repeats).eval()
     model = _export(spectra, config.bins)
