@@ -95,25 +95,26 @@ def bench(  # the options make it long
     title = f"{first.weights.name} on {machine.get('gpu') or '{cpu}, {threads} threads'.format(**machine)}"
     _print(found, title)
     if json:
-        settings = {
-            "weights": first.weights.name,
-            "weights_sha256": first.weights.digest,
-            "data": data and str(data),
-            "compiled": compile,
-        }
+        facts = {"weights": first.weights.name, "weights_sha256": first.weights.digest}
+        settings = {**facts, "data": data and str(data), "compiled": compile}
         write_json(json, {"settings": settings, "machine": machine, "versions": versions(), **found.as_dict()})
     if html:
         from tisdiss_cli.commands.pages import bench_page
 
         bench_page(html, found, outcomes, title, {"weights": first.weights.name, "system": machine["system"]})
     if plot:
-        from tisdiss_cli.benchmark.plots import draw, draw_cost
+        _draw(found, plot, title, len(dataset.items) if dataset else 0)
 
-        if dataset:
-            draw(found.curves(), plot, f"{title}, {len(dataset.items)} mixtures")
-        else:
-            draw_cost(found.measurements, plot, title)
-        log.info(f"drew {plot}")
+
+def _draw(found: "Findings", path: Path, title: str, mixtures: int) -> None:
+    """Draws quality against time, or without scored mixtures time against repeats."""
+    from tisdiss_cli.benchmark.plots import draw, draw_cost
+
+    if mixtures:
+        draw(found.curves(), path, f"{title}, {mixtures} mixtures")
+    else:
+        draw_cost(found.measurements, path, title)
+    log.info(f"drew {path}")
 
 
 def _load(weights: str | None, device: str, precision: str, passes: list[int], *, compile: bool) -> "list[Separator]":

@@ -80,10 +80,7 @@ def score(
         raise UserError("--pattern is for --estimates: name their folder too")
     if merge and (shard or estimates or requested):
         raise UserError("--merge only merges scores: leave --shard, --estimates and --repeats out")
-    for option, path in (("--csv", csv), ("--json", json), ("--html", html)):
-        check_output(option, path)
-    if csv is not None and json is not None and os.path.realpath(csv) == os.path.realpath(json):
-        raise UserError(f"--csv {csv} and --json {json} are the same file: name two")
+    _check_outputs(csv, json, html)
 
     keep_quiet(quiet)
     from tisdiss_cli.data.datasets import find_dataset
@@ -125,6 +122,13 @@ def score(
         log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))
         raise typer.Exit(130) from None
     _tell(outcome, csv=csv, json=json, html=html)
+
+
+def _check_outputs(csv: Path | None, json: Path | None, html: Path | None) -> None:
+    for option, path in (("--csv", csv), ("--json", json), ("--html", html)):
+        check_output(option, path)
+    if csv is not None and json is not None and os.path.realpath(csv) == os.path.realpath(json):
+        raise UserError(f"--csv {csv} and --json {json} are the same file: name two")
 
 
 def _tell(outcome: "Evaluation", *, csv: Path | None, json: Path | None, html: Path | None) -> None:
