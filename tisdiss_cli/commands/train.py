@@ -14,6 +14,7 @@ from tisdiss_cli.commands.options import NETWORK, DeviceOption, check_folder, pa
 from tisdiss_cli.errors import UserError
 
 if TYPE_CHECKING:
+    from tisdiss_cli.training.loop import Training
     from tisdiss_cli.training.recipe import Recipe
 
 _groups = ("Data", "Start", "Step", "Schedule", NETWORK)
@@ -71,8 +72,6 @@ def train(
     import torch
 
     from tisdiss_cli.devices import choose_device, choose_precision
-    from tisdiss_cli.training.checkpoint import CHECKPOINT
-    from tisdiss_cli.training.export import WEIGHTS
     from tisdiss_cli.training.fabric import launch
     from tisdiss_cli.training.loop import Training
     from tisdiss_cli.training.start import load_run_data, resume_run, start_run
@@ -90,7 +89,16 @@ def train(
     training = Training(
         fabric, start.recipe, network=start.network(), run_data=run_data, out=out, started=started, stored=start.state
     )
-    endless = start.recipe.open_ended and not start.recipe.at(training.state.step).cooldown
+    _run(training)
+
+
+def _run(training: "Training") -> None:
+    """Trains under a bar and prints the weight file; after a signal, says how to go on, and exits as signals do."""
+    from tisdiss_cli.training.checkpoint import CHECKPOINT
+    from tisdiss_cli.training.export import WEIGHTS
+
+    schedule, out = training.state.schedule, training.out
+    endless = schedule.plan.open_ended and not schedule.plan.at(training.state.step).cooldown
     look = "{elapsed} {postfix}" if endless else "{l_bar}{bar}| {elapsed} {postfix}"
     with bar(total=100, unit="%", dynamic_ncols=True, bar_format=look) as shown:
         stopped = training.run(shown)
@@ -98,7 +106,7 @@ def train(
         step = training.state.step
         log.info(f"stopped by {stopped.name} after step {step}, saved in {out / CHECKPOINT}: go on with --resume")
         raise typer.Exit(128 + stopped)
-    if fabric.is_global_zero:
+    if training.fabric.is_global_zero:
         typer.echo(str(out / WEIGHTS))
 
 
