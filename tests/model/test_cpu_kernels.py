@@ -13,16 +13,19 @@ from tisdiss_cli.model.cpu_kernels import attend, convolve
 SHAPES = [((1, 4), (0, 3)), ((4, 1), (3, 0)), ((4, 1), (0, 0)), ((3, 3), (1, 1)), ((3, 5), (1, 2)), ((1, 1), (0, 0))]
 
 
+@pytest.mark.parametrize(("inputs", "outputs", "block"), [(5, 7, 1024), (5, 7, 25), (7, 5, 25)])
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(("kernel", "padding"), SHAPES)
-def test_all_gradients_are_those_of_a_convolution(monkeypatch, kernel, padding, channels_last):
-    monkeypatch.setattr("tisdiss_cli.model.cpu_kernels.FEWEST_CHANNELS", 1)
+def test_all_gradients_are_those_of_a_convolution(monkeypatch, kernel, padding, channels_last, inputs, outputs, block):
+    monkeypatch.setattr(cpu_kernels, "FEWEST_CHANNELS", 1)
+    monkeypatch.setattr(cpu_kernels, "BLOCK", block)
 
     def gradients(dtype: torch.dtype, function) -> list[torch.Tensor]:
         torch.manual_seed(0)
         memory = torch.channels_last if channels_last else torch.contiguous_format
         x, weight, bias, target = (
-            torch.randn(shape).to(dtype) for shape in ((3, 5, 9, 11), (7, 5, *kernel), (7,), (3, 7, 1, 1))
+            torch.randn(shape).to(dtype)
+            for shape in ((3, inputs, 9, 11), (outputs, inputs, *kernel), (outputs,), (3, outputs, 1, 1))
         )
         x = x.contiguous(memory_format=memory)
         leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
@@ -71,7 +74,7 @@ def test_a_network_learns_by_the_gradients_of_torch(monkeypatch):
         convolutions.append(weight.shape)
         return F.conv2d(x, weight, bias, padding=padding)
 
-    monkeypatch.setattr("tisdiss_cli.model.cpu_kernels.FEWEST_CHANNELS", 1)
+    monkeypatch.setattr(cpu_kernels, "FEWEST_CHANNELS", 1)
     convolutions: list[torch.Size] = []
     ours = gradients()
     for module in (locoformer, stages):
