@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,12 +75,7 @@ def score(
     interval over the files. WHAMR! defaults to mix_both_reverb against the anechoic sources.
     """
     requested = parse_repeats(repeats) if repeats is not None else None
-    if estimates is not None and requested is not None:
-        raise UserError("--repeats has no meaning with --estimates: leave one of them out")
-    if pattern is not None and estimates is None:
-        raise UserError("--pattern is for --estimates: name their folder too")
-    if merge and (shard or estimates or requested):
-        raise UserError("--merge only merges scores: leave --shard, --estimates and --repeats out")
+    _check_together(requested, estimates, pattern, shard, merge=merge)
     _check_outputs(csv, json, html)
 
     keep_quiet(quiet)
@@ -102,26 +98,43 @@ def score(
     if separator:
         warn_if_untrained(separator.weights)
     workers = default_workers(dataset) if workers is None else workers
+    run = partial(
+        evaluate,
+        dataset,
+        separator,
+        requested,
+        estimates=estimates,
+        pattern=pattern,
+        separator_repeats=separator_repeats,
+        stoi=stoi,
+        pesq=pesq,
+        table=table,
+        workers=workers,
+    )
+    outcome = _under_bar(run, resumable=csv is not None)
+    _tell(outcome, csv=csv, json=json, html=html)
+
+
+def _check_together(
+    repeats: list[int] | None, estimates: Path | None, pattern: str | None, shard: str | None, *, merge: bool
+) -> None:
+    """Refuses options that exclude or need each other."""
+    if estimates is not None and repeats is not None:
+        raise UserError("--repeats has no meaning with --estimates: leave one of them out")
+    if pattern is not None and estimates is None:
+        raise UserError("--pattern is for --estimates: name their folder too")
+    if merge and (shard or estimates or repeats):
+        raise UserError("--merge only merges scores: leave --shard, --estimates and --repeats out")
+
+
+def _under_bar(run: "Callable[..., Evaluation]", *, resumable: bool) -> "Evaluation":
+    """Evaluates under a bar of the files; Ctrl-C ends the command, and says whether it can go on."""
     try:
         with bar(unit="file", leave=False) as shown:
-            outcome = evaluate(
-                dataset,
-                separator,
-                requested,
-                estimates=estimates,
-                pattern=pattern,
-                separator_repeats=separator_repeats,
-                stoi=stoi,
-                pesq=pesq,
-                table=table,
-                workers=workers,
-                start=shown.reset,
-                advance=shown.update,
-            )
+            return run(start=shown.reset, advance=shown.update)
     except KeyboardInterrupt:
-        log.error("stopped" + ("; the same command goes on where this one ended" if csv else ""))
+        log.error("stopped" + ("; the same command goes on where this one ended" if resumable else ""))
         raise typer.Exit(130) from None
-    _tell(outcome, csv=csv, json=json, html=html)
 
 
 def _check_outputs(csv: Path | None, json: Path | None, html: Path | None) -> None:

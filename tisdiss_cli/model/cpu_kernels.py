@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 1024  # positions whose products fit in the cache
+BLOCK = 1024  # positions of a matrix product, whose operands then fit in the cache
 FEWEST_CHANNELS = 64  # of input and output; with fewer, matrix products are not faster
 MOST_SEQUENCES = 65_535  # that CUDA's attention kernels take at a time
 # Positions up to which, on a CPU in bf16, two products and a softmax are faster than the fused kernel with its float32
@@ -69,7 +69,7 @@ def input_gradient(weight: Tensor, gradient: Tensor, padding: tuple[int, int]) -
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: tuple[int, ...], padding: tuple[int, int]) -> Tensor:
-    """Returns the gradient (C', C, *kernel) of a convolution's weight, as matrix products of blocks of rows.
+    """Returns the gradient (C', C, *kernel) of a convolution's weight, as matrix products of blocks of frames.
 
     Takes inputs (N, C, T, F) and output gradients (N, C', T', F'), with kernel and padding over (T, F), padding below
     the kernel. The narrower of the two is shifted by each tap.
