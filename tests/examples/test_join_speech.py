@@ -23,6 +23,11 @@ def test_joined_recordings_are_cut_to_one_length_and_nothing_else(tmp_path, monk
         spoken[speaker] = [random.integers(-3000, 3000, length, dtype=np.int16) for length in lengths]
         for number, samples in enumerate(spoken[speaker]):
             soundfile.write(tmp_path / "speech" / speaker / f"{number}.wav", samples, 8000)
+    join(monkeypatch, tmp_path / "speech", tmp_path / "all", "--seconds", 1, "--rest")
+    for speaker, samples in spoken.items():
+        found = [soundfile.read(path, dtype="int16")[0] for path in sorted((tmp_path / "all" / speaker).glob("*"))]
+        assert np.array_equal(np.concatenate(found), np.concatenate(samples))
+        assert all(len(piece) == 8000 for piece in found[:-1]) and 0 < len(found[-1]) <= 8000
     join(monkeypatch, tmp_path / "speech", tmp_path / "out", "--seconds", 1)
     for speaker, whole in {"ann": 2, "ben": 0, "cleo": 2}.items():
         found = [soundfile.read(path, dtype="int16")[0] for path in sorted((tmp_path / "out" / speaker).glob("*"))]

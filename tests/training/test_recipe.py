@@ -45,8 +45,6 @@ def test_drawn_repeats_are_recorded_as_the_most():
         ("ema_decay = []", "ema_decay must be one or several numbers from 0 to below 1"),
         ("open_ended = true\nchanges = [{step = 9, ema_decay = [0.9, 0.99]}]", "number of moving averages"),
         ("accumulate = 0", "accumulate must be at least 1"),
-        ("loss = 'l2'", "loss must be 'si-snr' or 'sa-sdr'"),
-        ("silent_share = 0.1", "silent_share needs loss"),
         ("decay_share = 0", "decay_share must be above 0 and at most 1"),
         ("splitter_weight = -1", "splitter_weight must be at least 0"),
         ("repeats = '6-1'", "repeats must be"),

@@ -63,8 +63,6 @@ def recipe(tmp_path_factory) -> Recipe:
         ema_decay=[0.9, 0.99],
         accumulate=3,
         separator_loss=True,
-        loss="sa-sdr",
-        silent_share=0.5,
         speaker_exponent=0.5,
         splitter_weight=0.1,
     )
@@ -75,8 +73,8 @@ def recipe(tmp_path_factory) -> Recipe:
 def test_a_step_reads_nothing(tmp_path, recipe, kind, checkpointing):
     changes = {"activation_checkpointing": checkpointing}
     if kind == "fixed mixtures":
-        nothing = dict.fromkeys(("turn_taking", "silent_share", "speaker_exponent"), 0.0)
-        changes |= {**nothing, "rirs": "", "noise": "", "loss": "si-snr"}
+        nothing = dict.fromkeys(("turn_taking", "speaker_exponent"), 0.0)
+        changes |= {**nothing, "rirs": "", "noise": ""}
         root = write_mixtures(tmp_path / "fixed")
     else:
         root = write_speech(tmp_path / "speech", speakers=3)

@@ -34,7 +34,7 @@ def train(
     rirs: Annotated[Path | None, _data(help="Room impulse responses, one folder per room.")] = None,
     noise: Annotated[Path | None, _data(help="Folder of noise to add.")] = None,
     turn_taking: Annotated[
-        float | None, _data(min=0, max=1, help="Share of mixtures in which each voice begins and ends somewhere.")
+        float | None, _data(min=0, max=1, help="Share of mixtures that are windows of conversations.")
     ] = None,
     recipe: Annotated[str | None, _start(help="released, small, light, gpu, or a TOML file. [default: small]")] = None,
     init: Annotated[str | None, _start(help="Weights to fine-tune: a name or a file.")] = None,

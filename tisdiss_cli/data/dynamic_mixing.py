@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from tisdiss_cli.data.augment import Noises, Rooms, reverberate
-from tisdiss_cli.data.clips import CANDIDATES, FRAME, OnDevice, active_frames, cumulative_activity, pick_by_weight
+from tisdiss_cli.data.clips import FRAME, OnDevice, active_frames, pick_by_weight
+from tisdiss_cli.data.conversation import draw_turns
 from tisdiss_cli.data.corpus import Corpus
-
-SHORTEST_TURN = 1 / 3  # of a segment
-_FADE = 80  # samples of fade in and out
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
@@ -58,31 +56,6 @@ def active_level(x: Tensor) -> Tensor:
     return ((energy * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp(min=1)).sqrt()
 
 
-def take_turns(segments: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Cuts each voice to a random turn, as in conversation, in a `share` (0 to 1) of the mixtures on average.
-
-    (batch, speakers, samples) -> the same. A turn is at least SHORTEST_TURN of the segment and fades in and out. It is
-    the first of CANDIDATES that is at least half speech, or else the one with the most; without any, the voice stays.
-    """
-    batch, speakers, samples = segments.shape
-    device = segments.device
-    uniform = torch.rand(2, batch, speakers, CANDIDATES, device=device, generator=random)
-    length = samples * (SHORTEST_TURN + (1 - SHORTEST_TURN) * uniform[0])
-    begin = (samples - length) * uniform[1]
-    framed = samples // FRAME * FRAME
-    active = cumulative_activity(active_frames(segments[..., :framed]).flatten(0, 1)).view(batch, speakers, -1)
-    first, last = (begin / FRAME).ceil().long(), ((begin + length) / FRAME).long()  # frames within a turn
-    first, last = first.clamp(max=framed // FRAME), torch.maximum(first, last).clamp(max=framed // FRAME)
-    spoken = active.gather(-1, last) - active.gather(-1, first)
-    enough = (last - first).clamp(min=1) / 2
-    best, place = (spoken / enough).clamp(max=1).max(dim=-1, keepdim=True)  # the first of equals, so a random one
-    begin, end = begin.gather(-1, place), (begin + length).gather(-1, place)  # (batch, speakers, 1)
-    position = torch.arange(samples, device=device)
-    fade = (torch.minimum(position - begin, end - position) / _FADE).clamp(0, 1)
-    turn = torch.rand(batch, 1, 1, device=device, generator=random) < share
-    return segments * torch.where(turn & (best > 0), (torch.pi / 2 * fade).sin().square(), 1.0)
-
-
 @dataclass(frozen=True)
 class DynamicMixing(OnDevice):
     """New mixtures at every step, drawn from a corpus.
@@ -97,8 +70,7 @@ class DynamicMixing(OnDevice):
     noises: Noises | None = None
     noise_db: Sequence[float] = (-6.0, 3.0)  # loudest speaker over noise (WHAM!, Wichern et al. 2019)
     speaker_exponent: float = 0.0  # speakers are drawn by length of speech ** this; 0: uniformly
-    turn_taking: float = 0.0  # share of mixtures where each voice speaks for a part only
-    silent_share: float = 0.0  # share of mixtures where the last source is silent
+    turn_taking: float = 0.0  # share of mixtures that are windows of conversations
 
     @property
     def checksum(self) -> str:
@@ -127,13 +99,13 @@ class DynamicMixing(OnDevice):
         weights = corpus.speech_samples.pow(self.speaker_exponent) if self.speaker_exponent else None
         picked = draw_speakers(corpus.compatible, batch, speakers=speakers, random=random, weights=weights)
         segments = draw_segments(corpus, picked, samples=samples, random=random)
-        if self.turn_taking and samples >= FRAME:
-            segments = take_turns(segments, self.turn_taking, random)
         segments = segments / active_level(segments).clamp(min=1e-5) * 0.1
         level = (torch.rand(batch, speakers, 1, device=segments.device, generator=random) * 2 - 1) * self.level_db
         level[:, :1].zero_()  # the network ignores the level of the mixture
         sources = segments * 10 ** (level / 20)
-        if self.silent_share:
-            speaks = torch.rand(batch, 1, device=segments.device, generator=random) >= self.silent_share
-            sources[:, -1] *= speaks
+        if self.turn_taking:
+            taken = torch.rand(batch, 1, 1, device=segments.device, generator=random) < self.turn_taking
+            turns = sources * draw_turns(batch, speakers, samples, corpus.sample_rate, random)
+            heard = turns.flatten(1).any(1)[:, None, None]  # not only the zeros around short utterances
+            sources = torch.where(taken & heard, turns, sources)
         return sources

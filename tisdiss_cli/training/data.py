@@ -20,7 +20,7 @@ log = logging.getLogger("tisdiss")
 
 Data = FixedMixtures | DynamicMixing
 # Recipe keys that decide how sources are mixed and may change during a run.
-MIXING_OPTIONS = ("level_db", "speaker_exponent", "turn_taking", "silent_share")
+MIXING_OPTIONS = ("level_db", "speaker_exponent", "turn_taking")
 
 
 @dataclass(frozen=True)

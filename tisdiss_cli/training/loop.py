@@ -141,7 +141,7 @@ class Training:
         results: list[Validation] = []
         recipe, examples, device = self.recipe, self.run_data.examples, self.fabric.device
         if examples and self.fabric.is_global_zero:
-            validated = partial(validate, measure=recipe.loss, splitter_weight=recipe.splitter_weight, device=device)
+            validated = partial(validate, splitter_weight=recipe.splitter_weight, device=device)
             with memory_guard("the validation"), self.fabric.autocast():
                 averages, repeats = self.state.trainer.averages, recipe.repeat_range[1]
                 results = [validated(network, examples, repeats=repeats) for network in averages]

@@ -1,6 +1,6 @@
-"""Multi-loss of the paper: permutation-invariant, clamped negative SI-SNR or SA-SDR of every estimate."""
+"""Multi-loss of the paper: permutation-invariant, clamped negative SI-SNR of every estimate, and silence."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import permutations
 
@@ -13,16 +13,12 @@ from tisdiss_cli.model.network import RECONSTRUCTOR, TISDiSS
 from tisdiss_cli.separation.si_snr import centred, si_snr
 
 CLAMP = 70.0  # dB, of both signs
+MOST_SNR = 30.0  # dB, in mixtures with silent sources
 
 
 def pairwise_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
     """Returns the SI-SNR of every estimate against every reference: (..., E, L), (..., R, L) -> (..., E, R) in dB."""
     return si_snr(estimates[..., :, None, :], references[..., None, :, :], CLAMP)
-
-
-def best_over_permutations(score: Callable[[tuple[int, ...]], Tensor], sources: int) -> Tensor:
-    """Returns the highest score over all permutations of the sources."""
-    return torch.stack([score(order) for order in permutations(range(sources))]).amax(dim=0)
 
 
 def best_mean(scores: Tensor) -> Tensor:
@@ -32,7 +28,7 @@ def best_mean(scores: Tensor) -> Tensor:
         # One at a time: indexing with a list copies it to the device and waits for that.
         return torch.stack([scores[..., row, column] for row, column in enumerate(order)], dim=-1).mean(dim=-1)
 
-    return best_over_permutations(mean, scores.shape[-1])
+    return torch.stack([mean(order) for order in permutations(range(scores.shape[-1]))]).amax(dim=0)
 
 
 def best_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
@@ -40,21 +36,23 @@ def best_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
     return best_mean(pairwise_si_snr(estimates, references))
 
 
-def best_sa_sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """Returns scale-invariant SA-SDR under the best permutation: twice (..., S, L) -> (...) in dB, clamped to +-70 dB.
+def best_score(estimates: Tensor, references: Tensor) -> Tensor:
+    """Returns the mean score of the sources under the best permutation: twice (..., S, L) -> (...) in dB.
 
-    Target and error energies are summed over the sources before the ratio (von Neumann et al. 2022), so a silent
-    reference requires a silent estimate. This equals the SI-SDR of the concatenated sources.
+    The score is SI-SNR, clamped to +-70 dB. In a mixture with silent sources, MOST_SNR below the loudest, it is softly
+    limited to MOST_SNR, and the score of a silent source is the level of its estimate below all estimates together,
+    limited alike (as in Wisdom et al. 2021, with estimates of any scale).
     """
-    estimates, target = centred(estimates), centred(references).flatten(-2)
-
-    def score(order: tuple[int, ...]) -> Tensor:
-        return si_snr(torch.cat([estimates[..., index, :] for index in order], dim=-1), target, CLAMP)
-
-    return best_over_permutations(score, estimates.shape[-2])
-
-
-MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si-snr": best_si_snr, "sa-sdr": best_sa_sdr}
+    floor = 10 ** (-MOST_SNR / 10)
+    energy = centred(references).square().sum(-1)  # (..., R)
+    silent = energy <= floor * energy.amax(-1, keepdim=True)
+    scores = pairwise_si_snr(estimates, references)  # (..., E, R)
+    limited = -10 * torch.log10(10 ** (-scores / 10) + floor)
+    energy = centred(estimates).square().sum(-1)  # (..., E)
+    share = energy / energy.sum(-1, keepdim=True).clamp(min=1e-12)
+    quiet = -10 * torch.log10(share + floor)
+    with_silence = torch.where(silent[..., None, :], quiet[..., None], limited)
+    return best_mean(torch.where(silent.any(-1)[..., None, None], with_silence, scores))
 
 
 def weighted_mean(terms: Iterable[tuple[str, Tensor]], splitter_weight: float) -> Tensor:
@@ -67,13 +65,10 @@ def weighted_mean(terms: Iterable[tuple[str, Tensor]], splitter_weight: float) -
 class MultiLoss(nn.Module):
     """The network and its loss as one module, so that DDP sees a single forward."""
 
-    def __init__(
-        self, network: TISDiSS, separator_outputs: bool = False, measure: str = "si-snr", splitter_weight: float = 1.0
-    ) -> None:
-        """Takes a key of MEASURES, and the weight of exits before the Reconstructor; the others have 1."""
+    def __init__(self, network: TISDiSS, separator_outputs: bool = False, splitter_weight: float = 1.0) -> None:
+        """Takes the weight of exits before the Reconstructor; the others have 1."""
         super().__init__()
-        self.network, self.separator_outputs = network, separator_outputs
-        self.measure, self.splitter_weight = MEASURES[measure], splitter_weight
+        self.network, self.separator_outputs, self.splitter_weight = network, separator_outputs, splitter_weight
 
     def forward(self, mixture: Tensor, references: Tensor, repeats: int) -> Tensor:
         """Returns the loss (), in negative dB, for mixtures (B, L) and references (B, S, L).
@@ -82,7 +77,7 @@ class MultiLoss(nn.Module):
         estimate has its own permutation.
         """
         estimates = self.network.estimates(mixture, repeats, separator_outputs=self.separator_outputs)
-        terms = ((e.stage, -self.measure(e.waveforms(), references).mean()) for e in estimates)
+        terms = ((e.stage, -best_score(e.waveforms(), references).mean()) for e in estimates)
         return weighted_mean(terms, self.splitter_weight)
 
 

@@ -13,9 +13,8 @@ from tisdiss_cli.model.config import MOST_REPEATS, Config
 # Keys that may change during an open-ended run.
 CHANGEABLE: tuple[str, ...] = (
     *("repeats", "learning_rate", "muon_learning_rate", "batch_size", "accumulate", "segment_seconds", "level_db"),
-    *("turn_taking", "silent_share", "speaker_exponent", "clip_norm", "ema_decay", "cooldown"),
+    *("turn_taking", "speaker_exponent", "clip_norm", "ema_decay", "cooldown"),
 )
-LOSSES = ("si-snr", "sa-sdr")
 DIRECTORY = Path(__file__).parent / "recipes"
 
 
@@ -35,8 +34,7 @@ class Recipe:
     accumulate: int = _number(1, 1, 65536)  # batches per step, one after the other: saves memory
     level_db: float = _number(5.0, most=60)  # relative levels are uniform within +- this
     speaker_exponent: float = _number(0.0, most=1)  # speakers are drawn by minutes ** this; 0: uniformly
-    turn_taking: float = _number(0.0, most=1)  # share of mixtures where each voice speaks for a part only
-    silent_share: float = _number(0.0, most=1)  # share of mixtures where the last source is silent
+    turn_taking: float = _number(0.0, most=1)  # share of mixtures that are windows of conversations
     speeds: list[float] = field(default_factory=lambda: [1.0])  # factors of the speed perturbation
     exclude: list[list[str]] = field(default_factory=list)  # pairs of speakers, or patterns, never mixed
     rirs: str = ""  # impulse responses, one folder per room; references stay dry
@@ -45,7 +43,6 @@ class Recipe:
     # Method
     repeats: str = ""  # Reconstructor repeats: "6", or "1-6" drawn at each step; "": the network's
     separator_loss: bool = False  # supervise Separator outputs too, through the Splitter
-    loss: str = "si-snr"  # or "sa-sdr", which allows silent sources
     splitter_weight: float = _number(1.0, most=100)  # loss weight of exits before the Reconstructor, others: 1
     learning_rate: float = _number(1e-3, most=100, above=True)  # AdamW's
     muon_learning_rate: float = _number(0.0, most=100)  # Muon's, for matrices in the stages; 0: AdamW for all
@@ -104,10 +101,6 @@ class Recipe:
         """Checks rules beyond the ranges of single keys."""
         if not self.ema_decay or not all(type(v) in (int, float) and 0 <= v < 1 for v in self.ema_decay):
             raise UserError(f"recipe: ema_decay must be one or several numbers from 0 to below 1, not {self.ema_decay}")
-        if self.loss not in LOSSES:
-            raise UserError(f"recipe: loss must be {' or '.join(map(repr, LOSSES))}, not {self.loss!r}")
-        if self.silent_share and self.loss != "sa-sdr":
-            raise UserError('recipe: silent_share needs loss = "sa-sdr": SI-SNR is not defined for a silent source')
         if bool(self.minutes) + bool(self.steps) + self.open_ended > 1:
             raise UserError("recipe: a run has either minutes or steps, or is open_ended")
         if (self.cooldown or self.changes) and not self.open_ended:

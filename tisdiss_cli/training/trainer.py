@@ -36,7 +36,7 @@ class Trainer:
             device=fabric.device,
         )
         self.optimizers = build_optimizers(network, recipe)
-        multi_loss = MultiLoss(network, recipe.separator_loss, recipe.loss, recipe.splitter_weight)
+        multi_loss = MultiLoss(network, recipe.separator_loss, recipe.splitter_weight)
         self.model, *_ = fabric.setup(multi_loss, *self.optimizers)
 
     @torch.no_grad()

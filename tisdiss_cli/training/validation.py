@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
 from tisdiss_cli.training.data import Example
-from tisdiss_cli.training.loss import MEASURES, best_si_snr, pairwise_si_snr, weighted_mean
+from tisdiss_cli.training.loss import best_score, best_si_snr, pairwise_si_snr, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,11 @@ def validate(
     *,
     repeats: int,
     device: torch.device,
-    measure: str = "si-snr",
     splitter_weight: float = 1.0,
 ) -> Validation:
     """Returns the scores at up to `repeats` repeats; runs one example at a time, as inference does.
 
-    `measure` and `splitter_weight` are as in `MultiLoss`.
+    `splitter_weight` is as in `MultiLoss`.
     """
     losses: list[Tensor] = []
     gains: list[Tensor] = []
@@ -42,7 +41,7 @@ def validate(
         gain: list[Tensor] = []
         for estimate in network.padded_estimates(mixture, repeats):
             voices = estimate.waveforms()
-            terms.append((estimate.stage, -MEASURES[measure](voices, references)[0]))
+            terms.append((estimate.stage, -best_score(voices, references)[0]))
             if estimate.stage == SPLITTER or (estimate.stage == RECONSTRUCTOR and estimate.ends_repeat):
                 gain.append(best_si_snr(voices, references)[0] - unprocessed)
         losses.append(weighted_mean(terms, splitter_weight))
