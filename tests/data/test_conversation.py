@@ -6,7 +6,7 @@ import torch
 from tests.synthetic import RATE, write_speech
 from tisdiss_cli.data.conversation import FADE, MOST_OVERLAP, PAUSE, SHORTEST, TURN, draw_turns
 from tisdiss_cli.data.corpus import load_corpus
-from tisdiss_cli.data.dynamic_mixing import DynamicMixing, active_level, generator
+from tisdiss_cli.data.dynamic_mixing import DynamicMixing, generator
 
 CPU = torch.device("cpu")
 
@@ -75,8 +75,6 @@ def test_in_a_share_of_the_mixtures_voices_take_turns(corpus):
     for sources in (some, every):
         assert (sources.abs() <= plain.abs()).all() and (sources * plain >= 0).all()
         assert sources.flatten(1).any(1).all()
-    level = active_level(plain)
-    assert ((level[:, 1] / level[:, 0]).log10().abs() * 20 <= 5.001).all()
 
 
 def test_somebody_speaks_in_every_mixture(tmp_path):

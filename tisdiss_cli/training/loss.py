@@ -31,11 +31,6 @@ def best_mean(scores: Tensor) -> Tensor:
     return torch.stack([mean(order) for order in permutations(range(scores.shape[-1]))]).amax(dim=0)
 
 
-def best_si_snr(estimates: Tensor, references: Tensor) -> Tensor:
-    """Returns the mean SI-SNR under the best permutation: twice (..., S, L) -> (...) in dB."""
-    return best_mean(pairwise_si_snr(estimates, references))
-
-
 def best_score(estimates: Tensor, references: Tensor) -> Tensor:
     """Returns the mean score of the sources under the best permutation: twice (..., S, L) -> (...) in dB.
 

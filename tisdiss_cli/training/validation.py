@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tisdiss_cli.model.network import RECONSTRUCTOR, SPLITTER, TISDiSS
 from tisdiss_cli.training.data import Example
-from tisdiss_cli.training.loss import best_score, best_si_snr, pairwise_si_snr, weighted_mean
+from tisdiss_cli.training.loss import best_mean, best_score, pairwise_si_snr, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,7 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    network: TISDiSS,
-    examples: list[Example],
-    *,
-    repeats: int,
-    device: torch.device,
-    splitter_weight: float = 1.0,
+    network: TISDiSS, examples: list[Example], *, repeats: int, device: torch.device, splitter_weight: float = 1.0
 ) -> Validation:
     """Returns the scores at up to `repeats` repeats; runs one example at a time, as inference does.
 
@@ -43,7 +38,7 @@ def validate(
             voices = estimate.waveforms()
             terms.append((estimate.stage, -best_score(voices, references)[0]))
             if estimate.stage == SPLITTER or (estimate.stage == RECONSTRUCTOR and estimate.ends_repeat):
-                gain.append(best_si_snr(voices, references)[0] - unprocessed)
+                gain.append(best_mean(pairwise_si_snr(voices, references))[0] - unprocessed)
         losses.append(weighted_mean(terms, splitter_weight))
         gains.append(torch.stack(gain))
     return Validation(float(torch.stack(losses).mean()), torch.stack(gains).mean(dim=0).tolist())
