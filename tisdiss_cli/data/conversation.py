@@ -9,6 +9,7 @@ TURN = (1.0, 10.0)  # seconds, uniform
 PAUSE = (0.1, 1.5)  # seconds, uniform
 MOST_OVERLAP = 0.8  # of the shorter of two turns; uniform from 0, the same throughout a conversation
 SHORTEST = 0.5  # seconds
+ALONE = 0.25  # share of windows; with turns alone it would be 1 in 20 of 8 s, too few to learn what one talker is
 FADE = 0.01  # seconds
 
 
@@ -17,7 +18,7 @@ def draw_turns(batch: int, speakers: int, samples: int, sample_rate: int, random
 
     The speakers take turns. A turn begins after a pause or, as often, before the one before it has ended, and fades in
     and out. The middle of the window lies in a turn of the first speaker. A voice with less than SHORTEST, or a quarter
-    of the window, is silent.
+    of the window, is silent. In a share of the windows, ALONE, only the first speaker speaks.
     """
     seconds = samples / sample_rate
 
@@ -42,4 +43,5 @@ def draw_turns(batch: int, speakers: int, samples: int, sample_rate: int, random
         voice = within[:, turn % speakers]
         torch.maximum(voice, torch.minimum(time - first, last - time), out=voice)
     gains = (pi / 2 * (within / FADE).clamp(0, 1)).sin().square()
+    gains[:, 1:] *= uniform(0, 1, batch, 1, 1) >= ALONE
     return gains * (gains.sum(-1, keepdim=True) / sample_rate >= min(SHORTEST, seconds / 4))
