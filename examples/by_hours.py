@@ -42,9 +42,8 @@ def main() -> None:
     axis.legend()
     figure.savefig(arguments.out, dpi=110)
     best = list(accumulate((gain for _, gain in points), max))
-    slope, start = linear_regression([log2(at) for at, _ in points], best)
+    slope = linear_regression([log2(at) for at, _ in points], best).slope
     print(f"{hours:.1f} h, at best {best[-1]:.2f} dB; {slope:.2f} dB for each doubling of the hours")
-    print(f"10 dB on these mixtures would be reached after {2 ** ((10 - start) / slope):,.0f} h, if that went on")
 
 
 def validations(path: Path, seconds: float, before: float, repeats: int, last: int) -> list[tuple[float, float]]:
