@@ -149,7 +149,8 @@ def test_the_picture_of_the_cost_has_every_setting_that_could_be_timed(tmp_path)
 
 def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
     report, plot = tmp_path / "bench.json", tmp_path / "curve.svg"
-    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2,0.4"]
+    options = ["--weights", weights, "--device", "cpu", "--precision", "fp32", "--repeats", "1-2"]
+    options += ["--seconds", "0.2,0.4"]
     done = tisdiss("bench", *options, "--data", data, "--json", report, "--plot", plot)
     assert "time =" in done.stdout and "RTF" in done.stdout and plot.exists()
     content = json.loads(report.read_text())
@@ -166,7 +167,8 @@ def test_the_command_measures_scores_and_draws(data, weights, tmp_path):
 
 def test_shifts_cost_their_number_and_have_a_curve_each(data, weights, tmp_path):
     report = tmp_path / "bench.json"
-    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--seconds", "0.2", "--shifts", "1,3"]
+    options = ["--weights", weights, "--device", "cpu", "--precision", "fp32", "--repeats", "1-2", "--seconds", "0.2"]
+    options += ["--shifts", "1,3"]
     tisdiss("bench", *options, "--data", data, "--json", report)
     content = json.loads(report.read_text())
     macs = {(row["variant"], row["repeats"]): row["macs"] for row in content["results"]}
@@ -174,7 +176,7 @@ def test_shifts_cost_their_number_and_have_a_curve_each(data, weights, tmp_path)
     for repeats in (1, 2):  # three passes, and a matrix product for each order of two voices
         assert macs["fp32, 3 shifts", repeats] == pytest.approx(3 * macs["fp32", repeats], rel=0.2)
     assert [curve["name"] for curve in content["curves"]] == ["fp32", "fp32, 3 shifts"]
-    options = ["--weights", weights, "--device", "cpu", "--repeats", "1-2", "--shifts", 3]
+    options = ["--weights", weights, "--device", "cpu", "--precision", "fp32", "--repeats", "1-2", "--shifts", 3]
     tisdiss("score", data, *options, "--json", tmp_path / "score.json")
     scored = json.loads((tmp_path / "score.json").read_text())
     assert scored["settings"]["shifts"] == 3

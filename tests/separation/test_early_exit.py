@@ -165,7 +165,8 @@ def test_calibration_leaves_out_what_cannot_be_read(mixtures, mini_weights, said
     assert len(said) == 2 and "samples longer" in said[1]
 
 
-def test_the_commands(mixtures, tmp_path, mini_weights):
+def test_the_commands(monkeypatch, mixtures, tmp_path, mini_weights):
+    monkeypatch.setenv("TISDISS_PRECISION", "fp32")  # as `calibrate` computes
     source, weights = mixtures / "mix", tmp_path / "calibrated.safetensors"
     run = tisdiss("separate", source, tmp_path / "no", "--weights", mini_weights, "--repeats", "auto", status=2)
     assert "calibrate" in run.stderr

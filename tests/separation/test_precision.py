@@ -75,7 +75,8 @@ def test_the_fixed_mixture_is_two_sounds_and_always_the_same():
     assert eight.std() > 0.1 and torch.isfinite(eight).all()
 
 
-def test_the_record_says_why(folder, tmp_path, mini_weights):
+def test_the_record_says_why(monkeypatch, folder, tmp_path, mini_weights):
+    monkeypatch.setattr("tisdiss_cli.devices.computes_in_bf16", lambda device: False)
     options = ("--weights", mini_weights, "--repeats", 1, "--quiet", "--device", "cpu")
     for asked, word in ((("--precision", "auto"), "units"), (("--precision", "fp32"), "requested")):
         out = tmp_path / word
