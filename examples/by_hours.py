@@ -10,7 +10,7 @@ what the best so far gained for each doubling of the hours, by least squares. Ne
 import argparse
 import csv
 from itertools import accumulate
-from math import log2
+from math import inf, log2
 from pathlib import Path
 from statistics import linear_regression
 
@@ -47,10 +47,14 @@ def main() -> None:
 
 
 def validations(path: Path, seconds: float, before: float, repeats: int, last: int) -> list[tuple[float, float]]:
-    """(hours, dB) of each validation up to the step `last`."""
+    """(hours, dB) of each validation up to the step `last`, of the best of a step's averages."""
+    best: dict[int, float] = {}
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[f"si_snri_{repeats}"] and int(row["step"]) <= last]
-    return [(before + int(row["step"]) * seconds / 3600, float(row[f"si_snri_{repeats}"])) for row in rows]
+        for row in csv.DictReader(file):
+            step, gain = int(row["step"]), row[f"si_snri_{repeats}"]
+            if gain and step <= last:
+                best[step] = max(float(gain), best.get(step, -inf))
+    return [(before + step * seconds / 3600, gain) for step, gain in best.items()]
 
 
 if __name__ == "__main__":
